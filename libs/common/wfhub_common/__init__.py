@@ -1,0 +1,1 @@
+"""What every Workflow Hub process shares: messages, subjects, ids, errors, digests, broker."""

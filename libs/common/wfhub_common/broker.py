@@ -1,0 +1,154 @@
+"""NATS: one way to make a broker, one way to serve and to ask.
+
+A reply is `{"ok": {...}}` or `{"error": {...}}` (see errors.to_wire). Traps kept in one place:
+reconnects never run out (a pull subscriber would spin), a closed connection ends the process
+(its supervisor starts it anew), pings are frequent enough to notice a cut.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import nats.errors
+from faststream.nats import NatsBroker, NatsMessage
+from faststream.security import SASLPlaintext
+from pydantic import BaseModel, ValidationError
+
+from wfhub_common import limits, subjects
+from wfhub_common.errors import Rejected, RetryLater, WfhubError, from_wire, to_wire
+from wfhub_common.log import get_logger
+from wfhub_common.settings import BrokerSettings
+
+PING_INTERVAL_S = 5
+RECONNECT_WAIT_S = 1
+DRAIN_TIMEOUT_S = 5
+RPC_WORKERS_MAX = 256  # requests of one command at once in one process, waiting ones too
+
+log = get_logger(__name__)
+
+Request = TypeVar("Request", bound=BaseModel)
+Reply = TypeVar("Reply", bound=BaseModel)
+
+
+def make_broker(
+    settings: BrokerSettings, *, name: str, on_closed: Callable[[], None] | None = None
+) -> NatsBroker:
+    """`on_closed` runs when the connection is closed for good, an orderly stop included: a
+    service's main ends the process there (see service.py)."""
+
+    async def closed() -> None:
+        if on_closed is not None:
+            on_closed()
+
+    async def lost() -> None:
+        log.warning("nats disconnected, reconnecting")
+
+    async def back() -> None:
+        log.warning("nats reconnected")
+
+    security = None
+    if settings.nats_user:
+        security = SASLPlaintext(settings.nats_user, settings.nats_password, use_ssl=False)
+    return NatsBroker(
+        settings.nats_url,
+        security=security,
+        name=name,
+        inbox_prefix=f"_INBOX.{settings.nats_user or name}",
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=RECONNECT_WAIT_S,
+        ping_interval=PING_INTERVAL_S,
+        drain_timeout=DRAIN_TIMEOUT_S,
+        closed_cb=closed,
+        disconnected_cb=lost,
+        reconnected_cb=back,
+        logger=None,
+    )
+
+
+def serve(
+    broker: NatsBroker,
+    command: str,
+    request_type: type[Request],
+    handler: Callable[[str, Request], Awaitable[BaseModel]],
+    *,
+    queue: str,
+    workers: int = RPC_WORKERS_MAX,
+) -> None:
+    """Answer `command` from any sender; `handler(sender, request)` returns the reply.
+
+    Each request is answered by one process of the queue group. A WfhubError is the answer that
+    it names; anything else is logged and answered as retry-later, since nothing was promised.
+    """
+
+    @broker.subscriber(subjects.rpc_filter(command), queue=queue, max_workers=workers, decoder=_raw)
+    async def answer(body: bytes, message: NatsMessage) -> bytes:
+        subject = message.raw_message.subject
+        try:
+            sender = subjects.rpc_sender(subject)
+            request = _parsed(request_type, body)
+            reply = await handler(sender, request)
+        except WfhubError as e:
+            log.info("request refused", subject=subject, error=e.code, reason=e.message)
+            return _error(e)
+        except Exception:
+            log.exception("request failed", subject=subject)
+            return _error(RetryLater("internal", f"{command} failed; it is safe to ask again"))
+        return b'{"ok":' + reply.model_dump_json().encode() + b"}"
+
+
+async def ask(
+    broker: NatsBroker,
+    sender: str,
+    command: str,
+    request: BaseModel,
+    reply_type: type[Reply],
+    *,
+    timeout_s: float = 5.0,
+) -> Reply:
+    """Raises: RetryLater when nobody answers in time, else the error that the answer carries."""
+    body = request.model_dump_json().encode()
+    if len(body) > limits.RPC_BYTES_MAX:
+        raise Rejected(
+            "request-too-large",
+            f"{command} would be {len(body)} bytes; the limit is {limits.RPC_BYTES_MAX}",
+            status=413,
+        )
+    try:
+        message = await broker.request(body, subjects.rpc(sender, command), timeout=timeout_s)
+    except nats.errors.NoRespondersError as e:
+        raise RetryLater("no-responders", f"no service is up that answers {command}") from e
+    except (TimeoutError, nats.errors.TimeoutError) as e:
+        raise RetryLater("timeout", f"{command} was not answered within {timeout_s} s") from e
+    except (nats.errors.Error, OSError) as e:
+        raise RetryLater("broker-down", f"cannot reach the broker for {command}: {e}") from e
+    return decode_reply(message.body, reply_type)
+
+
+def decode_reply(body: bytes, reply_type: type[Reply]) -> Reply:
+    envelope = _Envelope.model_validate_json(body)
+    if envelope.error is not None:
+        raise from_wire(envelope.error)
+    return reply_type.model_validate(envelope.ok)
+
+
+class _Envelope(BaseModel):
+    ok: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+
+async def _raw(message: NatsMessage) -> bytes:
+    return bytes(message.body)
+
+
+def _parsed(request_type: type[Request], body: bytes) -> Request:
+    try:
+        return request_type.model_validate_json(body)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Rejected(
+            "request-malformed", f"{request_type.__name__}.{where}: {first['msg']}"
+        ) from e
+
+
+def _error(error: WfhubError) -> bytes:
+    return _Envelope(error=to_wire(error)).model_dump_json(exclude_none=True).encode()

@@ -1,0 +1,125 @@
+"""Postgres: an engine per service, its schema, its migrations, and transactions that retry.
+
+Each service owns one schema and connects with its own role where the operator made one.
+Lock order everywhere: project → task → attempt, ids sorted; what still deadlocks is retried.
+Raises: RetryLater when the database cannot be reached.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from wfhub_common.errors import RetryLater
+from wfhub_common.log import get_logger
+
+POOL_CONNECTIONS = 10
+POOL_OVERFLOW = 10
+POOL_WAIT_S = 10
+CONNECT_TIMEOUT_S = 5
+COMMAND_TIMEOUT_S = 30
+DEADLOCK_RETRIES_MAX = 5
+_RETRIED = {"40P01", "40001"}  # deadlock detected, serialization failure
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+
+def async_url(url: str) -> str:
+    """The URL with the asyncpg driver named, whichever of the usual spellings came in."""
+    for head in ("postgresql+asyncpg://", "postgresql://", "postgres://"):
+        if url.startswith(head):
+            return "postgresql+asyncpg://" + url.removeprefix(head)
+    raise SystemExit("bad settings: DATABASE_URL must begin with postgresql://")
+
+
+def make_engine(url: str, *, application: str) -> AsyncEngine:
+    return create_async_engine(
+        async_url(url),
+        pool_size=POOL_CONNECTIONS,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=POOL_WAIT_S,
+        pool_pre_ping=True,
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_S,
+            "command_timeout": COMMAND_TIMEOUT_S,
+            "server_settings": {"application_name": application, "timezone": "UTC"},
+        },
+    )
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One transaction; commit at the end, roll back on any error."""
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except (OperationalError, InterfaceError, ConnectionError, TimeoutError) as e:
+        if _sqlstate(e) in _RETRIED:
+            raise
+        raise RetryLater("database-down", f"the database did not answer: {e}") from e
+
+
+async def retried(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Run `work` in a transaction of its own, again when it lost a deadlock."""
+    for turn in range(DEADLOCK_RETRIES_MAX):
+        try:
+            async with transaction(engine) as connection:
+                return await work(connection)
+        except DBAPIError as e:
+            if _sqlstate(e) not in _RETRIED or turn == DEADLOCK_RETRIES_MAX - 1:
+                raise
+            log.warning("transaction retried", sqlstate=_sqlstate(e), turn=turn)
+            await asyncio.sleep(random.uniform(0.005, 0.05) * 2**turn)  # noqa: S311 - jitter
+    raise AssertionError("unreachable")
+
+
+def migrate(url: str, *, schema: str, migrations: Path) -> None:
+    """Bring `schema` to the newest revision in `migrations` (Alembic). Blocking; safe to run
+    from several processes at once (an advisory lock is held). Idempotent."""
+    asyncio.run(_migrate(url, schema, migrations))
+
+
+async def _migrate(url: str, schema: str, migrations: Path) -> None:
+    from alembic.config import Config  # heavy: only a migrating process pays
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+    from sqlalchemy import Connection, pool, text
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations))
+    script = ScriptDirectory.from_config(config)
+
+    def run(connection: Connection) -> None:
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+            {"name": f"wfhub-migrate-{schema}"},
+        )
+        connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+        environment = EnvironmentContext(
+            config,
+            script,
+            fn=lambda revision, _context: script._upgrade_revs("head", revision),
+        )
+        with environment:
+            environment.configure(
+                connection=connection, version_table="migration", version_table_schema=schema
+            )
+            environment.run_migrations()
+
+    engine = create_async_engine(async_url(url), poolclass=pool.NullPool)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(run)
+    finally:
+        await engine.dispose()
+
+
+def _sqlstate(error: BaseException) -> str:
+    original = getattr(error, "orig", None)
+    return str(getattr(original, "sqlstate", "") or getattr(original, "pgcode", ""))

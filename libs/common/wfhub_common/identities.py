@@ -1,0 +1,92 @@
+"""NATS identities: who may publish and hear what. One user a service, one a runner.
+
+The permissions are the first fence (SECURITY: a runner publishes no event, speaks on no other's
+subject, owns no consumer); the SQL's `runner_id = :sender` is the second.
+Shape: the `permissions` object of a nats-server user.
+"""
+
+from dataclasses import dataclass
+
+from wfhub_common import subjects as s
+
+
+@dataclass(frozen=True)
+class Permissions:
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    responds: bool = False  # may answer requests it hears (`allow_responses`, one reply each)
+
+
+def _inbox(user: str) -> str:
+    return f"_INBOX.{user}.>"
+
+
+def runner(runner_id: str) -> Permissions:
+    return Permissions(
+        publish=(
+            *(s.rpc(runner_id, command) for command in s.RUNNER_COMMANDS),
+            f"{s.ROOT}.ingest.{runner_id}.>",
+            f"{s.ROOT}.log.{runner_id}.>",
+        ),
+        subscribe=(_inbox(runner_id), s.WAKE),
+    )
+
+
+def _consumes(stream: str) -> tuple[str, ...]:
+    """What a durable or ordered consumer of one stream has to say to JetStream."""
+    return (
+        "$JS.API.INFO",
+        "$JS.API.STREAM.NAMES",
+        f"$JS.API.STREAM.INFO.{stream}",
+        f"$JS.API.CONSUMER.*.{stream}",
+        f"$JS.API.CONSUMER.*.{stream}.>",
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>",
+        f"$JS.ACK.{stream}.>",
+        f"$JS.FC.{stream}.>",
+    )
+
+
+SERVICES: dict[str, Permissions] = {
+    s.API: Permissions(
+        publish=(
+            *(s.rpc(s.API, command) for command in s.API_COMMANDS),
+            *_consumes(s.LOGS_STREAM),
+        ),
+        subscribe=(_inbox(s.API), s.EVENTS_FILTER, s.LOGS_FILTER),
+    ),
+    s.SCHEDULER: Permissions(
+        publish=(
+            s.EVENTS_FILTER,
+            s.WAKE,
+            f"{s.ROOT}.ctl.>",
+            s.dlq(s.SCHEDULER),
+            s.rpc(s.SCHEDULER, "seal"),
+            "$JS.API.>",  # the one provisioner of streams
+        ),
+        subscribe=(_inbox(s.SCHEDULER), s.WAKE, f"{s.ROOT}.rpc.>"),
+        responds=True,
+    ),
+    s.PROOF_STORE: Permissions(
+        publish=(
+            s.rpc(s.PROOF_STORE, "exchanges"),
+            s.dlq(s.PROOF_STORE),
+            *_consumes(s.INGEST_STREAM),
+        ),
+        subscribe=(
+            _inbox(s.PROOF_STORE),
+            s.rpc_filter("seal"),
+            s.rpc_filter("receipts"),
+        ),
+        responds=True,
+    ),
+    s.GATEWAY: Permissions(
+        publish=(s.rpc(s.GATEWAY, "introspect"), s.dlq(s.GATEWAY)),
+        subscribe=(
+            _inbox(s.GATEWAY),
+            s.rpc_filter("exchanges"),
+            s.rpc_filter("usage"),
+            s.CTL_ATTEMPT_ENDED,
+        ),
+        responds=True,
+    ),
+}

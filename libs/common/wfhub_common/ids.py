@@ -1,0 +1,103 @@
+"""Ids: a readable prefix, an underscore, 24 lower-case base32 characters (120 bits).
+
+Every id but an attempt's begins with 40 bits of milliseconds (it wraps after 34 years),
+so that ids sort roughly by age; an attempt id is random throughout, because it is the
+fencing token: never reused, never guessed from its neighbour.
+Ids are safe as NATS subject tokens, path segments and git ref components.
+Raises: Rejected (code `id-malformed`).
+"""
+
+import base64
+import re
+import secrets
+import time
+from typing import NewType
+
+from wfhub_common.errors import Rejected
+
+ProjectId = NewType("ProjectId", str)
+TaskId = NewType("TaskId", str)
+UnitId = NewType("UnitId", str)
+AttemptId = NewType("AttemptId", str)
+RunnerId = NewType("RunnerId", str)
+ProofId = NewType("ProofId", str)
+EventId = NewType("EventId", str)
+ClaimId = NewType("ClaimId", str)
+
+PREFIXES = {
+    "prj": "project",
+    "tsk": "task",
+    "unt": "dispatch unit",
+    "att": "attempt",
+    "rnr": "runner",
+    "prf": "proof",
+    "evt": "event",
+    "clm": "claim",
+}
+_RANDOM_ONLY = {"att"}
+_BODY = re.compile(r"[a-z2-7]{24}\Z")
+_TIME_BYTES = 5
+_ID_BYTES = 15
+
+
+def _body(raw: bytes) -> str:
+    return base64.b32encode(raw).decode().lower()
+
+
+def _new(prefix: str) -> str:
+    if prefix in _RANDOM_ONLY:
+        raw = secrets.token_bytes(_ID_BYTES)
+    else:
+        # The low 40 bits of the milliseconds since 1970.
+        stamp = (time.time_ns() // 1_000_000) & ((1 << (8 * _TIME_BYTES)) - 1)
+        raw = stamp.to_bytes(_TIME_BYTES, "big") + secrets.token_bytes(_ID_BYTES - _TIME_BYTES)
+    return f"{prefix}_{_body(raw)}"
+
+
+def new_project_id() -> ProjectId:
+    return ProjectId(_new("prj"))
+
+
+def new_task_id() -> TaskId:
+    return TaskId(_new("tsk"))
+
+
+def new_unit_id() -> UnitId:
+    return UnitId(_new("unt"))
+
+
+def new_attempt_id() -> AttemptId:
+    return AttemptId(_new("att"))
+
+
+def new_runner_id() -> RunnerId:
+    return RunnerId(_new("rnr"))
+
+
+def new_proof_id() -> ProofId:
+    return ProofId(_new("prf"))
+
+
+def new_event_id() -> EventId:
+    return EventId(_new("evt"))
+
+
+def new_claim_id() -> ClaimId:
+    return ClaimId(_new("clm"))
+
+
+def is_id(value: str, prefix: str) -> bool:
+    head, _, body = value.partition("_")
+    return head == prefix and _BODY.match(body) is not None
+
+
+def checked(value: str, prefix: str) -> str:
+    """`value` if it is an id of that prefix. Raises: Rejected."""
+    if not is_id(value, prefix):
+        noun = PREFIXES[prefix]
+        raise Rejected(
+            "id-malformed",
+            f"{value[:64]!r} is not a {noun} id; one looks like {prefix}_ and 24 letters or digits",
+            value=value[:64],
+        )
+    return value

