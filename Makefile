@@ -1,0 +1,64 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each does all of its own set-up.
+# Needs Python 3.11+, make, and the package registry that pip is configured for.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+MODEL ?= cassette
+
+.PHONY: demo test check lint types unit security bench lock clean help
+
+help:
+	@echo "make demo          the main job from nothing, with a recorded model (MODEL=local: live)"
+	@echo "make test          lint, types, unit, contract, integration, security and e2e tests"
+	@echo "make check         lint and types only"
+	@echo "make bench         measurements, one JSON line each"
+	@echo "make lock          resolve requirements/*.lock anew from pyproject.toml"
+
+$(STAMP): requirements/dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Workflow Hub needs Python 3.11 or newer; set PYTHON=")'
+	@echo "setting up $(VENV) (once; a minute or two)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements/dev.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/python -m wfhub_local.demo --model $(MODEL)
+
+test: check $(STAMP)
+	$(BIN)/pytest -q tests/unit tests/contract tests/integration tests/security tests/e2e
+
+check: lint types
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+unit: $(STAMP)
+	$(BIN)/pytest -q tests/unit
+
+security: $(STAMP)
+	$(BIN)/pytest -q tests/security
+
+bench: $(STAMP)
+	@for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+# uv is used for locking only, from a throw-away environment.
+lock:
+	@rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv && .lock-venv/bin/pip --quiet install uv
+	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --python-version 3.11 pyproject.toml -o requirements/base.lock
+	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --python-version 3.11 --extra local pyproject.toml -o requirements/local.lock
+	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --python-version 3.11 --extra dev pyproject.toml requirements/build.in -o requirements/dev.lock
+	@rm -rf .lock-venv
+
+clean:
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache

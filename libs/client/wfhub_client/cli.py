@@ -1,0 +1,236 @@
+"""`wfhub`: the command line. Options and help only; each command's work is imported when it runs.
+
+Exit codes: 0 done (of `run`: the task succeeded); 1 it failed, was cancelled or was refused;
+2 the call cannot be right; 3 the service cannot be reached; 130 left with Ctrl-C.
+More commands come from the entry point group `wfhub.commands`.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from wfhub_client.commands import Commands
+from wfhub_client.errors import ClientError, Refused, Unreachable, Usage
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run coding agents on git repositories; get back branches with signed proofs.",
+)
+project_app = typer.Typer(no_args_is_help=True, help="Projects.")
+proof_app = typer.Typer(no_args_is_help=True, help="Signed proofs of how a result came to be.")
+app.add_typer(project_app, name="project")
+app.add_typer(proof_app, name="proof")
+
+TaskId = Annotated[str, typer.Argument(metavar="ID", help="A task's id, tsk_…")]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+_USAGE_STATUSES = (401, 413, 422)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"wfhub {version('workflow-hub')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    repo: Annotated[str, typer.Option(help="A folder, or a URL that the runner can clone.")],
+    prompt: Annotated[str, typer.Option(help="What to do: a text, or @FILE.")] = "",
+    agent: Annotated[str | None, typer.Option(help="An agent that the runner knows.")] = None,
+    agent_cmd: Annotated[
+        str | None, typer.Option(metavar="ARGV", help="A command to run as the agent.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model to ask for.")] = None,
+    verify: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CMD", help="A check on a clean checkout; may be given again."),
+    ] = None,
+    verify_base: Annotated[bool, typer.Option(help="Run the checks before the work too.")] = False,
+    base: Annotated[str | None, typer.Option(metavar="REF", help="Start here, not HEAD.")] = None,
+    project: Annotated[str, typer.Option()] = "default",
+    title: Annotated[str, typer.Option(help="A name for lists.")] = "",
+    attempts: Annotated[int, typer.Option(min=1, max=20, help="Tries before giving up.")] = 1,
+    timeout_s: Annotated[
+        int | None, typer.Option("--timeout-s", min=1, help="Seconds for the agent's work.")
+    ] = None,
+    detach: Annotated[bool, typer.Option(help="Submit, print the id, do not wait.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The result as the last line of stdout.")
+    ] = False,
+) -> None:
+    """Have an agent do a task, check it, and publish a branch with a proof."""
+    from wfhub_client import run_spec
+    from wfhub_client.run import run as run_task
+
+    spec = run_spec.task_spec(
+        repo=run_spec.repo_of(repo),
+        prompt=run_spec.prompt_of(prompt),
+        agent=run_spec.agent_of(agent, agent_cmd, model),
+        verify=verify or [],
+        verify_base=verify_base,
+        base=base,
+        attempts=attempts,
+        timeout_s=timeout_s,
+        title=title,
+    )
+    if not spec["prompt"] and "argv" not in spec["agent"]:
+        raise Usage("--prompt: say what is to be done")
+    raise typer.Exit(run_task(spec, project=project, detach=detach, as_json=as_json))
+
+
+@app.command()
+def status(
+    task_id: Annotated[str | None, typer.Argument(metavar="[ID]")] = None, as_json: Json = False
+) -> None:
+    """Show a task with its attempts, or every task that has not ended."""
+    from wfhub_client import look
+
+    look.status(task_id, as_json=as_json)
+
+
+@app.command("list")
+def list_(
+    project: Annotated[str | None, typer.Option(help="A name or an id.")] = None,
+    state: Annotated[list[str] | None, typer.Option(help="May be given again.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    as_json: Json = False,
+) -> None:
+    """List tasks, newest first."""
+    from wfhub_client import look
+
+    look.list_(project, state or [], limit, as_json=as_json)
+
+
+@app.command()
+def logs(
+    task_id: TaskId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the task ended.")] = False,
+    attempt: Annotated[str | None, typer.Option(help="Its number or id.")] = None,
+) -> None:
+    """Show what the agent and the checks printed."""
+    from wfhub_client import look
+
+    look.logs(task_id, attempt, follow=follow)
+
+
+@app.command()
+def events(
+    task_id: TaskId,
+    follow: Annotated[bool, typer.Option(help="Until the task ended.")] = True,
+    after: Annotated[str | None, typer.Option(metavar="GEN-POS")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what happened to a task, step by step."""
+    from wfhub_client import look
+
+    look.events(task_id, after, follow=follow, as_json=as_json)
+
+
+@app.command()
+def cancel(task_id: TaskId) -> None:
+    """Ask for a task's end."""
+    from wfhub_client import look
+
+    look.cancel(task_id)
+
+
+@project_app.command("create")
+def project_create(
+    name: str,
+    running_limit: Annotated[int | None, typer.Option(min=1, help="Tasks at once.")] = None,
+    weight: Annotated[int | None, typer.Option(min=1, help="Share of the runners.")] = None,
+) -> None:
+    """Make a project."""
+    from wfhub_client import look
+
+    look.create_project(name, running_limit, weight)
+
+
+ProofId = Annotated[str, typer.Argument(metavar="ID", help="A proof's id, prf_…, or a task's.")]
+
+
+@proof_app.command("show")
+def proof_show(id_: ProofId) -> None:
+    """Show what a proof says (without verifying it)."""
+    from wfhub_client import proofs
+
+    proofs.show(id_)
+
+
+@proof_app.command("export")
+def proof_export(
+    id_: ProofId, output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False)]
+) -> None:
+    """Write a proof to a file that can be verified without any service."""
+    from wfhub_client import proofs
+
+    proofs.export(id_, output)
+
+
+@proof_app.command("verify")
+def proof_verify(
+    source: Annotated[str, typer.Argument(metavar="FILE|ID")],
+    key: Annotated[
+        str | None, typer.Option(metavar="PEM", help="The only key to believe, a file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a proof: signature, place in the log, receipts. A FILE needs no network."""
+    from wfhub_client import proofs
+
+    raise typer.Exit(proofs.verify(source, key, as_json=as_json))
+
+
+@proof_app.command("trust")
+def proof_trust(
+    replace: Annotated[bool, typer.Option(help="Even though another was trusted.")] = False,
+) -> None:
+    """Remember the service's proof key (trust on first use)."""
+    from wfhub_client import proofs
+
+    proofs.accept(replace=replace)
+
+
+def main() -> NoReturn:
+    try:
+        app(prog_name="wfhub")
+    except Usage as e:
+        _leave(2, str(e))
+    except Unreachable as e:
+        _leave(3, f"{e}; is the service up, and WFHUB_URL right?")
+    except Refused as e:
+        hint = "; set WFHUB_TOKEN or WFHUB_TOKEN_FILE" if e.status == 401 else ""
+        _leave(2 if e.status in _USAGE_STATUSES else 1, f"{e}{hint}")
+    except ClientError as e:
+        _leave(1, str(e))
+    raise AssertionError("typer exits by itself")
+
+
+def _leave(code: int, message: str) -> NoReturn:
+    from wfhub_client.text import one_line
+
+    print(f"wfhub: {one_line(message, 2000)}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Client: the REST API as typed calls (synchronous, httpx).
+
+Calls that are safe to repeat are repeated while the service is unreachable or says "later"
+(503, 429), up to `patience_s`; a submission carries an Idempotency-Key, which makes it safe too.
+Event streams resume where they were cut. Units: seconds.
+Raises: Refused, Unreachable (errors.py).
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from wfhub_client import shapes, sse
+from wfhub_client.errors import Refused, Unreachable
+
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 30.0
+STREAM_QUIET_S = 45.0  # three of the service's keep-alives
+BACKOFF_S = (0.2, 5.0)  # first and longest pause
+_LATER = {429, 502, 503, 504}
+
+
+class Client:
+    def __init__(self, url: str, token: str, *, patience_s: float = 15.0) -> None:
+        self.url = url.rstrip("/")
+        self.patience_s = patience_s
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # --- tasks -----------------------------------------------------------------------------
+
+    def submit(
+        self,
+        spec: dict[str, Any],
+        *,
+        project: str = "default",
+        idempotency_key: str | None = None,
+    ) -> shapes.Submission:
+        """`spec` has the fields of a TaskSpec. The same key again is the same task."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        raw = self._json("POST", "/v1/tasks", json={**spec, "project": project}, headers=headers)
+        return shapes.Submission(raw["task_id"], raw["state"], raw["created"])
+
+    def get(self, task_id: str) -> shapes.Task:
+        return shapes.task(self._json("GET", f"/v1/tasks/{_part(task_id)}"))
+
+    def list(
+        self, *, project: str | None = None, states: tuple[str, ...] = (), limit: int | None = None
+    ) -> Iterator[shapes.Task]:
+        """Newest first, page by page; all of them without a `limit`."""
+        params: dict[str, Any] = {"limit": min(limit or 200, 200), "state": list(states)}
+        if project is not None:
+            params["project"] = project
+        left = limit
+        while True:
+            page = self._json("GET", "/v1/tasks", params=params)
+            for raw in page["tasks"]:
+                if left == 0:
+                    return
+                left = None if left is None else left - 1
+                yield shapes.task(raw)
+            if not page["next_cursor"]:
+                return
+            params["cursor"] = page["next_cursor"]
+
+    def cancel(self, task_id: str) -> str:
+        """The state it is cancelled from. Raises: Refused (409) when it is too late."""
+        return str(self._json("POST", f"/v1/tasks/{_part(task_id)}/cancel")["state"])
+
+    def create_project(self, name: str, **settings: int) -> dict[str, Any]:
+        return self._json("POST", "/v1/projects", json={"name": name, **settings})
+
+    # --- what happens -----------------------------------------------------------------------
+
+    def events(
+        self, task_id: str, *, after: str | None = None, follow: bool = True
+    ) -> Iterator[shapes.Event]:
+        """The task's events, to the end of the task with `follow`; resumes what was cut."""
+        path = f"/v1/tasks/{_part(task_id)}/events"
+        patience = _Patience(self.patience_s)
+        while True:
+            headers = {"Last-Event-ID": after} if after else {}
+            try:
+                with self._stream(path, {"follow": _flag(follow)}, headers) as response:
+                    for message in sse.parse(response.iter_lines()):
+                        after = message.id or after
+                        patience.renew()
+                        event = shapes.event(message.id, json.loads(message.data))
+                        yield event
+                        if event.final_state and follow:
+                            return
+                if not follow or self.get(task_id).final:
+                    return
+                patience.wait("the event stream ended early")
+            except httpx.TransportError as e:
+                patience.wait(f"cannot reach {self.url}: {e}", e)
+            except _Later as e:
+                patience.wait(str(e), e)
+
+    def logs(
+        self, task_id: str, *, attempt: str | None = None, follow: bool = False
+    ) -> Iterator[str]:
+        """Lines of the log. One that is cut is not resumed. Raises: Unreachable."""
+        params = {"follow": _flag(follow), **({"attempt": attempt} if attempt else {})}
+        try:
+            with self._stream(f"/v1/tasks/{_part(task_id)}/logs", params, {}, quiet_s=None) as r:
+                yield from r.iter_lines()
+        except (httpx.TransportError, _Later) as e:
+            raise Unreachable(f"the log was cut off: {e}") from e
+
+    # --- proofs -----------------------------------------------------------------------------
+
+    def proof(self, proof_id: str) -> dict[str, Any]:
+        """The export: all that offline verification needs but a trusted key."""
+        return self._json("GET", f"/v1/proofs/{_part(proof_id)}")
+
+    def public_key(self) -> str:
+        """The proof-store's public key as the API tells it, PEM."""
+        return self._answer("GET", "/v1/proofs/public-key").text
+
+    # --- requests ---------------------------------------------------------------------------
+
+    def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        body: dict[str, Any] = self._answer(method, path, **options).json()
+        return body
+
+    def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
+        patience = _Patience(self.patience_s)
+        while True:
+            try:
+                response = self._http.request(method, path, **options)
+                _check(response)
+            except httpx.TransportError as e:
+                patience.wait(f"cannot reach {self.url}: {e}", e)
+            except _Later as e:
+                patience.wait(str(e), e)
+            else:
+                return response
+
+    @contextmanager
+    def _stream(
+        self,
+        path: str,
+        params: dict[str, str],
+        headers: dict[str, str],
+        quiet_s: float | None = STREAM_QUIET_S,
+    ) -> Iterator[httpx.Response]:
+        timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=quiet_s)
+        with self._http.stream(
+            "GET", path, params=params, headers=headers, timeout=timeout
+        ) as response:
+            if response.status_code >= 400:
+                response.read()
+            _check(response)
+            yield response
+
+
+class _Later(Exception):
+    """The service is there, but cannot answer now."""
+
+
+class _Patience:
+    """Pauses that grow, and an end to them."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        self._until = time.monotonic() + self._seconds
+        self._pause_s = BACKOFF_S[0]
+
+    def wait(self, why: str, cause: Exception | None = None) -> None:
+        """Raises: Unreachable, when there is no patience left."""
+        if time.monotonic() + self._pause_s > self._until:
+            raise Unreachable(why) from cause
+        time.sleep(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, BACKOFF_S[1])
+
+
+def _check(response: httpx.Response) -> None:
+    if response.status_code < 400:
+        return
+    try:
+        body = response.json()
+        detail, code = str(body["detail"]), str(body["code"])
+    except (ValueError, KeyError, TypeError):
+        body, code = {}, "http-error"
+        detail = f"{response.request.url} answered {response.status_code}: is this Workflow Hub?"
+    if response.status_code in _LATER:
+        raise _Later(detail)
+    raise Refused(response.status_code, code, detail, body)
+
+
+def _part(value: str) -> str:
+    return quote(value, safe="")
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"

@@ -1,0 +1,96 @@
+"""Events and results as lines for people, and the result as one JSON object. Pure."""
+
+import shlex
+from typing import Any
+
+from wfhub_client.run_spec import is_remote
+from wfhub_client.shapes import Event, Task
+from wfhub_client.text import elapsed, one_line
+
+_COMMIT_CHARS = 12
+
+
+def event_line(event: Event) -> str:
+    data = event.data
+    match event.type:
+        case "task.submitted":
+            return "submitted"
+        case "task.state_changed":
+            return one_line(f"task {_change(data)}")
+        case "attempt.state_changed":
+            kind = data.get("kind") or "agent"
+            what = "attempt" if kind == "agent" else kind
+            return one_line(f"{what} {data.get('number', '')} {_change(data)}")
+        case "attempt.step":
+            fields = {k: v for k, v in data.items() if k not in ("task_id", "step", "attempt_id")}
+            return one_line(f"{data.get('step', 'step')} {_fields(fields)}".rstrip())
+        case "proof.sealed":
+            return one_line(f"proof sealed {data.get('proof_id', '')}")
+        case other:
+            return one_line(f"{other} {_fields({k: v for k, v in data.items() if k != 'task_id'})}")
+
+
+def result(task: Task) -> dict[str, Any]:
+    """What `--json` prints last."""
+    return {
+        "task_id": task.task_id,
+        "state": task.state,
+        "reason": task.reason,
+        "message": task.message,
+        "branch": task.branch,
+        "commit": task.commit,
+        "verdict": task.verdict,
+        "proof_id": task.proof_id,
+        "attempts": task.attempts,
+        "duration_s": task.duration_s,
+        "tokens": task.tokens,
+    }
+
+
+def summary(task: Task) -> list[str]:
+    facts = {
+        "task": task.task_id,
+        "state": task.state,
+        "reason": task.reason,
+        "message": task.message,
+        "branch": task.branch,
+        "commit": task.commit,
+        "verdict": task.verdict,
+        "proof": task.proof_id,
+        "attempts": task.attempts or "",
+        "duration": elapsed(task.duration_s) if task.duration_s is not None else "",
+        "tokens": task.tokens if task.tokens is not None else "",
+    }
+    lines = [f"{name:>9}  {one_line(value, 2000)}" for name, value in facts.items() if value != ""]
+    return [*lines, *(f"{'look':>9}  {how}" for how in how_to_look(task))]
+
+
+def how_to_look(task: Task) -> list[str]:
+    """Commands to type next."""
+    ways = []
+    if task.state == "succeeded" and task.branch:
+        ways.append(_diff(task))
+    if task.proof_id:
+        ways.append(f"wfhub proof verify {task.proof_id}")
+    return [*ways, f"wfhub logs {task.task_id}"]
+
+
+def _diff(task: Task) -> str:
+    repo, branch = shlex.quote(one_line(task.repo, 2000)), shlex.quote(one_line(task.branch))
+    base = shlex.quote(one_line(task.base)[:_COMMIT_CHARS] if _is_commit(task.base) else task.base)
+    if is_remote(task.repo):
+        return f"git fetch {repo} {branch} && git diff {base if task.base else 'HEAD'}..FETCH_HEAD"
+    return f"git -C {repo} diff {base if task.base else 'HEAD'}..{branch}"
+
+
+def _is_commit(value: str) -> bool:
+    return len(value) == 40 and all(c in "0123456789abcdef" for c in value)
+
+
+def _change(data: dict[str, Any]) -> str:
+    why = ": ".join(str(data[name]) for name in ("reason", "message") if data.get(name))
+    return f"{data.get('from', '')} → {data.get('to', '')}" + (f" ({why})" if why else "")
+
+
+def _fields(fields: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in fields.items() if value not in (None, ""))

@@ -1,0 +1,89 @@
+"""`wfhub status | list | logs | events | cancel | project create`: look at tasks, act on them."""
+
+import json
+import sys
+from collections.abc import Iterable
+
+from wfhub_client import describe
+from wfhub_client.session import connected
+from wfhub_client.shapes import FINAL_STATES, Task
+from wfhub_client.text import elapsed, one_line, safe
+
+_LIVE_STATES = ("blocked", "ready", "running", "sealing", "review", "publishing")
+
+
+def status(task_id: str | None, *, as_json: bool) -> None:
+    """One task, or every task that has not ended."""
+    with connected(_say) as session:
+        if task_id is None:
+            _table(session.client.list(states=_LIVE_STATES), as_json=as_json)
+            return
+        task = session.client.get(task_id)
+    if as_json:
+        print(json.dumps(task.raw))
+        return
+    print("\n".join([*describe.summary(task), *_attempt_lines(task)]))
+
+
+def list_(project: str | None, states: list[str], limit: int, *, as_json: bool) -> None:
+    with connected(_say) as session:
+        found = session.client.list(project=project, states=tuple(states), limit=limit)
+        _table(found, as_json=as_json)
+
+
+def logs(task_id: str, attempt: str | None, *, follow: bool) -> None:
+    with connected(_say) as session:
+        for line in session.client.logs(task_id, attempt=attempt, follow=follow):
+            print(safe(line), flush=follow)
+
+
+def events(task_id: str, after: str | None, *, follow: bool, as_json: bool) -> None:
+    with connected(_say) as session:
+        for event in session.client.events(task_id, after=after, follow=follow):
+            if as_json:
+                print(json.dumps(event.raw), flush=True)
+            else:
+                at = event.time.astimezone().strftime("%H:%M:%S")
+                print(f"{event.position:>8}  {at}  {describe.event_line(event)}", flush=True)
+
+
+def cancel(task_id: str) -> None:
+    with connected(_say) as session:
+        state = session.client.cancel(task_id)
+    print(f"{task_id}: asked to cancel; it was {state}")
+
+
+def create_project(name: str, running_limit: int | None, weight: int | None) -> None:
+    given = {"running_limit": running_limit, "weight": weight}
+    settings = {key: value for key, value in given.items() if value is not None}
+    with connected(_say) as session:
+        project = session.client.create_project(name, **settings)
+    print(f"{project['project_id']}  {project['name']}")
+
+
+def _table(tasks: Iterable[Task], *, as_json: bool) -> None:
+    for task in tasks:
+        if as_json:
+            print(json.dumps(task.raw))
+            continue
+        at = task.created_at.astimezone().strftime("%m-%d %H:%M")
+        what = one_line(task.title or (task.raw.get("spec") or {}).get("prompt") or "", 60)
+        state = task.state if task.state in FINAL_STATES or not task.reason else f"{task.state}*"
+        print(f"{task.task_id}  {at}  {state:<10}  {one_line(task.project, 20):<12}  {what}")
+
+
+def _attempt_lines(task: Task) -> list[str]:
+    lines = []
+    for attempt in task.raw.get("attempts") or []:
+        why = one_line(": ".join(filter(None, (attempt.get("reason"), attempt.get("message")))))
+        head = f"{attempt['kind']} {attempt['number']} {attempt['state']}"
+        lines.append(f"{'attempt':>9}  {head} {attempt['attempt_id']} {why}".rstrip())
+        for command in (attempt.get("verdict") or {}).get("commands", []):
+            took = elapsed(command["duration_ms"] / 1000)
+            end = command["exit_code"] if command["exit_code"] is not None else command["outcome"]
+            lines.append(f"{'verify':>9}  {one_line(command['command'], 80)} → {end} ({took})")
+    return lines
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

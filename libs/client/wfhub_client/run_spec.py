@@ -1,0 +1,88 @@
+"""What `wfhub run` was asked for, as a task to submit. Pure but for looking at named files.
+
+Raises: Usage, with a sentence that names the option.
+"""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from wfhub_client.errors import Usage
+
+_SCP_LIKE = re.compile(r"[A-Za-z0-9_.-]+@[A-Za-z0-9.-]+:(?!//)")
+
+
+def is_remote(repo: str) -> bool:
+    return "://" in repo or _SCP_LIKE.match(repo) is not None
+
+
+def repo_of(value: str) -> str:
+    """A URL as it is; a path made absolute, and looked at before anything is submitted."""
+    if is_remote(value):
+        return value
+    path = Path(value).expanduser().absolute()
+    if not path.exists():
+        raise Usage(f"--repo: there is no folder {path}")
+    if not path.is_dir():
+        raise Usage(f"--repo: {path} is a file; give the folder of a git repository")
+    return str(path.resolve())
+
+
+def prompt_of(value: str) -> str:
+    """The text, or the content of the file behind `@`."""
+    if not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).expanduser().read_text()
+    except OSError as e:
+        raise Usage(f"--prompt: cannot read {value[1:]}: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise Usage(f"--prompt: {value[1:]} is not UTF-8 text") from e
+
+
+def agent_of(name: str | None, command: str | None, model: str | None) -> dict[str, Any]:
+    if name is not None and command is not None:
+        raise Usage("give --agent or --agent-cmd, not both")
+    agent: dict[str, Any] = {"name": name} if name else {}
+    if command is not None:
+        try:
+            agent["argv"] = shlex.split(command)
+        except ValueError as e:
+            raise Usage(f"--agent-cmd: {e}") from e
+        if not agent["argv"]:
+            raise Usage("--agent-cmd: there is no command in it")
+        agent["name"] = "custom"
+    if model is not None:
+        agent["model"] = model
+    return agent
+
+
+def task_spec(
+    *,
+    repo: str,
+    prompt: str,
+    agent: dict[str, Any],
+    verify: list[str],
+    verify_base: bool,
+    base: str | None,
+    attempts: int,
+    timeout_s: int | None,
+    title: str,
+) -> dict[str, Any]:
+    if verify_base and not verify:
+        raise Usage("--verify-base: give a --verify command to run on the base too")
+    spec: dict[str, Any] = {
+        "repo": repo,
+        "prompt": prompt,
+        "agent": agent,
+        "verify": verify,
+        "verify_base": verify_base,
+        "attempts_max": attempts,
+        "title": title,
+    }
+    if base is not None:
+        spec["base"] = base
+    if timeout_s is not None:
+        spec["limits"] = {"run_s": timeout_s}
+    return spec

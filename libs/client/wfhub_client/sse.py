@@ -1,0 +1,29 @@
+"""Server-sent events: lines in, events out (the part of the WHATWG format that the API uses)."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Message:
+    id: str
+    event: str
+    data: str
+
+
+def parse(lines: Iterable[str]) -> Iterator[Message]:
+    """Complete messages only: what a cut connection left half is not yielded."""
+    fields: dict[str, str] = {}
+    data: list[str] = []
+    for line in lines:
+        if not line:
+            if data:
+                yield Message(fields.get("id", ""), fields.get("event", "message"), "\n".join(data))
+            fields, data = {}, []
+        elif not line.startswith(":"):
+            name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if name == "data":
+                data.append(value)
+            else:
+                fields[name] = value

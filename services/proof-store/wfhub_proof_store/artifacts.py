@@ -1,0 +1,94 @@
+"""SQL of artifacts: receipts given, receipts refused, and messages that nobody could use.
+
+Every write may be repeated (a message is acknowledged after its commit): the first one stands.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from wfhub_common.messages import Receipt, Receipts
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    stream_seq: int
+    published_at: datetime
+    subject: str
+    body: bytes
+    code: str
+    reason: str
+
+
+async def record(connection: AsyncConnection, receipt: Receipt) -> None:
+    await connection.execute(
+        text("""
+            INSERT INTO proofs.artifact
+                   (attempt_id, name, digest, size, media_type, sender, receipt)
+            VALUES (:attempt_id, :name, :digest, :size, :media_type, :sender,
+                    CAST(:receipt AS jsonb))
+            ON CONFLICT (attempt_id, name, sender, digest) DO NOTHING
+        """),
+        {
+            **receipt.model_dump(
+                include={"attempt_id", "name", "digest", "size", "media_type", "sender"}
+            ),
+            "receipt": receipt.model_dump_json(),
+        },
+    )
+
+
+async def refuse(
+    connection: AsyncConnection, *, attempt_id: str, name: str, sender: str, reason: str
+) -> None:
+    await connection.execute(
+        text("""
+            INSERT INTO proofs.refusal (attempt_id, name, sender, reason)
+            VALUES (:attempt_id, :name, :sender, :reason)
+            ON CONFLICT (attempt_id, name, sender) DO NOTHING
+        """),
+        {"attempt_id": attempt_id, "name": name, "sender": sender, "reason": reason},
+    )
+
+
+async def settled(
+    connection: AsyncConnection, *, attempt_id: str, sender: str, names: Sequence[str]
+) -> Receipts:
+    """What is decided about these names by now. A name announced twice has its newest receipt; a
+    receipt outweighs a refusal."""
+    wanted = {"attempt_id": attempt_id, "sender": sender, "names": list(names)}
+    given = await connection.execute(
+        text("""
+            SELECT DISTINCT ON (name) CAST(receipt AS text) FROM proofs.artifact
+             WHERE attempt_id = :attempt_id AND sender = :sender AND name = ANY(:names)
+             ORDER BY name, artifact_no DESC
+        """),
+        wanted,
+    )
+    receipts = tuple(Receipt.model_validate_json(row) for row in given.scalars())
+    refused = await connection.execute(
+        text("""
+            SELECT name, reason FROM proofs.refusal
+             WHERE attempt_id = :attempt_id AND sender = :sender AND name = ANY(:names)
+        """),
+        wanted,
+    )
+    have = {each.name for each in receipts}
+    return Receipts(
+        receipts=receipts,
+        refused={name: reason for name, reason in refused.tuples() if name not in have},
+    )
+
+
+async def bury(connection: AsyncConnection, letter: DeadLetter) -> None:
+    await connection.execute(
+        text("""
+            INSERT INTO proofs.dead_letter
+                   (stream_seq, published_at, subject, body, code, reason)
+            VALUES (:stream_seq, :published_at, :subject, :body, :code, :reason)
+            ON CONFLICT (stream_seq, published_at) DO NOTHING
+        """),
+        letter.__dict__,
+    )

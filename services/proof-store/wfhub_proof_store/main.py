@@ -1,0 +1,128 @@
+"""The proof-store's process: `wfhub-proof-store [serve | migrate]`.
+
+HTTP answers from the first moment (`/readyz` says what is missing); messages are taken once the
+database and the ingest stream are there. Ends with status 0 only when it was asked to stop.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from faststream.nats import NatsBroker
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from wfhub_common import broker as rpc
+from wfhub_common import db, httpauth, log, service, signing, subjects
+from wfhub_common.errors import RetryLater, WfhubError
+from wfhub_common.messages import ReceiptsOf, SealProof
+from wfhub_common.service import Stop
+
+from wfhub_proof_store import http, supply
+from wfhub_proof_store.arrivals import Arrivals
+from wfhub_proof_store.blobs import Blobs
+from wfhub_proof_store.collect import Collector
+from wfhub_proof_store.ingest import Ingest
+from wfhub_proof_store.seal import Sealer
+from wfhub_proof_store.settings import MigrateSettings, ProofStoreSettings
+
+SCHEMA = "proofs"
+MIGRATIONS = Path(__file__).parent / "migrations"
+USAGE = "usage: wfhub-proof-store [serve | migrate]"
+ASKED_TO_STOP = "signal "  # how service.run words it
+
+
+def main() -> None:
+    match sys.argv[1:] or ["serve"]:
+        case ["serve"]:
+            settings = ProofStoreSettings.from_env(os.environ)
+            log.configure("proof-store", level=settings.log_level, format_=settings.log_format)
+            service.run(lambda stop: serve(settings, stop))
+        case ["migrate"]:
+            url = MigrateSettings.from_env(os.environ).database_url
+            db.migrate(url, schema=SCHEMA, migrations=MIGRATIONS)
+        case _:
+            raise SystemExit(USAGE)
+
+
+async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
+    key, accepted, blobs = _opened(settings)
+    engine = db.make_engine(settings.database_url, application="wfhub-proof-store")
+    broker = rpc.make_broker(
+        settings, name=subjects.PROOF_STORE, on_closed=lambda: stop("nats connection closed")
+    )
+    arrivals = Arrivals()
+    rpc.serve(
+        broker,
+        "receipts",
+        ReceiptsOf,
+        Collector(engine, arrivals).receipts,
+        queue=subjects.PROOF_STORE,
+    )
+    sealer = Sealer(engine=engine, broker=broker, blobs=blobs, key=key)
+    rpc.serve(broker, "seal", SealProof, sealer.seal, queue=subjects.PROOF_STORE)
+    Ingest(
+        engine=engine,
+        broker=broker,
+        blobs=blobs,
+        key=key,
+        arrivals=arrivals,
+        blob_wait_s=settings.blob_wait_s,
+    ).subscribe(inbox_user=settings.nats_user or subjects.PROOF_STORE)
+    consuming = asyncio.Event()
+
+    async def ready() -> str:
+        return await _missing(engine, broker, consuming)
+
+    app = http.make_app(
+        blobs=blobs, engine=engine, public_key=key.public_key(), accepted=accepted, ready=ready
+    )
+
+    async def consume() -> None:
+        await supply.database(engine, key)
+        js = (await broker.connect()).jetstream()
+        created = await supply.ingest_stream(js)
+        await broker.start()
+        consuming.set()
+        await supply.watch(js, created, stop)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            consumer = tasks.create_task(consume())
+            await service.serve_http(app, settings.http_listen, stop)
+            consumer.cancel()
+    finally:
+        await broker.stop()
+        await engine.dispose()
+        blobs.close()
+    if not stop.why.startswith(ASKED_TO_STOP):
+        raise SystemExit(f"proof-store ended: {stop.why}; start it again")
+
+
+def _opened(settings: ProofStoreSettings) -> tuple[signing.PrivateKey, dict[str, str], Blobs]:
+    try:
+        key = signing.load_or_create_private_key(settings.signing_key_file)
+    except (OSError, WfhubError) as e:
+        raise SystemExit(f"bad settings: SIGNING_KEY_FILE: {e}") from e
+    try:
+        blobs = Blobs(Path(settings.proofs_root), bytes_max=settings.blob_bytes_max)
+    except OSError as e:
+        raise SystemExit(f"bad settings: PROOFS_ROOT: {e}") from e
+    return key, httpauth.load_accepted(settings.service_tokens_file), blobs
+
+
+async def _missing(engine: AsyncEngine, broker: NatsBroker, consuming: asyncio.Event) -> str:
+    if not consuming.is_set():
+        return "the database, the broker or the ingest stream is not there yet; see the log"
+    if not await broker.ping(timeout=0.5):
+        return "the broker connection is down"
+    with contextlib.suppress(RetryLater):
+        async with db.transaction(engine) as connection:
+            await connection.execute(text("SELECT 1"))
+        return ""
+    return "the database does not answer"
+
+
+if __name__ == "__main__":
+    main()

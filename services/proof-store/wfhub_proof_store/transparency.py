@@ -1,0 +1,185 @@
+"""The transparency log in Postgres: append a proof, export one, read the checkpoint.
+
+The row of proofs.tree is locked while a leaf is added, so indexes are dense and every checkpoint
+ever signed is of a tree that was committed or never seen. An append reads and writes O(log size)
+rows. A proof is looked up by attempt first: the same attempt has the same proof for good.
+Raises: Rejected (`proof-not-found`), Corrupt (`log-corrupt`).
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from wfhub_common import checkpoints, db, digests, merkle, proofs, signing
+from wfhub_common.errors import Corrupt, Rejected
+from wfhub_common.merkle import Node
+from wfhub_common.messages import Sealed
+
+
+@dataclass(frozen=True)
+class NewProof:
+    proof_id: str
+    attempt_id: str
+    task_id: str
+    envelope: bytes  # canonical JSON: the leaf's data
+    tokens: int
+
+
+async def sealed(connection: AsyncConnection, attempt_id: str) -> Sealed | None:
+    row = (
+        (
+            await connection.execute(
+                text("""
+                SELECT proof_id, envelope_digest, leaf_index, tokens
+                  FROM proofs.proof JOIN proofs.leaf USING (proof_id)
+                 WHERE attempt_id = :attempt_id
+            """),
+                {"attempt_id": attempt_id},
+            )
+        )
+        .mappings()
+        .one_or_none()
+    )
+    return None if row is None else Sealed.model_validate(dict(row))
+
+
+async def append(connection: AsyncConnection, proof: NewProof, key: signing.PrivateKey) -> Sealed:
+    tree = (
+        await connection.execute(text("SELECT origin, size, root FROM proofs.tree FOR UPDATE"))
+    ).one()
+    # Behind the lock: who asked for the same attempt before us has committed by now.
+    known = await sealed(connection, proof.attempt_id)
+    if known is not None:
+        return known
+    hashes = await _peak_hashes(connection, tree.size, bytes(tree.root))
+    appended = merkle.append(tree.size, hashes, merkle.leaf_hash(proof.envelope))
+    await _insert(connection, proof, leaf_index=tree.size, nodes=appended.nodes)
+    checkpoint = checkpoints.Checkpoint(tree.origin, tree.size + 1, appended.root)
+    await connection.execute(
+        text("UPDATE proofs.tree SET size = :size, root = :root, checkpoint = :checkpoint"),
+        {
+            "size": checkpoint.size,
+            "root": checkpoint.root,
+            "checkpoint": checkpoints.sign(checkpoint, key),
+        },
+    )
+    return Sealed(
+        proof_id=proof.proof_id,
+        envelope_digest=digests.of_bytes(proof.envelope),
+        leaf_index=tree.size,
+        tokens=proof.tokens,
+    )
+
+
+async def export(
+    engine: AsyncEngine, proof_id: str, public_key: signing.PublicKey
+) -> proofs.Export:
+    """The proof and its place in the newest tree."""
+    async with db.transaction(engine) as connection:
+        proof = (
+            await connection.execute(
+                text("""
+                    SELECT envelope, leaf_index
+                      FROM proofs.proof JOIN proofs.leaf USING (proof_id)
+                     WHERE proof_id = :proof_id
+                """),
+                {"proof_id": proof_id},
+            )
+        ).one_or_none()
+        if proof is None:
+            raise Rejected("proof-not-found", f"there is no proof {proof_id}", status=404)
+        # Read after the leaf, so it holds the leaf; nodes never change, so any snapshot does.
+        tree = (await connection.execute(text("SELECT size, checkpoint FROM proofs.tree"))).one()
+        wanted = merkle.path_nodes(proof.leaf_index, tree.size)
+        nodes = await _nodes(connection, wanted)
+    path = merkle.inclusion_proof(proof.leaf_index, tree.size, nodes)
+    return proofs.Export(
+        proof_id=proof_id,
+        envelope=json.loads(proof.envelope),
+        log=proofs.LogEntry(
+            leaf_index=proof.leaf_index,
+            tree_size=tree.size,
+            inclusion_proof=[signing.to_base64(each) for each in path],
+            checkpoint=tree.checkpoint,
+        ),
+        public_key_pem=signing.public_pem(public_key),
+    )
+
+
+async def ensure_checkpoint(engine: AsyncEngine, key: signing.PrivateKey) -> None:
+    """Sign the current tree where its checkpoint is not by our key: a new log, or a new key.
+    Raises: the driver's error when the schema was never migrated."""
+    async with db.transaction(engine) as connection:
+        tree = (
+            await connection.execute(
+                text("SELECT origin, size, root, checkpoint FROM proofs.tree FOR UPDATE")
+            )
+        ).one()
+        now = checkpoints.Checkpoint(tree.origin, tree.size, bytes(tree.root))
+        note = checkpoints.sign(now, key)
+        if note != tree.checkpoint:
+            await connection.execute(
+                text("UPDATE proofs.tree SET checkpoint = :checkpoint"), {"checkpoint": note}
+            )
+
+
+async def checkpoint(engine: AsyncEngine) -> str:
+    async with db.transaction(engine) as connection:
+        found = await connection.execute(text("SELECT checkpoint FROM proofs.tree"))
+        return str(found.scalar_one())
+
+
+async def _peak_hashes(connection: AsyncConnection, size: int, root: bytes) -> list[bytes]:
+    peaks = merkle.peaks(size)
+    nodes = await _nodes(connection, peaks)
+    hashes = [nodes[peak] for peak in peaks]
+    if merkle.root_of(hashes) != root:
+        raise Corrupt(
+            "log-corrupt",
+            f"the log's {size} leaves do not add up to its root: stop sealing and compare"
+            " proofs.node and proofs.tree with a backup",
+        )
+    return hashes
+
+
+async def _nodes(connection: AsyncConnection, wanted: list[Node]) -> dict[Node, bytes]:
+    rows = await connection.execute(
+        text("""
+            SELECT level, node_index, hash FROM proofs.node
+              JOIN unnest(CAST(:levels AS smallint[]), CAST(:indexes AS bigint[]))
+                   AS wanted (level, node_index) USING (level, node_index)
+        """),
+        {"levels": [n.level for n in wanted], "indexes": [n.index for n in wanted]},
+    )
+    found = {Node(row.level, row.node_index): bytes(row.hash) for row in rows}
+    missing = [node for node in wanted if node not in found]
+    if missing:
+        raise Corrupt("log-corrupt", f"the log lacks {missing[0]}: restore proofs.node")
+    return found
+
+
+async def _insert(
+    connection: AsyncConnection, proof: NewProof, *, leaf_index: int, nodes: dict[Node, bytes]
+) -> None:
+    await connection.execute(
+        text("""
+            INSERT INTO proofs.proof
+                   (proof_id, attempt_id, task_id, envelope, envelope_digest, tokens)
+            VALUES (:proof_id, :attempt_id, :task_id, :envelope, :envelope_digest, :tokens)
+        """),
+        {**proof.__dict__, "envelope_digest": digests.of_bytes(proof.envelope)},
+    )
+    await connection.execute(
+        text("INSERT INTO proofs.leaf (leaf_index, proof_id) VALUES (:leaf_index, :proof_id)"),
+        {"leaf_index": leaf_index, "proof_id": proof.proof_id},
+    )
+    await connection.execute(
+        text("INSERT INTO proofs.node (level, node_index, hash) VALUES (:level, :index, :hash)"),
+        _rows(nodes.items()),
+    )
+
+
+def _rows(nodes: Iterable[tuple[Node, bytes]]) -> list[dict[str, object]]:
+    return [{"level": n.level, "index": n.index, "hash": value} for n, value in nodes]

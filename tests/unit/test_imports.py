@@ -1,0 +1,56 @@
+"""Imports point inward: service → common, client → common, never service → service."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALLOWED = {
+    "wfhub_common": set(),
+    "wfhub_client": {"wfhub_common"},
+    "wfhub_api": {"wfhub_common"},
+    "wfhub_scheduler": {"wfhub_common"},
+    "wfhub_agent_runner": {"wfhub_common"},
+    "wfhub_proof_store": {"wfhub_common"},
+    "wfhub_llm_gateway": {"wfhub_common"},
+    "wfhub_local": {"wfhub_common", "wfhub_client"},
+}
+FOLDERS = {
+    folder.name: folder
+    for pattern in ("services/*/wfhub_*", "libs/*/wfhub_*", "deploy/local/wfhub_*")
+    for folder in ROOT.glob(pattern)
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_a_package_imports_only_what_it_may(package: str) -> None:
+    files = list(FOLDERS[package].rglob("*.py"))
+    assert files
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files
+        for name in imported(path)
+        if name.startswith("wfhub_") and name != package and name not in ALLOWED[package]
+    }
+    assert not wrong
+
+
+def test_the_environment_is_read_at_the_edge_only() -> None:
+    edges = {"main.py", "settings.py", "cli.py", "privileges.py", "__main__.py"}
+    wrong = [
+        str(path.relative_to(ROOT))
+        for folder in FOLDERS.values()
+        for path in folder.rglob("*.py")
+        if path.name not in edges and "os.environ" in path.read_text()
+    ]
+    assert not wrong
