@@ -64,7 +64,9 @@ def run(
         list[str] | None,
         typer.Option(metavar="CMD", help="A check on a clean checkout; may be given again."),
     ] = None,
-    verify_base: Annotated[bool, typer.Option(help="Run the checks before the work too.")] = False,
+    verify_base: Annotated[
+        bool, typer.Option("--verify-base", help="Run the checks before the work too.")
+    ] = False,
     base: Annotated[str | None, typer.Option(metavar="REF", help="Start here, not HEAD.")] = None,
     project: Annotated[str, typer.Option()] = "default",
     title: Annotated[str, typer.Option(help="A name for lists.")] = "",
@@ -72,7 +74,9 @@ def run(
     timeout_s: Annotated[
         int | None, typer.Option("--timeout-s", min=1, help="Seconds for the agent's work.")
     ] = None,
-    detach: Annotated[bool, typer.Option(help="Submit, print the id, do not wait.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Submit, print the id, do not wait.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The result as the last line of stdout.")
     ] = False,
@@ -202,7 +206,9 @@ def proof_verify(
 
 @proof_app.command("trust")
 def proof_trust(
-    replace: Annotated[bool, typer.Option(help="Even though another was trusted.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Even though another was trusted.")
+    ] = False,
 ) -> None:
     """Remember the service's proof key (trust on first use)."""
     from wfhub_client import proofs
@@ -216,7 +222,7 @@ def main() -> NoReturn:
     except Usage as e:
         _leave(2, str(e))
     except Unreachable as e:
-        _leave(3, f"{e}; is the service up, and WFHUB_URL right?")
+        _leave(3, str(e))
     except Refused as e:
         hint = "; set WFHUB_TOKEN or WFHUB_TOKEN_FILE" if e.status == 401 else ""
         _leave(2 if e.status in _USAGE_STATUSES else 1, f"{e}{hint}")

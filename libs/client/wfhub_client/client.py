@@ -117,7 +117,7 @@ class Client:
                     return
                 patience.wait("the event stream ended early")
             except httpx.TransportError as e:
-                patience.wait(f"cannot reach {self.url}: {e}", e)
+                patience.wait(f"cannot reach {self.url} ({e}); is the service up?", e)
             except _Later as e:
                 patience.wait(str(e), e)
 
@@ -155,7 +155,7 @@ class Client:
                 response = self._http.request(method, path, **options)
                 _check(response)
             except httpx.TransportError as e:
-                patience.wait(f"cannot reach {self.url}: {e}", e)
+                patience.wait(f"cannot reach {self.url} ({e}); is the service up?", e)
             except _Later as e:
                 patience.wait(str(e), e)
             else:

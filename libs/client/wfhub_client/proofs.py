@@ -6,7 +6,6 @@ or is remembered in the user's trust folder; the key inside an export proves not
 
 import base64
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from wfhub_client import trust
 from wfhub_client.errors import ClientError, Usage
 from wfhub_client.session import Session, connected
-from wfhub_client.settings import ClientSettings
+from wfhub_client.settings import of_process
 from wfhub_client.text import one_line, safe
 
 EXPORT_BYTES_MAX = 64 * 1024**2
@@ -46,7 +45,7 @@ def verify(source: str, key: str | None, *, as_json: bool) -> int:
     from wfhub_common.proofs import verify_export
     from wfhub_common.signing import load_public_key
 
-    settings = ClientSettings.from_env(os.environ)
+    settings = of_process()
     chosen = key or settings.proof_key
     try:
         pems = [chosen] if chosen else list(trust.remembered(settings.config_dir).values())

@@ -24,10 +24,9 @@ def run(spec: dict[str, Any], *, project: str, detach: bool, as_json: bool) -> i
     """The exit code: 0 only when the task succeeded (or was handed over with `detach`)."""
     progress = sys.stderr if as_json else sys.stdout
     with connected(lambda text: print(text, file=sys.stderr, flush=True)) as session:
-        if detach and session.local:
+        if detach and not session.outlives:
             raise Usage(
                 "--detach: the service must outlive this command; start one with `wfhub up`"
-                " and set WFHUB_URL and WFHUB_TOKEN as it says"
             )
         client = session.client
         submission = client.submit(spec, project=project)

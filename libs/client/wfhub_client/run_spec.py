@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from wfhub_client.errors import Usage
 
@@ -20,6 +21,10 @@ def is_remote(repo: str) -> bool:
 def repo_of(value: str) -> str:
     """A URL as it is; a path made absolute, and looked at before anything is submitted."""
     if is_remote(value):
+        if "://" in value and urlsplit(value).password:
+            raise Usage(
+                "--repo: a password in a URL would be stored; give it to the runner instead"
+            )
         return value
     path = Path(value).expanduser().absolute()
     if not path.exists():
@@ -52,7 +57,6 @@ def agent_of(name: str | None, command: str | None, model: str | None) -> dict[s
             raise Usage(f"--agent-cmd: {e}") from e
         if not agent["argv"]:
             raise Usage("--agent-cmd: there is no command in it")
-        agent["name"] = "custom"
     if model is not None:
         agent["model"] = model
     return agent

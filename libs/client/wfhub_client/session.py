@@ -1,20 +1,20 @@
 """Session: a client for the service that is meant: WFHUB_URL, or a local stack of our own.
 
 The stack comes from the entry point group `wfhub.stack`, name `local`: a context manager
-`ephemeral(notify=…)` that yields an object with `.url` and `.token`. The client imports nothing
-of it. Raises: Usage when there is neither.
+`ephemeral(notify=…)` that yields an object with `.url`, `.token`,
+`.name` and `.outlives`. The client imports
+nothing of it. Raises: Usage when there is neither, Unreachable when the stack does not start.
 """
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from wfhub_client import trust
 from wfhub_client.client import Client
-from wfhub_client.errors import Usage
-from wfhub_client.settings import ClientSettings
+from wfhub_client.errors import Unreachable, Usage
+from wfhub_client.settings import ClientSettings, of_process
 
 CALL_PATIENCE_S = 5.0  # a person waits at the prompt
 STACK_GROUP, STACK_NAME = "wfhub.stack", "local"
@@ -27,24 +27,28 @@ class Session:
     client: Client
     settings: ClientSettings
     local: bool  # a stack on this machine that WFHUB_URL did not name
-
-    @property
-    def trust_name(self) -> str:
-        return trust.LOCAL if self.local else trust.name_of(self.client.url)
+    outlives: bool  # the service is there when this command has ended
+    trust_name: str  # under which its proof key is kept
 
 
 @contextmanager
 def connected(notify: Notify) -> Iterator[Session]:
-    settings = ClientSettings.from_env(os.environ)
+    settings = of_process()
     if settings.url:
         with Client(settings.url, settings.token, patience_s=CALL_PATIENCE_S) as client:
-            yield Session(client, settings, local=False)
+            name = trust.name_of(client.url)
+            yield Session(client, settings, local=False, outlives=True, trust_name=name)
         return
-    with (
-        _ephemeral()(notify=notify) as stack,
-        Client(stack.url, stack.token, patience_s=CALL_PATIENCE_S) as client,
-    ):
-        yield Session(client, settings, local=True)
+    with ExitStack() as at_end:
+        try:
+            stack = at_end.enter_context(_ephemeral()(notify=notify))
+        except SystemExit as e:  # how a stack says that it cannot start
+            raise Unreachable(f"no local stack: {e}") from e
+        client = Client(stack.url, stack.token, patience_s=CALL_PATIENCE_S)
+        at_end.enter_context(client)
+        yield Session(
+            client, settings, local=True, outlives=stack.outlives, trust_name=stack.name
+        )
 
 
 def _ephemeral() -> Any:

@@ -3,6 +3,7 @@
 Read once, at the CLI's edge. No pydantic here: the CLI starts quickly.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,3 +34,7 @@ class ClientSettings:
         home = Path(env.get("HOME") or Path.home())
         config = Path(env.get("XDG_CONFIG_HOME") or home / ".config")
         return cls(url, token, env.get("WFHUB_PROOF_KEY", ""), config / "wfhub")
+
+
+def of_process() -> ClientSettings:
+    return ClientSettings.from_env(os.environ)

@@ -24,7 +24,7 @@ class Task:
     commit: str
     verdict: str
     proof_id: str
-    attempts: int  # used
+    attempts: int  # of the agent, lost ones included
     created_at: datetime
     duration_s: float | None  # None in lists
     tokens: int | None
@@ -73,7 +73,7 @@ def task(raw: dict[str, Any]) -> Task:
         commit=raw.get("commit") or "",
         verdict=raw.get("verdict") or "",
         proof_id=raw.get("proof_id") or "",
-        attempts=raw.get("attempts_used") or 0,
+        attempts=_agent_attempts(raw),
         created_at=_time(raw["created_at"]),
         duration_s=raw.get("duration_s"),
         tokens=raw.get("tokens"),
@@ -90,6 +90,14 @@ def event(position: str, raw: dict[str, Any]) -> Event:
         data=raw.get("data") or {},
         raw=raw,
     )
+
+
+def _agent_attempts(raw: dict[str, Any]) -> int:
+    """A listing has no attempts: there it is how many were used up."""
+    attempts = raw.get("attempts")
+    if attempts is None:
+        return raw.get("attempts_used") or 0
+    return sum(1 for attempt in attempts if attempt.get("kind") == "agent")
 
 
 def _base_commit(raw: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Trust: proof-store keys that the user has accepted, one PEM file per service.
 
-`<config>/trust/<name>.pem`; the name is "local" for a local stack, else the service's host and
-port. A key is remembered when it is first seen, and said aloud; a different one later is refused
-until the user removes or replaces the old one.
+`<config>/trust/<name>.pem`; the name is a local stack's own (one for each data directory), else
+the service's host and port. A key is remembered when it is first seen, and said aloud; a
+different one later is refused until the user removes or replaces the old one.
 """
 
 import re
@@ -10,8 +10,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from wfhub_client.errors import Usage
-
-LOCAL = "local"
 
 
 def name_of(url: str) -> str:

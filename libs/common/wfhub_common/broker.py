@@ -6,6 +6,7 @@ reconnects never run out (a pull subscriber would spin), a closed connection end
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import nats.errors
@@ -62,6 +63,12 @@ def make_broker(
         reconnected_cb=back,
         logger=None,
     )
+
+
+async def stop(broker: NatsBroker) -> None:
+    """Drain and close. A broker that cannot be reached is as closed as it will be."""
+    with suppress(nats.errors.Error, OSError, TimeoutError):
+        await broker.stop()
 
 
 def serve(

@@ -35,7 +35,7 @@ _CLONE_NEWNS = 0x00020000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 38, 47
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 2, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -87,9 +87,11 @@ def drop(
     it has to be bound, `keep_writable` as it is; a missing path is skipped.
 
     A process that is not root may only "drop" to the uid it has: then nothing is mounted.
+    Without `die_with_parent` a death signal that the process had is kept.
     """
     gid = uid if gid is None else gid
     parent = os.getppid()
+    die_with_parent = die_with_parent or _death_signal()
     if uid == 0 or gid == 0:
         raise CannotDrop("refusing to drop to root: choose a service uid above 0")
     if len(os.listdir("/proc/self/task")) > 1:
@@ -123,6 +125,12 @@ def _become(uid: int, gid: int) -> None:
         os.setresuid(uid, uid, uid)
     except OSError as e:
         raise CannotDrop(f"cannot become uid {uid}: {e.strerror}; is CAP_SETUID missing?") from e
+
+
+def _death_signal() -> int:
+    found = ctypes.c_int()
+    _libc.prctl(_PR_GET_PDEATHSIG, ctypes.byref(found), 0, 0, 0)
+    return found.value
 
 
 def _check_no_way_back(uid: int) -> None:

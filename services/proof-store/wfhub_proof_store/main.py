@@ -93,7 +93,7 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
             await service.serve_http(app, settings.http_listen, stop)
             consumer.cancel()
     finally:
-        await broker.stop()
+        await rpc.stop(broker)
         await engine.dispose()
         blobs.close()
     if not stop.why.startswith(ASKED_TO_STOP):

@@ -1,0 +1,127 @@
+"""Where things lie below the data directory.
+
+lock, users.lock     held by the running stack; shared by each `wfhub run` that uses it
+state.json           url, pid and token file of the running stack (no secret)
+credentials.json     every generated secret; the stack's own, 0600
+proof-key.pub        what proofs are checked with
+admin-token          the API token of the person who started it, 0600
+secrets/<service>/   what that service reads, owned by it, written anew at each start
+logs/<process>.log   what each process wrote
+postgres/ nats/ proofs/ signing/ <runner>/   each service's own data, 0700, owned by its uid
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    data: Path
+
+    @property
+    def name(self) -> str:
+        """Stable for this data directory; for files that others keep about the stack."""
+        return "local-" + hashlib.sha256(str(self.data.absolute()).encode()).hexdigest()[:12]
+
+    @property
+    def lock(self) -> Path:
+        return self.data / "lock"
+
+    @property
+    def users_lock(self) -> Path:
+        return self.data / "users.lock"
+
+    @property
+    def state(self) -> Path:
+        return self.data / "state.json"
+
+    @property
+    def credentials(self) -> Path:
+        return self.data / "credentials.json"
+
+    @property
+    def admin_token(self) -> Path:
+        return self.data / "admin-token"
+
+    @property
+    def postgres(self) -> Path:
+        return self.data / "postgres"
+
+    @property
+    def nats(self) -> Path:
+        return self.data / "nats"
+
+    @property
+    def proofs(self) -> Path:
+        return self.data / "proofs"
+
+    @property
+    def signing(self) -> Path:
+        return self.data / "signing"
+
+    @property
+    def signing_key(self) -> Path:
+        return self.signing / "key.pem"
+
+    @property
+    def public_key(self) -> Path:
+        """The proof-store's public key for everyone; the private one's folder is closed."""
+        return self.data / "proof-key.pub"
+
+    def home(self, process: str) -> Path:
+        return self.data / process
+
+    def secrets(self, process: str) -> Path:
+        return self.data / "secrets" / process
+
+    def log(self, process: str) -> Path:
+        return self.data / "logs" / f"{process}.log"
+
+    def make(self) -> None:
+        """Folders that services pass through but may not list; one that is there already keeps
+        its mode, since it may be anybody's. Raises: SystemExit."""
+        try:
+            self.data.mkdir(parents=True, exist_ok=True, mode=0o755)
+            (self.data / "secrets").mkdir(exist_ok=True, mode=0o711)
+            (self.data / "logs").mkdir(exist_ok=True, mode=0o700)
+        except OSError as e:
+            raise SystemExit(
+                f"cannot use {self.data} as data directory: {e.strerror}; choose another with"
+                " --data or WFHUB_DATA"
+            ) from e
+
+
+def private_folder(path: Path, uid: int) -> Path:
+    """A folder of one uid and no other. What lies in it is handed over too: it may have been made
+    by an earlier start as another user."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if os.geteuid() == 0:
+        for entry in (path, *path.iterdir()):
+            if entry.lstat().st_uid != uid:
+                _give(entry, uid)
+    os.chmod(path, 0o700)
+    return path
+
+
+def _give(top: Path, uid: int) -> None:
+    os.lchown(top, uid, uid)
+    if top.is_symlink() or not top.is_dir():
+        return
+    for folder, folders, files in os.walk(top):
+        for name in (*folders, *files):
+            os.lchown(os.path.join(folder, name), uid, uid)
+
+
+def private_file(path: Path, content: str, uid: int) -> Path:
+    """Written in full or not at all; never readable by another uid, not even for a moment."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        if os.geteuid() == 0:
+            os.fchown(descriptor, uid, uid)
+        file.write(content)
+    new.replace(path)
+    return path

@@ -1,0 +1,237 @@
+"""The five services as data: module, uid, environment, and how to see that each is up.
+
+What a service need not know it is not given: the gateway alone has provider keys, the proof-store
+alone the signing key, and each has its own NATS user, database role and service token.
+"""
+
+import contextlib
+import http.client
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wfhub_common import subjects
+from wfhub_common.httpauth import token_sha256
+
+from wfhub_local import ports
+from wfhub_local.credentials import Credentials, hand_over
+from wfhub_local.layout import Layout, private_folder
+from wfhub_local.processes import Process
+from wfhub_local.servers import uid_of
+from wfhub_local.settings import GATEWAY_VARIABLES, NETWORK_VARIABLES, Options, picked
+
+READYZ_S_MAX = 1.0
+RUNNER = "runner"
+
+MODULES = {
+    subjects.SCHEDULER: "wfhub_scheduler.main",
+    subjects.PROOF_STORE: "wfhub_proof_store.main",
+    subjects.GATEWAY: "wfhub_llm_gateway.main",
+    subjects.API: "wfhub_api.main",
+    RUNNER: "wfhub_agent_runner.main",
+}
+HTTP_SERVICES = (subjects.PROOF_STORE, subjects.GATEWAY, subjects.API)
+
+
+@dataclass(frozen=True)
+class Where:
+    """What the services are told about each other."""
+
+    nats_url: str
+    nats_users: bool  # False: an external server, which has the users its operator gave it
+    database_urls: Mapping[str, str]  # service → URL, with its role's password
+    listeners: Mapping[str, int]  # HTTP service → descriptor of its listening socket
+    http_ports: Mapping[str, int]
+
+    def http_url(self, service: str) -> str:
+        return f"http://{ports.HOST}:{self.http_ports[service]}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that any service's process is described from."""
+
+    options: Options
+    layout: Layout
+    credentials: Credentials
+    where: Where
+    user_env: Mapping[str, str]
+    root: bool
+
+
+@dataclass(frozen=True)
+class Own:
+    """What is one service's own, beyond what all get."""
+
+    env: Mapping[str, str]
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()  # made, its uid's alone
+    visible: tuple[Path, ...] = ()
+    writable: tuple[Path, ...] = ()
+
+
+def all_of(s: Setting) -> list[Process]:
+    """In the order they are started in."""
+    return [
+        _process(s, subjects.SCHEDULER, scheduler(s)),
+        _process(s, subjects.PROOF_STORE, proof_store(s)),
+        _process(s, subjects.GATEWAY, gateway(s)),
+        _process(s, subjects.API, api(s)),
+        *(runner_process(s, number) for number in range(1, s.options.runners + 1)),
+    ]
+
+
+def scheduler(s: Setting) -> Own:
+    public_key = s.layout.public_key
+    return Own(env={"PROOF_PUBLIC_KEY_FILE": str(public_key)}, visible=(public_key,))
+
+
+def proof_store(s: Setting) -> Own:
+    root = Path(s.user_env.get("PROOFS_ROOT") or s.layout.proofs)
+    return Own(
+        env={"PROOFS_ROOT": str(root), "SIGNING_KEY_FILE": str(s.layout.signing_key)},
+        secrets={"SERVICE_TOKENS_FILE": s.credentials.accepted()},
+        folders=(root, s.layout.signing),
+    )
+
+
+def gateway(s: Setting) -> Own:
+    given = picked(s.user_env, GATEWAY_VARIABLES)
+    for name in ("LLM_CASSETTE", "LLM_RECORD"):
+        if name in given:  # its working directory is another
+            given[name] = str(Path(given[name]).absolute())
+    spool = s.layout.home("gateway")
+    return Own(
+        env={
+            **picked(s.user_env, NETWORK_VARIABLES),
+            **given,
+            "PROOFS_URL": s.where.http_url(subjects.PROOF_STORE),
+            "GATEWAY_SPOOL": str(spool),
+        },
+        folders=(spool,),
+        visible=tuple(Path(given[name]) for name in ("LLM_CASSETTE",) if name in given),
+        writable=(_recording(Path(given["LLM_RECORD"]), s),) if "LLM_RECORD" in given else (),
+    )
+
+
+def _recording(file: Path, s: Setting) -> Path:
+    """The gateway may not make files in the user's folders, so the file is made for it."""
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        if s.root:
+            os.fchown(descriptor, uid_of(subjects.GATEWAY), uid_of(subjects.GATEWAY))
+        os.close(descriptor)
+    return file
+
+
+def api(s: Setting) -> Own:
+    return Own(
+        env={"PROOFS_URL": s.where.http_url(subjects.PROOF_STORE)},
+        secrets={"ADMIN_TOKEN_SHA256": token_sha256(s.credentials.admin_token)},
+    )
+
+
+def runner_process(s: Setting, number: int) -> Process:
+    runner_id = s.credentials.runner_ids[number - 1]
+    name = f"{RUNNER}-{number}"
+    home = s.layout.home(name)
+    ready = home / "ready"
+    workspaces = picked(s.user_env, ("WORKSPACE_ROOT",))
+    own = Own(
+        env={
+            **picked(s.user_env, NETWORK_VARIABLES),
+            **workspaces,
+            "RUNNER_ID": runner_id,
+            "RUNNER_NAME": name,
+            "RUNNER_SLOTS": str(s.options.slots),
+            "RUNNER_HOME": str(home),
+            "HOME": str(home),
+            "TOOLCHAINS": ":".join(str(path) for path in toolchains(s.options.toolchains)),
+            "FILE_REPOS": "1" if s.options.file_repos else "0",
+            "PROOFS_URL": s.where.http_url(subjects.PROOF_STORE),
+            "GATEWAY_URL": s.where.http_url(subjects.GATEWAY),
+            "READY_FILE": str(ready),
+            **({"RUNNER_UID": str(uid_of(RUNNER))} if s.root else {}),
+        },
+        folders=(home,),
+    )
+    return _process(s, RUNNER, own, name=name, sender=runner_id, ready_file=ready)
+
+
+def toolchains(asked: tuple[Path, ...]) -> list[Path]:
+    """The scripts that start an agent inside the sandbox need a Python: this one's, where the
+    system's folders, which are always there, do not have it."""
+    own = Path(sys.base_prefix)
+    return [*([] if own.is_relative_to("/usr") else [own]), *asked]
+
+
+def _process(
+    s: Setting,
+    service: str,
+    own: Own,
+    *,
+    name: str = "",
+    sender: str = "",
+    ready_file: Path | None = None,
+) -> Process:
+    name, sender = name or service, sender or service
+    uid = uid_of(service)
+    folder = private_folder(s.layout.secrets(name), uid)
+    for path in own.folders:
+        private_folder(path, uid)
+    secrets = {
+        "NATS_URL": s.where.nats_url,
+        "SERVICE_TOKEN": s.credentials.tokens[sender],
+        **own.secrets,
+    }
+    env: dict[str, str] = dict(own.env)
+    descriptors: tuple[int, ...] = ()
+    if s.where.nats_users:
+        env["NATS_USER"], secrets["NATS_PASSWORD"] = sender, s.credentials.nats[sender]
+    if service in s.where.database_urls:
+        secrets["DATABASE_URL"] = s.where.database_urls[service]
+    if service in s.where.listeners:
+        descriptors = (s.where.listeners[service],)
+        env["HTTP_LISTEN"] = f"fd:{descriptors[0]}"
+    drops_itself = service == RUNNER and s.root  # after it has forked a helper that stays root
+
+    def clear() -> None:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+
+    return Process(
+        name=name,
+        argv=(sys.executable, "-P", "-m", MODULES[service]),  # -P: import nothing from the cwd
+        log=s.layout.log(name),
+        uid=0 if drops_itself else uid,
+        env={**env, **hand_over(folder, uid, secrets)},
+        visible=(folder, *own.visible),
+        writable=(*own.folders, *own.writable),
+        descriptors=descriptors,
+        before=clear,
+        is_up=_probe(s, service, ready_file),
+    )
+
+
+def _probe(s: Setting, service: str, ready_file: Path | None) -> Callable[[], bool]:
+    if ready_file is not None:
+        return ready_file.exists
+    if service in s.where.http_ports:
+        port = s.where.http_ports[service]
+        return lambda: answers_ready(port)
+    return lambda: True  # the scheduler: that a runner could register is the sign
+
+
+def answers_ready(port: int) -> bool:
+    """The stack holds the listening socket, so a service that is not there yet does not refuse:
+    it just does not answer."""
+    connection = http.client.HTTPConnection(ports.HOST, port, timeout=READYZ_S_MAX)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

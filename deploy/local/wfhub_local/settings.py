@@ -1,0 +1,66 @@
+"""What `wfhub up` was asked for, and the part of the user's environment that services may see.
+
+Nothing else of the environment reaches a service: a key in the shell of whoever starts the stack
+is not a key that an agent should find.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PORT = 8642
+RUNNERS_MAX = 64
+SLOTS_MAX = 256
+
+GATEWAY_VARIABLES = (
+    "LLM_PROVIDER",
+    "LLM_BASE_URL",
+    "LLM_MODEL",
+    "LLM_CASSETTE",
+    "LLM_RECORD",
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "OLLAMA_HOST",
+)
+# How the gateway reaches a provider and a runner reaches a repository.
+NETWORK_VARIABLES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    data: Path
+    port: int = PORT  # 0: any free one
+    nats_url: str = ""  # empty: embedded
+    database_url: str = ""  # empty: embedded
+    runners: int = 1
+    slots: int = 2  # attempts at once in one runner
+    toolchains: tuple[Path, ...] = ()
+    file_repos: bool = True
+
+
+def default_data(env: Mapping[str, str], *, root: bool) -> Path:
+    """Where a stack keeps everything when no --data is given."""
+    if env.get("WFHUB_DATA"):
+        return Path(env["WFHUB_DATA"]).expanduser().absolute()
+    if root:
+        return Path("/var/lib/wfhub")
+    home = env.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(home) / "wfhub"
+
+
+def picked(env: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
+    return {name: env[name] for name in names if env.get(name)}
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0

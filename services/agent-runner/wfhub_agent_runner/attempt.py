@@ -1,0 +1,322 @@
+"""One agent attempt, from lease to completion.
+
+workspace → agent in a sandbox → commit made outside it → verification on a clean checkout →
+artifacts to the proof-store, with receipts → Complete. Each step is told to the scheduler.
+Whatever ends it early, its logs and what it changed are kept as artifacts, its processes are
+gone, and its writable layer is removed.
+Raises: nothing; an attempt always ends in a Complete, or in silence when its lease was lost.
+"""
+
+import asyncio
+import errno
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from faststream.nats import NatsBroker
+from wfhub_common import limits, messages, subjects
+from wfhub_common.errors import LeaseLost, Rejected, WfhubError
+from wfhub_common.log import get_logger
+from wfhub_common.messages import AttemptState, Verdict, VerdictStatus
+
+from wfhub_agent_runner import outcomes
+from wfhub_agent_runner.agents import table
+from wfhub_agent_runner.delivery import Delivery
+from wfhub_agent_runner.gitwork.workspaces import About, BaseCheckout, Lease, Snapshot, Workspaces
+from wfhub_agent_runner.leases import Held
+from wfhub_agent_runner.logs import AttemptLog
+from wfhub_agent_runner.relay import GatewayRelay
+from wfhub_agent_runner.sandbox import port
+from wfhub_agent_runner.scheduler_link import SchedulerLink
+from wfhub_agent_runner.spool import Item, Spool
+from wfhub_agent_runner.toolchains import Toolchains
+from wfhub_agent_runner.verification import verify
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every attempt of this runner works with."""
+
+    runner_id: str
+    broker: NatsBroker
+    link: SchedulerLink
+    workspaces: Workspaces
+    sandbox: port.Sandbox
+    spool: Spool
+    delivery: Delivery
+    toolchains: Toolchains
+    python: str  # an interpreter inside every sandbox
+    gateway_url: str
+    secrets: tuple[str, ...]  # of this process: masked in every log
+    scratch: Path
+
+
+@dataclass
+class Evidence:
+    """What was observed so far; becomes RunnerObservations and the artifacts."""
+
+    started_at: str
+    artifacts: dict[str, tuple[Path, str]] = field(default_factory=dict)  # name → file, type
+    agent_argv: tuple[str, ...] = ()
+    agent_outcome: str = ""
+    base: BaseCheckout | None = None
+    snapshot: Snapshot | None = None
+    verdict: Verdict = field(default_factory=lambda: Verdict(status=VerdictStatus.NONE))
+    base_verdict: Verdict | None = None
+
+
+class AgentAttempt:
+    def __init__(self, parts: Parts, assignment: messages.Assignment, held: Held) -> None:
+        self._parts = parts
+        self._assigned = assignment
+        self._spec = assignment.spec
+        self._held = held
+        self._evidence = Evidence(started_at=_now())
+        self._at = subjects.AttemptSubject(
+            parts.runner_id, assignment.project_id, assignment.task_id, assignment.attempt_id
+        )
+
+    async def run(self) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                scratch = Path(
+                    stack.enter_context(tempfile.TemporaryDirectory(dir=self._parts.scratch))
+                )
+                decision = await self._decided(stack, scratch)
+                if self._held.lost:
+                    raise LeaseLost("lease-lost", "the scheduler gave the task to another attempt")
+                await self._finish(decision)
+        except LeaseLost as e:
+            log.warning("attempt dropped", attempt_id=self._held.attempt_id, reason=e.message)
+
+    async def _decided(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
+        """Run the steps; an error that names its cause becomes the decision."""
+        try:
+            return await self._steps(stack, scratch)
+        except LeaseLost:
+            raise
+        except Rejected as e:
+            return outcomes.Decision(AttemptState.FAILED, e.code, e.message, retryable=False)
+        except WfhubError as e:
+            return outcomes.Decision(AttemptState.FAILED, e.code, e.message)
+        except OSError as e:
+            if e.errno in {errno.ENOSPC, errno.EDQUOT}:
+                where = e.filename or self._parts.scratch
+                message = f"the runner's disk is full ({where}); free space under RUNNER_HOME"
+                return outcomes.Decision(AttemptState.FAILED, "disk-full", message)
+            log.exception("attempt failed", attempt_id=self._held.attempt_id)
+            return outcomes.Decision(AttemptState.FAILED, "runner-error", f"{e}")
+        except Exception as e:
+            log.exception("attempt failed", attempt_id=self._held.attempt_id)
+            return outcomes.Decision(
+                AttemptState.FAILED, "runner-error", f"unexpected error in the runner: {e!r}"
+            )
+
+    async def _steps(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
+        parts, spec, evidence = self._parts, self._spec, self._evidence
+        plan = table.plan(spec.agent, prompt=spec.prompt, python=parts.python)
+        evidence.agent_argv = plan.argv
+        await self._step("started", state=AttemptState.RUNNING, runner_id=parts.runner_id)
+
+        base = evidence.base = await parts.workspaces.prepare(spec.repo, spec.base)
+        await self._step("workspace-ready", base_commit=base.commit, ref=base.ref)
+        lease = await parts.workspaces.lease(base, self._assigned.attempt_id)
+        stack.push_async_callback(parts.workspaces.release, lease)
+        if spec.verify_base and spec.verify:
+            evidence.base_verdict = await self._verified(scratch, lease, None, kind="base-verify")
+            await self._step("base-verified", status=evidence.base_verdict.status.value)
+
+        ran, traffic = await self._agent(scratch, plan, lease)
+        evidence.agent_outcome = port.described(ran.outcome)
+        await self._step(
+            "agent-finished",
+            outcome=evidence.agent_outcome,
+            duration_ms=ran.duration_ms,
+            model_requests=traffic.requests,
+        )
+
+        about = About(
+            task_id=self._assigned.task_id,
+            attempt_id=self._assigned.attempt_id,
+            title=spec.title,
+            prompt=spec.prompt,
+            when=datetime.now(UTC),
+        )
+        snapshot = evidence.snapshot = await parts.workspaces.snapshot(lease, about)
+        if snapshot is not None:
+            self._keep_snapshot(snapshot)
+            await self._step("committed", commit=snapshot.commit, changes=snapshot.changes_total)
+        early = outcomes.of_agent_run(
+            ran.outcome,
+            changed=snapshot is not None,
+            traffic=traffic,
+            has_verification=bool(spec.verify),
+        )
+        if early is not None or snapshot is None:
+            assert early is not None
+            return early
+
+        if spec.verify:
+            await self._step(
+                "verify-started", state=AttemptState.VERIFYING, commands=len(spec.verify)
+            )
+            evidence.verdict = await self._verified(scratch, lease, snapshot, kind="verify")
+            await self._step("verify-finished", status=evidence.verdict.status.value)
+        if self._held.cancel.is_set():
+            return outcomes.Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")
+        return outcomes.of_verdict(evidence.verdict)
+
+    async def _agent(
+        self, scratch: Path, plan: table.AgentPlan, lease: Lease
+    ) -> tuple[port.SandboxResult, outcomes.ModelTraffic]:
+        parts, spec = self._parts, self._spec
+        await self._step(
+            "agent-started",
+            agent="command" if spec.agent.argv else spec.agent.name,
+            model=spec.agent.model or "",
+        )
+        relay = GatewayRelay(
+            socket_path=scratch / "gateway.sock",
+            gateway_url=parts.gateway_url,
+            token=self._assigned.token,
+        )
+        async with relay, self._log(scratch, "agent") as agent_log:
+            sandbox_spec = port.SandboxSpec(
+                argv=plan.argv,
+                lower=lease.layers.lower_dirs[0],
+                extra_lowers=lease.layers.lower_dirs[1:],
+                upper=lease.layers.upper,
+                work=lease.layers.work,
+                limits=spec.limits,
+                wall_s=spec.limits.run_s,
+                env={**parts.toolchains.env, **plan.env},
+                binds=parts.toolchains.binds,
+                files=plan.files,
+                gateway_socket=relay.socket_path,
+            )
+            ran = await parts.sandbox.run(
+                sandbox_spec, on_output=agent_log.write, cancel=self._held.cancel
+            )
+        traffic = outcomes.ModelTraffic(relay.requests, relay.answered, relay.last_error)
+        return ran, traffic
+
+    async def _verified(
+        self, scratch: Path, lease: Lease, result: Snapshot | None, *, kind: str
+    ) -> Verdict:
+        """On a clean checkout of the result, or of the base."""
+        parts, spec = self._parts, self._spec
+        checkout = await parts.workspaces.clean(lease, kind, result)
+        async with self._log(scratch, kind) as out:
+            return await verify(
+                spec.verify,
+                checkout,
+                sandbox=parts.sandbox,
+                limits=spec.limits,
+                env=parts.toolchains.env,
+                binds=parts.toolchains.binds,
+                log=out,
+                log_name=f"{kind}.log",
+                cancel=self._held.cancel,
+            )
+
+    @asynccontextmanager
+    async def _log(self, scratch: Path, kind: str) -> AsyncIterator[AttemptLog]:
+        path = scratch / f"{kind}.log"
+        secrets = (*self._parts.secrets, self._assigned.token)
+        async with AttemptLog(
+            kind, path, at=self._at, broker=self._parts.broker, secrets=secrets
+        ) as attempt_log:
+            yield attempt_log
+        self._evidence.artifacts[f"{kind}.log"] = (path, "text/plain; charset=utf-8")
+
+    def _keep_snapshot(self, snapshot: Snapshot) -> None:
+        artifacts = self._evidence.artifacts
+        artifacts["result.patch"] = (snapshot.patch, "text/x-diff")
+        artifacts[messages.BUNDLE_ARTIFACT] = (snapshot.bundle, "application/x-git-bundle")
+
+    async def _step(self, name: str, **fields: Any) -> None:
+        await self._parts.link.step(self._held, name, **fields)
+
+    async def _finish(self, decision: outcomes.Decision) -> None:
+        """Artifacts, receipts, completion. A cancel that comes now is the scheduler's to weigh."""
+        receipts = await self._delivered()
+        observed = self._observed()
+        done = await self._parts.link.complete(
+            self._held,
+            messages.Complete(
+                attempt_id=self._held.attempt_id,
+                outcome=decision.outcome,
+                reason=decision.reason[:200],
+                message=decision.message[: limits.MESSAGE_CHARS_MAX],
+                retryable=decision.retryable,
+                receipts=receipts,
+                observed=observed,
+            ),
+        )
+        log.info(
+            "attempt completed",
+            attempt_id=self._held.attempt_id,
+            outcome=decision.outcome.value,
+            reason=decision.reason,
+            task_state=done.task_state.value,
+        )
+
+    async def _delivered(self) -> tuple[messages.Receipt, ...]:
+        items: list[Item] = []
+        for name, (path, media_type) in self._evidence.artifacts.items():
+            items.append(
+                await asyncio.to_thread(
+                    self._parts.spool.put,
+                    path,
+                    project_id=self._assigned.project_id,
+                    task_id=self._assigned.task_id,
+                    attempt_id=self._assigned.attempt_id,
+                    name=name,
+                    media_type=media_type,
+                )
+            )
+        delivering = asyncio.create_task(self._parts.delivery.deliver(items))
+        dropped = asyncio.create_task(self._held.dropped.wait())
+        try:
+            await asyncio.wait({delivering, dropped}, return_when=asyncio.FIRST_COMPLETED)
+            if not delivering.done():
+                raise LeaseLost("lease-lost", "the lease was lost before the artifacts arrived")
+            return delivering.result()
+        finally:
+            delivering.cancel()
+            dropped.cancel()
+
+    def _observed(self) -> messages.RunnerObservations:
+        evidence, spec = self._evidence, self._spec
+        snapshot, base = evidence.snapshot, evidence.base
+        changes = snapshot.changes if snapshot else ()
+        return messages.RunnerObservations(
+            runner_id=self._parts.runner_id,
+            agent="command" if spec.agent.argv else spec.agent.name,
+            agent_argv=evidence.agent_argv,
+            model=spec.agent.model,
+            agent_outcome=evidence.agent_outcome,
+            base_commit=base.commit if base else "",
+            base_tree=base.tree if base else "",
+            commit=snapshot.commit if snapshot else "",
+            tree=snapshot.tree if snapshot else "",
+            changes=changes,
+            changes_total=snapshot.changes_total if snapshot else 0,
+            tests_changed=outcomes.tests_changed([change.path for change in changes]),
+            verdict=evidence.verdict,
+            base_verdict=evidence.base_verdict,
+            sandbox=self._parts.sandbox.describe(),
+            workspace={"kind": "git", "ref": base.ref} if base else {},
+            started_at=evidence.started_at,
+            finished_at=_now(),
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,129 @@
+"""The broker: a small root process that starts access helpers as the owners of repositories.
+
+The runner starts it while it is still root (`start`), then drops its uid; afterwards all it can do
+is to send the broker one end of a socket over the inherited one. The broker forks; the child reads
+the request, finds the repository, becomes its owner for good and answers (access.answer).
+A repository that root owns is opened as root only where no one else could have put it there.
+The broker ends when the runner's end closes. The policy is the broker's, not the request's.
+"""
+
+import os
+import pwd
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from wfhub_common.errors import Rejected, WfhubError
+
+from wfhub_agent_runner.gitwork import access
+from wfhub_agent_runner.gitwork.location import Layout, Policy, locate
+
+CHILDREN_MAX = 16
+_NOBODY = 65534
+_WRITTEN = ("objects", "objects/pack", "refs", "refs/heads", "refs/heads/wfhub", "refs/wfhub")
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def start(policy: Policy) -> socket.socket:
+    """Start the broker; the socket is what RepoAccess.over_socket takes. Call as root."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        module = "wfhub_agent_runner.gitwork.access_broker"
+        broker = subprocess.Popen(
+            [sys.executable, "-I", "-m", module, str(theirs.fileno()), policy.to_json()],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,  # a terminal's Ctrl-C reaches the runner, which closes us
+        )
+    _started.append(broker)  # it ends by itself; nothing waits for it
+    return ours
+
+
+def main() -> None:
+    policy = Policy.from_json(sys.argv[2])
+    with socket.socket(fileno=int(sys.argv[1])) as requests:
+        requests.set_inheritable(False)
+        serve(requests, policy)
+
+
+def serve(requests: socket.socket, policy: Policy) -> None:
+    children: set[int] = set()
+    while True:
+        message, fds, _, _ = socket.recv_fds(requests, 16, 4)
+        if not message and not fds:
+            return
+        while len(children) >= CHILDREN_MAX:
+            children.discard(os.wait()[0])
+        for fd in fds:
+            if pid := os.fork():
+                children.add(pid)
+            else:
+                requests.close()
+                _child(fd, policy)
+            os.close(fd)
+        while children and (ended := os.waitpid(-1, os.WNOHANG)[0]):
+            children.discard(ended)
+
+
+def _child(fd: int, policy: Policy) -> None:
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        access.confine(policy.timeout_s)
+        with os.fdopen(os.dup(fd), "rb") as reader, os.fdopen(fd, "wb") as writer:
+            request = access.read_request(reader)
+            try:
+                become(owner(locate(str(request.get("repo", "")), policy)))
+            except WfhubError as e:
+                access.refuse(e, reader, writer)
+            else:
+                access.answer(request, reader, writer, policy)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def owner(layout: Layout) -> int:
+    """The uid that may act on this repository. Raises: Rejected (`repo-forbidden`)."""
+    uid = layout.common.stat().st_uid
+    if uid == 0:
+        for path in (layout.gitdir, *(layout.common / part for part in _WRITTEN)):
+            if path.exists():
+                _check_roots_own(path.resolve())
+    return uid
+
+
+def _check_roots_own(path: Path) -> None:
+    """Root's alone, all the way up: else another user could swap what root is about to write."""
+    for folder in (path, *path.parents):
+        found = folder.stat()
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        if found.st_uid != 0 or shared:
+            raise Rejected(
+                "repo-forbidden",
+                f"root owns this repository but others may write {folder}; give the repository"
+                " to the user who works in it (chown -R)",
+            )
+
+
+def become(uid: int) -> None:
+    """Drop to `uid`, for good, with the user's own group and no other."""
+    if uid != os.geteuid():
+        try:
+            gid = pwd.getpwuid(uid).pw_gid
+        except KeyError:
+            gid = _NOBODY
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    os.chdir("/")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Base checkouts, leases on them, snapshots of them: the blocking half of `workspaces`.
+
+attempts/<attempt id>/
+    objects/            the attempt's own objects, the mirror as their alternate
+    <name>/{upper,work} a writable layer for each run (agent, verify, base)
+    <name>/copy         instead, where overlays are not possible
+    result/             the overlay layer that is the difference from base to result
+    result.bundle, result.patch
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dulwich.object_store import DiskObjectStore
+from dulwich.objects import ObjectID
+from wfhub_common.limits import CHANGES_LISTED_MAX
+from wfhub_common.messages import Change
+
+from wfhub_agent_runner.gitwork import bundle, changes, checkout, commit, gitdir, patch, walk
+from wfhub_agent_runner.gitwork.mirror import Mirror
+from wfhub_agent_runner.gitwork.names import shown
+from wfhub_agent_runner.gitwork.removal import remove_tree
+
+AGENT = "agent"  # the name of the layers the agent works in
+
+
+@dataclass(frozen=True)
+class BaseCheckout:
+    """A commit, checked out read-only and shared by all attempts on it. `ref`: what it was asked
+    by, resolved, or empty for an id. `lower_dirs`: bottom first."""
+
+    repo: str
+    commit: str
+    tree: str
+    ref: str
+    mirror: Mirror
+    lower_dirs: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What one sandbox mounts: lower dirs (bottom first) with upper and work, or `copy`."""
+
+    lower_dirs: tuple[Path, ...]
+    upper: Path
+    work: Path
+    copy: Path | None = None
+
+
+@dataclass(frozen=True)
+class Lease:
+    attempt_id: str
+    base: BaseCheckout
+    folder: Path
+    layers: Layers  # the agent's
+    copies: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The result of an attempt. `changes` lists at most CHANGES_LISTED_MAX of `changes_total`."""
+
+    commit: str
+    tree: str
+    changes: tuple[Change, ...]
+    changes_total: int
+    bundle: Path
+    patch: Path
+
+
+def base_folder(home: Path, mirror: Mirror, oid: str) -> Path:
+    return home / "trees" / mirror.name / oid
+
+
+def check_out(home: Path, mirror: Mirror, oid: str) -> tuple[Path, ...]:
+    """The tree and its throw-away .git, made once; the rename makes it complete or absent."""
+    folder = base_folder(home, mirror, oid)
+    if not folder.exists():
+        fresh = folder.with_name(f".fresh-{secrets.token_hex(8)}")
+        for part in ("tree", "gitdir"):
+            (fresh / part).mkdir(parents=True)
+            (fresh / part).chmod(0o755)
+        try:
+            with mirror.store() as store:
+                base = ObjectID(oid.encode())
+                tree = walk.commit(store, base).tree
+                written = checkout.write_tree(store, tree, fresh / "tree")
+                gitdir.write_base(store, base, written, fresh / "gitdir")
+            try:
+                fresh.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was first
+                    raise
+        finally:
+            remove_tree(fresh)
+    with suppress(FileNotFoundError):  # evicted this moment; a lease makes it again
+        os.utime(folder)
+    return (folder / "tree", folder / "gitdir")
+
+
+def lease(home: Path, base: BaseCheckout, attempt_id: str, *, copies: bool) -> Lease:
+    folder = home / "attempts" / attempt_id
+    remove_tree(folder)
+    folder.mkdir(parents=True, mode=0o700)
+    objects = folder / "objects"
+    DiskObjectStore.init(objects).close()
+    layers = _layers(folder / AGENT, base.lower_dirs, copies=copies)
+    return Lease(attempt_id, base, folder, layers, copies)
+
+
+def _layers(folder: Path, lower_dirs: tuple[Path, ...], *, copies: bool) -> Layers:
+    remove_tree(folder)
+    upper, work, copy = folder / "upper", folder / "work", folder / "copy"
+    folder.mkdir()
+    if not copies:
+        upper.mkdir(mode=0o755)
+        work.mkdir(mode=0o700)
+        return Layers(lower_dirs, upper, work)
+    for lower in lower_dirs:
+        shutil.copytree(lower, copy, symlinks=True, dirs_exist_ok=True)
+    return Layers((), upper, work, copy)
+
+
+@contextmanager
+def _store(lease: Lease) -> Iterator[DiskObjectStore]:
+    store = DiskObjectStore(lease.folder / "objects", alternates=[lease.base.mirror.objects])
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def snapshot(lease: Lease, about: commit.About) -> Snapshot | None:
+    base, base_tree = ObjectID(lease.base.commit.encode()), ObjectID(lease.base.tree.encode())
+    with _store(lease) as store:
+        if lease.layers.copy:
+            tree = changes.read(store, base_tree, lease.layers.copy, whole=True)
+        else:
+            tree = changes.read(store, base_tree, lease.layers.upper)
+        if tree == base_tree:
+            return None
+        made = commit.build(tree, base, about)
+        store.add_object(made)
+        bundle_path, patch_path = lease.folder / "result.bundle", lease.folder / "result.patch"
+        with bundle_path.open("wb") as f:
+            bundle.write(f, store, base=base, commit=made.id, ref=about.branch_ref)
+        patch_path.write_bytes(patch.text(store, base_tree, tree))
+        listed = [_change(delta) for delta in walk.deltas(store, base_tree, tree)]
+    return Snapshot(
+        made.id.decode(),
+        tree.decode(),
+        tuple(listed[:CHANGES_LISTED_MAX]),
+        len(listed),
+        bundle_path,
+        patch_path,
+    )
+
+
+def _change(delta: walk.Delta) -> Change:
+    kind = "added" if delta.old is None else "deleted" if delta.new is None else "modified"
+    return Change.model_validate({"path": shown(delta.path), "change": kind})
+
+
+def clean(lease: Lease, name: str, result: Snapshot | None) -> Layers:
+    """A fresh writable layer on a clean checkout of the result, or of the base."""
+    if result is None:
+        return _layers(lease.folder / name, lease.base.lower_dirs, copies=lease.copies)
+    if lease.copies or not checkout.can_write_deltas(lease.folder):
+        lowers: tuple[Path, ...] = (_whole_result(lease, result),)
+    else:
+        lowers = (*lease.base.lower_dirs, _result_layer(lease, result))
+    return _layers(lease.folder / name, lowers, copies=lease.copies)
+
+
+def _result_layer(lease: Lease, result: Snapshot) -> Path:
+    into = lease.folder / "result"
+    remove_tree(into)
+    into.mkdir(mode=0o755)
+    base, made = ObjectID(lease.base.commit.encode()), ObjectID(result.commit.encode())
+    with _store(lease) as store:
+        written = checkout.write_delta(
+            store, ObjectID(lease.base.tree.encode()), ObjectID(result.tree.encode()), into
+        )
+        below = lease.base.lower_dirs[-1]
+        gitdir.write_result(store, base, made, written, below=below, into=into)
+    return into
+
+
+def _whole_result(lease: Lease, result: Snapshot) -> Path:
+    into = lease.folder / "result"
+    remove_tree(into)
+    into.mkdir(mode=0o755)
+    with _store(lease) as store:
+        written = checkout.write_tree(store, ObjectID(result.tree.encode()), into)
+        gitdir.write_base(store, ObjectID(result.commit.encode()), written, into)
+    return into

@@ -1,0 +1,31 @@
+"""Named limits of the git side; the unit is the last word of each name.
+
+They bound what a hostile repository or agent can make the runner do, not what is usual.
+"""
+
+MIB = 1024**2
+GIB = 1024**3
+
+REQUEST_BYTES_MAX = 64 * 1024  # the JSON line that asks the access helper for something
+PACK_BYTES_MAX = 2 * GIB  # of a fetched pack or a bundle (limits.BLOB_BYTES_MAX)
+ACCESS_TIMEOUT_S = 600.0  # one request to a user's repository
+ACCESS_MEMORY_BYTES_MAX = 4 * GIB  # private memory of the helper; mapped packs do not count
+LOCK_WAIT_S = 5.0  # for a ref that another writer has locked
+HAVES_MAX = 16  # commits a mirror offers as known; the source uses the first it knows
+
+DEPTH_MAX = 200  # folders within folders: one open directory each
+FILES_MAX = 1_000_000  # of one checkout
+CHECKOUT_BYTES_MAX = 20 * GIB
+CHANGED_FILES_MAX = 100_000  # by one attempt
+CHANGED_BYTES_MAX = 1 * GIB
+FILE_BYTES_MAX = 256 * MIB  # a changed file is held in memory once
+
+GITIGNORE_BYTES_MAX = 1 * MIB
+GITIGNORE_RULES_MAX = 5000
+
+PATCH_BYTES_MAX = 4 * MIB  # the patch is for people; the bundle has everything
+PATCH_FILE_BYTES_MAX = 256 * 1024
+PATCH_FILE_LINES_MAX = 5000
+PATCH_S_MAX = 10.0
+
+TREES_KEPT_MAX = 16  # base checkouts kept for the next attempt

@@ -1,0 +1,173 @@
+"""Where a task's repository lies: a path or file URL, allowed by policy, found on disk.
+
+`path_of` decides from the text alone; `locate` looks at the disk, resolves symbolic links and
+checks the policy again on what it found. No configuration of the repository is read here.
+Raises: Rejected (`repo-forbidden`, `scheme-unsupported`, `repo-not-found`,
+`repo-not-a-repository`).
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import unquote
+
+from wfhub_common.errors import Rejected
+
+from wfhub_agent_runner.gitwork import limits
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_HELPER = re.compile(r"[A-Za-z0-9]+::")
+_SCP_LIKE = re.compile(r"[^/]+:")
+_POINTER_BYTES_MAX = 4096 + 16  # a path in a `.git` or `commondir` file
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the operator allows. `roots` empty: repositories may lie anywhere."""
+
+    file_repos: bool = False
+    roots: tuple[str, ...] = ()
+    timeout_s: float = limits.ACCESS_TIMEOUT_S
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        values = json.loads(text)
+        return cls(**{**values, "roots": tuple(values["roots"])})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A repository on disk. The two differ for a linked worktree: its HEAD is in `gitdir`,
+    objects and branches are in `common`."""
+
+    gitdir: Path
+    common: Path
+
+
+def _forbidden(why: str) -> Rejected:
+    return Rejected("repo-forbidden", f"this repository may not be used: {why}")
+
+
+def path_of(repo: str, policy: Policy) -> str:
+    """The absolute, normalised path that `repo` names."""
+    if not repo or any(c < " " for c in repo):
+        raise _forbidden("its name is empty or has control characters")
+    if repo.startswith("-"):
+        raise _forbidden("its name begins with '-'")
+    if _HELPER.match(repo):
+        raise _forbidden("'<helper>::' addresses run programs")
+    if scheme := _SCHEME.match(repo):
+        if scheme[1].lower() != "file":
+            raise _unsupported(scheme[1])
+        host, slash, rest = repo[scheme.end() :].partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise _forbidden("a file URL is file:///absolute/path")
+        path = "/" + unquote(rest, errors="surrogateescape")
+    elif repo.startswith("/"):
+        path = repo
+    elif _SCP_LIKE.match(repo):
+        raise _unsupported("ssh")
+    else:
+        raise _forbidden("a path must be absolute")
+    if any(c < " " for c in path):
+        raise _forbidden("its name has control characters")
+    if not policy.file_repos:
+        raise _forbidden("paths and file URLs are off on this runner; set FILE_REPOS=1 to allow")
+    return os.path.normpath("/" + path.lstrip("/"))
+
+
+def _unsupported(scheme: str) -> Rejected:
+    return Rejected(
+        "scheme-unsupported",
+        f"{scheme.lower()} repositories are not supported yet; use a path or a file:// URL"
+        " on the runner's machine",
+        scheme=scheme.lower(),
+    )
+
+
+def locate(repo: str, policy: Policy) -> Layout:
+    path = Path(path_of(repo, policy))
+    found = _resolved(path, repo)
+    _check_roots(found, policy)
+    if not found.is_dir():
+        raise _not_a_repository(repo)
+    if _is_gitdir(found):
+        gitdir = found
+    elif (found / ".git").is_dir():
+        gitdir = _resolved(found / ".git", repo)
+    else:
+        gitdir = _pointer(found / ".git", found, b"gitdir: ", repo)
+    common = gitdir
+    if (gitdir / "commondir").is_file():
+        common = _pointer(gitdir / "commondir", gitdir, b"", repo)
+    _check_roots(gitdir, policy)
+    _check_roots(common, policy)
+    if not ((gitdir / "HEAD").exists() and _is_gitdir(common)):
+        raise _not_a_repository(repo)
+    return Layout(gitdir, common)
+
+
+def _is_gitdir(path: Path) -> bool:
+    return all(_stat_ok(path / part) for part in ("HEAD", "objects", "refs"))
+
+
+def _stat_ok(path: Path) -> bool:
+    return _guarded(lambda: path.exists() or path.is_symlink(), str(path))
+
+
+def _guarded(look: Callable[[], bool], shown: str) -> bool:
+    try:
+        return look()
+    except PermissionError as e:
+        raise _forbidden(f"the runner may not read {shown}; make it readable") from e
+
+
+def _resolved(path: Path, repo: str) -> Path:
+    try:
+        return path.resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise Rejected(
+            "repo-not-found",
+            f"there is no {repo!r} on the runner's machine; check the path",
+            repo=repo,
+        ) from e
+    except PermissionError as e:
+        raise _forbidden(f"the runner may not read {repo!r}; make it readable") from e
+    except (OSError, RuntimeError) as e:  # a loop of links, a name too long
+        raise Rejected("repo-not-found", f"{repo!r} cannot be opened: {e}", repo=repo) from e
+
+
+def _check_roots(path: Path, policy: Policy) -> None:
+    if policy.roots and not any(
+        path.is_relative_to(os.path.realpath(root)) for root in policy.roots
+    ):
+        raise _forbidden("it lies outside REPO_ROOTS")
+
+
+def _pointer(file: Path, base: Path, prefix: bytes, repo: str) -> Path:
+    """The folder that a `.git` or `commondir` file points to."""
+    try:
+        with file.open("rb") as f:
+            line = f.read(_POINTER_BYTES_MAX)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as e:
+        raise _not_a_repository(repo) from e
+    except PermissionError as e:
+        raise _forbidden(f"the runner may not read {repo!r}; make it readable") from e
+    if not line.startswith(prefix) or b"\0" in line:
+        raise _not_a_repository(repo)
+    return _resolved(base / os.fsdecode(line.removeprefix(prefix).rstrip(b"\r\n")), repo)
+
+
+def _not_a_repository(repo: str) -> Rejected:
+    return Rejected(
+        "repo-not-a-repository",
+        f"{repo!r} is not a git repository; give its top folder, or run git init in it",
+        repo=repo,
+    )

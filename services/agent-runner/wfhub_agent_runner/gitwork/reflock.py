@@ -1,0 +1,148 @@
+"""One ref, locked as git locks it (`<ref>.lock`, made exclusively), written without moving others.
+
+A publisher killed while it holds a lock must not block its own retry. So our lock file appears
+whole (hard link), says whose it is and is held by flock as long as its process lives: a lock of
+ours whose flock is free is stale and is removed. Locks of git are waited for, never removed.
+Raises: RetryLater (`ref-locked`), RefInTheWay.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dulwich.file import SharedPerm, adjust_shared_perm
+from dulwich.objects import ObjectID
+from wfhub_common.errors import RetryLater
+
+from wfhub_agent_runner.gitwork import limits, refs
+from wfhub_agent_runner.gitwork.location import Layout
+
+_MARK = b"wfhub-publish\n"
+_POLL_S = 0.05
+_FOLDER_RACES_MAX = 100
+
+
+class RefInTheWay(Exception):
+    """Another ref's name is a folder or a prefix of this one."""
+
+
+class LockedRef:
+    def __init__(self, layout: Layout, name: bytes, shared: SharedPerm | None) -> None:
+        self._layout, self.name, self._shared = layout, name, shared
+        self.path = refs.path_of(layout, name)
+
+    def value(self) -> bytes | None:
+        return refs.value(self._layout, self.name)
+
+    def create(self, oid: ObjectID) -> None:
+        """Write the id; the caller has looked that nothing is there."""
+        if self.path.is_dir():
+            _remove_empty_folders(self.path)
+        fresh = _temporary(self._layout, oid + b"\n")
+        try:
+            adjust_shared_perm(fresh, self._shared)
+            os.rename(fresh, self.path)
+        except OSError as e:
+            fresh.unlink(missing_ok=True)
+            raise RefInTheWay(f"{os.fsdecode(self.name)} cannot be written: {e}") from e
+        fsync_folder(self.path.parent)
+
+
+@contextmanager
+def locked(layout: Layout, name: bytes, shared: SharedPerm | None) -> Iterator[LockedRef]:
+    ref = LockedRef(layout, name, shared)
+    _check_way(layout, name)
+    own = _temporary(layout, _MARK)
+    lock = ref.path.with_name(ref.path.name + ".lock")
+    with own.open("rb") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            _link(own, lock, ref, shared)
+        finally:
+            own.unlink()
+        try:
+            yield ref
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _link(own: Path, lock: Path, ref: LockedRef, shared: SharedPerm | None) -> None:
+    give_up_at = time.monotonic() + limits.LOCK_WAIT_S
+    races = 0
+    while True:
+        try:
+            _make_folders(ref, shared)
+            os.link(own, lock)
+            return
+        except FileExistsError as e:
+            if _removed_stale(lock):
+                continue
+            if time.monotonic() > give_up_at:
+                raise RetryLater(
+                    "ref-locked",
+                    f"another program holds {lock}; if none runs, remove that file",
+                    retry_after_s=10.0,
+                ) from e
+            time.sleep(_POLL_S)
+        except FileNotFoundError:  # git removed the empty folder between the two steps
+            races += 1
+            if races > _FOLDER_RACES_MAX:
+                raise
+        except NotADirectoryError as e:
+            raise RefInTheWay(f"a file stands where {ref.path.parent} should be") from e
+
+
+def _make_folders(ref: LockedRef, shared: SharedPerm | None) -> None:
+    missing = [p for p in ref.path.parents if not p.exists()]
+    for folder in reversed(missing):
+        with suppress(FileExistsError):
+            folder.mkdir()
+            adjust_shared_perm(folder, shared)
+
+
+def _removed_stale(lock: Path) -> bool:
+    try:
+        with lock.open("rb") as there:
+            if there.read(len(_MARK)) != _MARK:
+                return False
+            fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Held now: nobody else can judge this very file. Is it still the lock?
+            if os.fstat(there.fileno()).st_ino == lock.stat().st_ino:
+                lock.unlink()
+            return True
+    except (FileNotFoundError, BlockingIOError):
+        return not lock.exists()
+
+
+def _check_way(layout: Layout, name: bytes) -> None:
+    """No packed ref may be a folder of this one, nor this one a folder of a packed ref."""
+    for other in refs.packed(layout):
+        if other.startswith(name + b"/") or name.startswith(other + b"/"):
+            raise RefInTheWay(f"the ref {os.fsdecode(other)} is in the way")
+
+
+def _remove_empty_folders(top: Path) -> None:
+    for folder, _, _ in os.walk(top, topdown=False):
+        with suppress(OSError):
+            os.rmdir(folder)
+
+
+def _temporary(layout: Layout, content: bytes) -> Path:
+    path = layout.common / f"wfhub-{os.getpid()}-{time.monotonic_ns()}.tmp"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with os.fdopen(fd, "wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+    return path
+
+
+def fsync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,56 @@
+"""Removal of folders that an agent filled: any depth, any mode, any number of entries.
+
+Folders are moved up to the top one by one, so neither path length nor recursion limits it; an
+overlay's work folder (mode 000) and folders without permissions are opened first. Nothing is
+followed: all steps are by name within an open folder. Call when no sandbox uses it any more.
+"""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+def remove_tree(path: Path) -> None:
+    """Remove `path` and all below it; not being there is fine."""
+    try:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+            return
+    except FileNotFoundError:
+        return
+    path.chmod(0o700)
+    top = os.open(path, _OPEN)
+    try:
+        folders: list[str] = []
+        _empty(top, top, folders)
+        while folders:
+            name = folders.pop()
+            fd = os.open(name, _OPEN, dir_fd=top)
+            try:
+                _empty(fd, top, folders)
+            finally:
+                os.close(fd)
+            os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    path.rmdir()
+
+
+def _empty(fd: int, top: int, folders: list[str]) -> None:
+    """Unlink the files of a folder, move its folders to the top and note their names there."""
+    with os.scandir(fd) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in found:
+        if not is_folder:
+            os.unlink(name, dir_fd=fd)
+            continue
+        os.chmod(name, 0o700, dir_fd=fd)  # a folder that may not be written cannot be moved
+        if fd == top:
+            folders.append(name)
+        else:
+            moved = f"gone-{secrets.token_hex(16)}"
+            os.rename(name, moved, src_dir_fd=fd, dst_dir_fd=top)
+            folders.append(moved)

@@ -1,0 +1,189 @@
+"""Workspaces: what the runner's orchestration calls, and the only door to this package.
+
+    prepared = await workspaces.prepare(repo, base)      # fetch what is new, check out once
+    lease = await workspaces.lease(prepared, attempt_id) # a writable layer on it
+    …the agent runs in lease.layers and is dead…
+    snapshot = await workspaces.snapshot(lease, about)   # None: nothing changed
+    clean = await workspaces.clean(lease, "verify", snapshot)   # or None: the base
+    await workspaces.release(lease)
+
+Layers are for `bwrap --overlay-src` in the order given (the first is the bottom) and one
+`--overlay upper work`. With `copies=True` (no overlay possible here) `Layers.copy` is a plain
+writable folder instead. Cost: fetch and checkout that of what is new in the commit, once per
+runner; lease, snapshot and clean checkout that of the changes.
+
+Shape on disk, below RUNNER_HOME: mirrors/<m>, trees/<m>/<commit>/{tree,gitdir}, attempts/<id>/…
+Raises: Rejected (bad input), RetryLater (repository out of reach).
+"""
+
+import asyncio
+import fcntl
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from wfhub_common import ids
+from wfhub_common.errors import Rejected, RetryLater
+from wfhub_common.messages import PublishOrder
+
+from wfhub_agent_runner.gitwork import attempts, limits
+from wfhub_agent_runner.gitwork.attempts import BaseCheckout, Layers, Lease, Snapshot
+from wfhub_agent_runner.gitwork.client import RepoAccess
+from wfhub_agent_runner.gitwork.commit import About
+from wfhub_agent_runner.gitwork.location import path_of
+from wfhub_agent_runner.gitwork.mirror import open_mirror
+from wfhub_agent_runner.gitwork.outcomes import PublishResult, Refused
+from wfhub_agent_runner.gitwork.removal import remove_tree
+
+__all__ = ["About", "BaseCheckout", "Layers", "Lease", "Snapshot", "Workspaces"]
+
+_THREADS = 8
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_PUBLISH_TRIES = 3  # each looks first: after an unknown outcome the next one finds out
+T = TypeVar("T")
+
+
+@dataclass
+class _Used:
+    """Base checkouts that leases stand on, and one lock per mirror."""
+
+    guard: threading.Lock
+    counts: Counter[Path]
+    mirrors: dict[str, threading.Lock]
+
+
+class Workspaces:
+    def __init__(self, home: Path, access: RepoAccess, *, copies: bool = False) -> None:
+        self._home, self._access, self._copies = home, access, copies
+        self._used = _Used(threading.Lock(), Counter(), {})
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gitwork")
+        self._home_lock: Any = None
+
+    async def reap(self) -> None:
+        """Call once at start: take the home for this process, remove what a killed one left.
+        Raises: Rejected (`runner-home-in-use`)."""
+        await self._run(self._reap)
+
+    async def prepare(self, repo: str, base: str | None) -> BaseCheckout:
+        return await self._run(self._prepare, repo, base)
+
+    async def lease(self, base: BaseCheckout, attempt_id: str) -> Lease:
+        return await self._run(self._lease, base, ids.checked(attempt_id, "att"))
+
+    async def snapshot(self, lease: Lease, about: About) -> Snapshot | None:
+        """Call when the sandbox is dead. None: the tree is the base's."""
+        return await self._run(attempts.snapshot, lease, about)
+
+    async def clean(self, lease: Lease, name: str, result: Snapshot | None) -> Layers:
+        """Layers for a run on a clean checkout of the result, or of the base (None)."""
+        return await self._run(attempts.clean, lease, name, result)
+
+    async def release(self, lease: Lease) -> None:
+        await self._run(self._release, lease)
+
+    async def publish(self, repo: str, bundle: Path, order: PublishOrder) -> PublishResult:
+        """Published, Already, Conflict and Refused are observed and final; RetryLater means the
+        outcome is unknown and publishing again will tell."""
+        return await self._run(self._publish, repo, bundle, order)
+
+    async def _run(self, do: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, do, *args)
+
+    def _reap(self) -> None:
+        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (self._home / "gitwork.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            lock.close()
+            raise Rejected(
+                "runner-home-in-use",
+                f"another runner works in {self._home}; give each its own RUNNER_HOME",
+            ) from e
+        self._home_lock = lock
+        remove_tree(self._home / "attempts")
+        self._drop_caches_after_a_boot()
+        for stale in (*self._home.glob("trees/*/.fresh-*"), *self._home.glob("fetch-*.pack")):
+            remove_tree(stale)
+        for stale in self._home.glob("mirrors/*/objects/tmp_pack_*"):
+            stale.unlink(missing_ok=True)
+
+    def _drop_caches_after_a_boot(self) -> None:
+        """Mirrors and trees are written without fsync: a machine that lost power may have kept
+        their names and lost their content."""
+        note, boot = self._home / "boot-id", _BOOT_ID.read_text()
+        if not note.exists() or note.read_text() != boot:
+            remove_tree(self._home / "trees")
+            remove_tree(self._home / "mirrors")
+            note.write_text(boot)
+
+    def _prepare(self, repo: str, base: str | None) -> BaseCheckout:
+        found = self._access.resolve(repo, base)
+        mirror = open_mirror(self._home, path_of(repo, self._access.policy))
+        with self._mirror_lock(mirror.name):
+            if not mirror.has(found.commit):
+                pack = self._home / f"fetch-{mirror.name}.pack"
+                try:
+                    self._access.fetch(repo, found.commit, mirror.commits(), pack)
+                    mirror.take(found.commit, pack)
+                finally:
+                    pack.unlink(missing_ok=True)
+            lower_dirs = attempts.check_out(self._home, mirror, found.commit)
+        return BaseCheckout(repo, found.commit, found.tree, found.ref, mirror, lower_dirs)
+
+    def _mirror_lock(self, name: str) -> threading.Lock:
+        with self._used.guard:
+            return self._used.mirrors.setdefault(name, threading.Lock())
+
+    def _lease(self, base: BaseCheckout, attempt_id: str) -> Lease:
+        folder = attempts.base_folder(self._home, base.mirror, base.commit)
+        with self._used.guard:
+            self._used.counts[folder] += 1
+        # Counted first: from here on it is not evicted; it may have been since it was prepared.
+        with self._mirror_lock(base.mirror.name):
+            attempts.check_out(self._home, base.mirror, base.commit)
+        return attempts.lease(self._home, base, attempt_id, copies=self._copies)
+
+    def _release(self, lease: Lease) -> None:
+        remove_tree(lease.folder)
+        folder = attempts.base_folder(self._home, lease.base.mirror, lease.base.commit)
+        with self._used.guard:
+            self._used.counts[folder] -= 1
+            evicted = self._evict()
+        for gone in evicted:
+            remove_tree(gone)
+
+    def _evict(self) -> list[Path]:
+        """The longest unused checkouts beyond TREES_KEPT_MAX, moved out of the way: a lease that
+        comes later makes its checkout anew. Call under the guard."""
+        folders = [p for p in self._home.glob("trees/*/*") if not p.name.startswith(".fresh-")]
+        folders.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        evicted = []
+        for folder in folders[limits.TREES_KEPT_MAX :]:
+            if self._used.counts[folder] <= 0:
+                gone = folder.with_name(f".fresh-{secrets.token_hex(8)}")
+                evicted.append(folder.rename(gone))
+        return evicted
+
+    def _publish(self, repo: str, bundle: Path, order: PublishOrder) -> PublishResult:
+        unknown: RetryLater | None = None
+        for _ in range(_PUBLISH_TRIES):
+            try:
+                return self._access.publish(
+                    repo,
+                    bundle,
+                    commit=order.commit,
+                    branch_ref=order.branch_ref,
+                    marker_ref=order.marker_ref,
+                )
+            except RetryLater as e:
+                unknown = e
+            except Rejected as e:
+                return Refused(e.code, e.message)
+        assert unknown is not None
+        raise unknown

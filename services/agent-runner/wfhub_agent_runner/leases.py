@@ -1,0 +1,90 @@
+"""Leases held by this runner: heartbeats out, cancellations and losses in.
+
+One heartbeat for all attempts. A runner that lost contact works on: whether it may finish is
+the scheduler's to say, and a completion from a stale attempt changes nothing there.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from faststream.nats import NatsBroker
+from wfhub_common import broker as rpc
+from wfhub_common import messages
+from wfhub_common.errors import Rejected, RetryLater
+from wfhub_common.log import get_logger
+
+log = get_logger(__name__)
+
+
+@dataclass
+class Held:
+    """One attempt here. `cancel` stops its sandbox; once `dropped`, nobody wants the rest."""
+
+    attempt_id: str
+    lease_until: datetime
+    cancel: asyncio.Event = field(default_factory=asyncio.Event)
+    dropped: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def lost(self) -> bool:
+        return self.dropped.is_set()
+
+    def lose(self) -> None:
+        self.dropped.set()
+        self.cancel.set()
+
+
+class Leases:
+    def __init__(self, *, broker: NatsBroker, runner_id: str, incarnation: str) -> None:
+        self._broker = broker
+        self._runner_id = runner_id
+        self._incarnation = incarnation
+        self._held: dict[str, Held] = {}
+        self.unknown_here = asyncio.Event()  # the scheduler does not know us: register again
+
+    def hold(self, assignment: messages.Assignment) -> Held:
+        held = Held(assignment.attempt_id, assignment.lease_until)
+        self._held[assignment.attempt_id] = held
+        return held
+
+    def release(self, attempt_id: str) -> None:
+        self._held.pop(attempt_id, None)
+
+    def holds(self, attempt_id: str) -> bool:
+        return attempt_id in self._held
+
+    def cancel_all(self) -> None:
+        for held in self._held.values():
+            held.lose()
+
+    async def keep(self, *, every_s: float) -> None:
+        """Beat until cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            await self.beat()
+
+    async def beat(self) -> None:
+        request = messages.Heartbeat(incarnation=self._incarnation, attempts=tuple(self._held))
+        try:
+            reply = await rpc.ask(
+                self._broker, self._runner_id, "heartbeat", request, messages.HeartbeatReply
+            )
+        except RetryLater as e:
+            log.warning("heartbeat not answered", error=e.code, reason=e.message)
+            return
+        except Rejected as e:
+            log.warning("heartbeat refused", error=e.code, reason=e.message)
+            self.unknown_here.set()
+            return
+        for attempt_id, until in reply.lease_until.items():
+            if held := self._held.get(attempt_id):
+                held.lease_until = until
+        for attempt_id in reply.cancel:
+            if (held := self._held.get(attempt_id)) and not held.cancel.is_set():
+                log.info("attempt to be cancelled", attempt_id=attempt_id)
+                held.cancel.set()
+        for attempt_id in reply.lost:
+            if (held := self._held.get(attempt_id)) and not held.lost:
+                log.warning("lease lost, dropping the work", attempt_id=attempt_id)
+                held.lose()

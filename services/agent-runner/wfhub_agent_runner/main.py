@@ -1,0 +1,240 @@
+"""The runner's edge: from root to nobody in particular, then wiring, then work.
+
+Order matters. As root: the repository broker is forked first (it alone keeps root, to read and
+publish as a repository's owner), then this process becomes `runner_uid` for good. Then the
+sandbox is probed through its real backend; if a probe gets through, or no backend works, the
+runner ends here. Only then does it register and ask for work.
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx
+from faststream.nats import NatsBroker
+from wfhub_common import broker as rpc
+from wfhub_common import log as logs
+from wfhub_common import messages, privileges, service
+from wfhub_common.broker import make_broker
+from wfhub_common.errors import Rejected, RetryLater
+from wfhub_common.messages import UnitKind
+
+from wfhub_agent_runner import publication, toolchains
+from wfhub_agent_runner.attempt import AgentAttempt, Parts
+from wfhub_agent_runner.claims import Claims
+from wfhub_agent_runner.delivery import Delivery
+from wfhub_agent_runner.gitwork import access_broker
+from wfhub_agent_runner.gitwork.client import RepoAccess
+from wfhub_agent_runner.gitwork.location import Policy
+from wfhub_agent_runner.gitwork.workspaces import Workspaces
+from wfhub_agent_runner.leases import Leases
+from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
+from wfhub_agent_runner.sandbox.probes import probe
+from wfhub_agent_runner.scheduler_link import SchedulerLink
+from wfhub_agent_runner.settings import RunnerSettings
+from wfhub_agent_runner.spool import Spool
+
+HTTP_TIMEOUT_S = 30.0
+CONNECT_RETRY_S = 0.3
+REGISTER_RETRY_S = 0.5
+
+log = logs.get_logger(__name__)
+
+
+def main() -> None:
+    settings = RunnerSettings.from_env(os.environ)
+    logs.configure("agent-runner", level=settings.log_level, format_=settings.log_format)
+    repositories = _become_unprivileged(settings)
+    service.run(lambda stop: _serve(settings, repositories, stop))
+
+
+def _become_unprivileged(settings: RunnerSettings) -> RepoAccess:
+    """The way to repositories; afterwards this process is not root."""
+    policy = Policy(
+        file_repos=settings.file_repos, roots=tuple(map(str, settings.repo_root_paths()))
+    )
+    home = settings.runner_home
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if os.geteuid() != 0:
+        return RepoAccess.direct(policy)
+    client = RepoAccess.over_socket(access_broker.start(policy), policy)
+    _own(home, settings.runner_uid)
+    privileges.drop(
+        settings.runner_uid,
+        settings.runner_uid,
+        keep_visible=(*privileges.code_paths(), *settings.toolchain_paths()),
+        keep_writable=(home,),
+    )
+    return client
+
+
+def _own(folder: Path, uid: int) -> None:
+    if folder.stat().st_uid != uid:
+        os.chown(folder, uid, uid)
+
+
+async def _serve(settings: RunnerSettings, repositories: RepoAccess, stop: service.Stop) -> None:
+    incarnation = secrets.token_hex(8)
+    tools = toolchains.of(settings.toolchain_paths())
+    try:
+        sandbox = BwrapSandbox(scratch=settings.runner_home / "sandbox")
+    except Rejected as e:
+        raise SystemExit(f"no sandbox works here, so no task is taken: {e.message}") from e
+    await _refuse_if_escapable(sandbox)
+
+    scratch = settings.runner_home / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    workspaces = Workspaces(settings.runner_home, repositories)
+    await workspaces.reap()
+    spool = Spool(settings.runner_home / "spool")
+
+    broker = make_broker(settings, name=settings.runner_id, on_closed=stop)
+    await _connected(broker.start, stop)
+    leases = Leases(broker=broker, runner_id=settings.runner_id, incarnation=incarnation)
+    headers = {"Authorization": f"Bearer {settings.service_token}"}
+    async with httpx.AsyncClient(
+        base_url=settings.proofs_url, headers=headers, timeout=HTTP_TIMEOUT_S
+    ) as http:
+        delivery = Delivery(runner_id=settings.runner_id, spool=spool, broker=broker, http=http)
+        parts = Parts(
+            runner_id=settings.runner_id,
+            broker=broker,
+            link=SchedulerLink(broker, settings.runner_id),
+            workspaces=workspaces,
+            sandbox=sandbox,
+            spool=spool,
+            delivery=delivery,
+            toolchains=tools,
+            python=str(sandbox.python),
+            gateway_url=settings.gateway_url,
+            secrets=(settings.service_token, settings.nats_password),
+            scratch=scratch,
+        )
+
+        async def run(assignment: messages.Assignment) -> None:
+            held = leases.hold(assignment)
+            try:
+                match assignment.kind:
+                    case UnitKind.AGENT:
+                        await AgentAttempt(parts, assignment, held).run()
+                    case UnitKind.PUBLISH:
+                        await publication.publish(parts, assignment, held)
+                    case UnitKind.VERIFY:
+                        log.error("a verify unit was not asked for", unit=assignment.attempt_id)
+            finally:
+                leases.release(assignment.attempt_id)
+
+        claims = Claims(
+            broker=broker,
+            leases=leases,
+            runner_id=settings.runner_id,
+            incarnation=incarnation,
+            slots=settings.runner_slots,
+            pool=settings.runner_pool,
+            run=run,
+        )
+        registered = await _register(settings, broker, incarnation, stop)
+        if registered is None:
+            await rpc.stop(broker)
+            return
+        if settings.ready_file is not None:
+            settings.ready_file.write_text(incarnation)
+        log.info("ready", runner_id=settings.runner_id, slots=settings.runner_slots)
+        background = [
+            asyncio.create_task(claims.loop()),
+            asyncio.create_task(leases.keep(every_s=registered.heartbeat_s)),
+            asyncio.create_task(delivery.deliver_leftovers()),
+            asyncio.create_task(_probe_again(settings, sandbox, claims)),
+            asyncio.create_task(_register_again(settings, broker, incarnation, leases, stop)),
+            asyncio.create_task(stop.wait()),
+        ]
+        done, _ = await asyncio.wait(background[:2] + background[3:], return_when="FIRST_COMPLETED")
+        for task in background:
+            task.cancel()
+        for task in done:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("a loop ended by an error", exc_info=error)
+        # What still runs is killed, not handed in: its lease ends and another attempt follows.
+        leases.cancel_all()
+        await claims.drain()
+    await rpc.stop(broker)
+
+
+async def _refuse_if_escapable(sandbox: BwrapSandbox) -> None:
+    escaped = [result for result in await probe(sandbox) if not result.held]
+    if escaped:
+        names = "; ".join(f"{result.name}: {result.detail}" for result in escaped)
+        raise SystemExit(f"the sandbox does not hold, so no task is taken: {names}")
+
+
+async def _probe_again(settings: RunnerSettings, sandbox: BwrapSandbox, claims: Claims) -> None:
+    while True:
+        await asyncio.sleep(settings.probe_every_s)
+        escaped = [result.name for result in await probe(sandbox) if not result.held]
+        if escaped:
+            log.error("the sandbox does not hold: taking no tasks", probes=escaped)
+            claims.paused.set()
+        else:
+            claims.paused.clear()
+
+
+async def _connected(start: Callable[[], Awaitable[None]], stop: service.Stop) -> None:
+    waited = False
+    while not stop.event.is_set():
+        try:
+            await start()
+        except OSError as e:
+            if not waited:
+                log.warning("waiting for the broker", error=repr(e))
+            waited = True
+            await asyncio.sleep(CONNECT_RETRY_S)
+        else:
+            return
+
+
+async def _register(
+    settings: RunnerSettings, broker: NatsBroker, incarnation: str, stop: service.Stop
+) -> messages.Registered | None:
+    request = messages.Register(
+        incarnation=incarnation,
+        name=settings.runner_name,
+        slots=settings.runner_slots,
+        backend="bwrap",
+        version=version("workflow-hub"),
+    )
+    told = ""
+    while not stop.event.is_set():
+        try:
+            return await rpc.ask(
+                broker, settings.runner_id, "register", request, messages.Registered
+            )
+        except (RetryLater, Rejected) as e:
+            if e.code != told:
+                log.info("not registered yet, asking on", error=e.code, reason=e.message)
+                told = e.code
+            await asyncio.sleep(REGISTER_RETRY_S)
+    return None
+
+
+async def _register_again(
+    settings: RunnerSettings,
+    broker: NatsBroker,
+    incarnation: str,
+    leases: Leases,
+    stop: service.Stop,
+) -> None:
+    """After a restored database the scheduler may not know this runner any more."""
+    while True:
+        await leases.unknown_here.wait()
+        leases.unknown_here.clear()
+        await _register(settings, broker, incarnation, stop)
+        await asyncio.sleep(REGISTER_RETRY_S)
+
+
+if __name__ == "__main__":
+    main()

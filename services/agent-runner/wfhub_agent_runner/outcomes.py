@@ -1,0 +1,127 @@
+"""Outcomes: what an agent attempt came to, decided from what was observed (pure).
+
+Exit codes lie (an agent may exit 0 after a 401), so the order of evidence is: limits and
+cancellation, then whether anything changed, then the gateway's answers, then verification.
+An exit code decides only when nothing else speaks: a command that failed and that no
+verification vouches for is not published.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wfhub_common.messages import AttemptState, Verdict, VerdictStatus
+
+from wfhub_agent_runner.sandbox import port
+
+# Paths whose change deserves a look before a green verification is believed.
+_TEST_PATH = re.compile(
+    r"(^|/)(tests?|testing|spec|__tests__)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$"
+    r"|\.(test|spec)\.[jt]sx?$|(^|/)(pytest\.ini|tox\.ini|setup\.cfg|noxfile\.py|sitecustomize\.py)$"
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How an attempt ends. `retryable` False: another try would end the same way."""
+
+    outcome: AttemptState
+    reason: str = ""
+    message: str = ""
+    retryable: bool = True
+
+
+@dataclass(frozen=True)
+class ModelTraffic:
+    """What the relay saw of the agent's requests to the gateway."""
+
+    requests: int = 0
+    answered: int = 0  # with a 2xx
+    last_error: str = ""
+
+
+def of_agent_run(
+    outcome: port.Outcome, *, changed: bool, traffic: ModelTraffic, has_verification: bool
+) -> Decision | None:
+    """A decision that ends the attempt now, or None: go on to verification."""
+    match outcome:
+        case port.Cancelled():
+            return Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")
+        case port.CannotStart(message):
+            return Decision(AttemptState.FAILED, "agent-cannot-start", message, retryable=False)
+        case port.TimedOut(after_s):
+            return Decision(
+                AttemptState.FAILED,
+                "limit:run_s",
+                f"the agent ran for {after_s:.0f} s, its limit; raise limits.run_s or ask for less",
+            )
+        case port.LimitExceeded(name, figure):
+            return Decision(
+                AttemptState.FAILED,
+                f"limit:{name}",
+                f"the agent exceeded its limit of {name}: {figure}",
+            )
+        case port.Exited() | port.Signalled():
+            pass
+    if not changed:
+        return _nothing_changed(outcome, traffic)
+    if outcome != port.Exited(0) and not has_verification:
+        return Decision(
+            AttemptState.FAILED,
+            "agent-failed",
+            f"the agent ended with {port.described(outcome)}, and no verification command "
+            "can vouch for what it left",
+        )
+    return None
+
+
+def _nothing_changed(outcome: port.Outcome, traffic: ModelTraffic) -> Decision:
+    if traffic.requests and not traffic.answered:
+        return Decision(
+            AttemptState.FAILED,
+            "model-unavailable",
+            f"no answer from a model: {traffic.last_error}",
+        )
+    if outcome != port.Exited(0):
+        return Decision(
+            AttemptState.FAILED,
+            "agent-failed",
+            f"the agent ended with {port.described(outcome)} and changed nothing; see its log",
+        )
+    return Decision(
+        AttemptState.FAILED,
+        "no-changes",
+        "the agent ended without changing a file that git would keep",
+    )
+
+
+def of_verdict(verdict: Verdict) -> Decision:
+    match verdict.status:
+        case VerdictStatus.PASSED | VerdictStatus.NONE:
+            return Decision(AttemptState.WON)
+        case VerdictStatus.FAILED:
+            failed = next(c for c in verdict.commands if c.exit_code != 0)
+            return Decision(
+                AttemptState.REJECTED,
+                "verification-failed",
+                f"verification failed: {failed.command!r} ended with exit code {failed.exit_code}",
+            )
+        case VerdictStatus.ERROR:
+            last = verdict.commands[-1]
+            if last.outcome == "cannot-start":
+                return Decision(
+                    AttemptState.FAILED,
+                    "verify-cannot-start",
+                    f"the verification command {last.command!r} could not be started; is the "
+                    "program in the sandbox (PATH, toolchains) and in the repository?",
+                    retryable=False,
+                )
+            return Decision(
+                AttemptState.FAILED,
+                f"verify-{last.outcome}",
+                f"the verification command {last.command!r} did not end by itself: {last.outcome}",
+            )
+
+
+def tests_changed(paths: Sequence[str]) -> tuple[str, ...]:
+    return tuple(path for path in paths if _TEST_PATH.search(path))

@@ -1,0 +1,164 @@
+"""The bwrap command line for one run: pure, so that the whole policy can be read and tested here.
+
+Shape: `options` go through `--args` (a process list on the host shows none of them), `command`
+follows on the line. Order matters to bwrap: what is mounted later lies over what came before.
+Raises: Rejected for a bind or file that would cover a part of the sandbox's own.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from wfhub_common.errors import Rejected
+from wfhub_common.messages import Limits
+
+from wfhub_agent_runner.sandbox.port import FILES, GATEWAY_PORT, HOME, WORKSPACE, SandboxSpec
+
+UID = GID = 1000
+SHM_BYTES = 64 * 1024**2
+INSIDE = f"{FILES}/inside.py"
+GATEWAY_SOCKET = "/run/gateway.sock"
+PASSWD = f"agent:x:{UID}:{GID}:agent:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+GROUP = f"agent:x:{GID}:\nnogroup:x:65534:\n"
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+ETC = ("ssl", "alternatives", "ld.so.cache", "localtime")
+_OURS = ("/proc", "/dev", "/etc", "/run", "/sys", WORKSPACE)
+_FILE_HOMES = (FILES, HOME, "/tmp")
+_OWN_PROCESSES = 2  # bwrap's reaper and inside.py count in RLIMIT_NPROC too
+
+
+@dataclass(frozen=True)
+class Host:
+    """What does not change between runs on one machine."""
+
+    bwrap: Path
+    python: Path  # what inside.py runs with
+    python_prefix: Path | None  # bound read-only at the same path; None: it is below /usr
+    system_links: Mapping[str, str | None]  # /bin, /lib…: a link's target, None for a folder
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """Inherited by bwrap; `files` maps a path inside to a descriptor that holds its content."""
+
+    seccomp: int
+    status: int
+    block: int | None  # bwrap starts the command once this can be read
+    report: int
+    files: Mapping[str, int]
+
+
+def system_links() -> dict[str, str | None]:
+    names = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
+    found = [Path("/", name) for name in names if Path("/", name).exists()]
+    return {str(p): os.readlink(p) if p.is_symlink() else None for p in found}
+
+
+def tmpfs_bytes(limits: Limits) -> int:
+    """The size of /tmp and of the home: they are memory, and count as disk too."""
+    return min(limits.disk_bytes, limits.memory_bytes // 2)
+
+
+def options(
+    spec: SandboxSpec, host: Host, fds: Descriptors, *, upper: Path, work: Path | None
+) -> list[str]:
+    """`work` None: `upper` is a whole copy of the tree and is bound as it is (see layers)."""
+    size = str(tmpfs_bytes(spec.limits))
+    words = [
+        *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"),
+        *("--unshare-cgroup-try", "--disable-userns", "--assert-userns-disabled"),
+        *("--uid", str(UID), "--gid", str(GID), "--hostname", "sandbox", "--cap-drop", "ALL"),
+        *("--new-session", "--die-with-parent", "--clearenv"),
+        *_environment(spec),
+        *("--ro-bind", "/usr", "/usr"),
+    ]
+    for path, target in host.system_links.items():
+        words += ["--ro-bind", path, path] if target is None else ["--symlink", target, path]
+    words += ["--dir", "/etc"]
+    for name in ETC:
+        words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    words += [
+        *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"),
+        *("--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm"),
+        *("--remount-ro", "/dev"),
+        *("--size", size, "--perms", "1777", "--tmpfs", "/tmp"),
+        *("--size", size, "--perms", "0700", "--tmpfs", HOME),
+        *("--dir", "/run"),
+    ]
+    if spec.gateway_socket is not None:
+        words += ["--ro-bind", str(spec.gateway_socket), GATEWAY_SOCKET]
+    own = {} if host.python_prefix is None else {str(host.python_prefix): host.python_prefix}
+    for inside, source in sorted({**own, **spec.binds}.items()):  # a folder before what is in it
+        words += _bind(source, inside)
+    for path, descriptor in fds.files.items():
+        words += ["--perms", "0444" if path.startswith((FILES, "/etc")) else "0644"]
+        words += ["--file", str(descriptor), path]
+    if work is None:
+        words += ["--bind", str(upper), WORKSPACE]
+    else:
+        for lower in (spec.lower, *spec.extra_lowers):
+            words += ["--overlay-src", str(lower)]
+        words += ["--overlay", str(upper), str(work), WORKSPACE]
+    return [
+        *words,
+        *("--remount-ro", "/", "--chdir", spec.cwd),
+        *("--seccomp", str(fds.seccomp), "--json-status-fd", str(fds.status)),
+        *(() if fds.block is None else ("--block-fd", str(fds.block))),
+    ]
+
+
+def command(spec: SandboxSpec, host: Host, report: int) -> list[str]:
+    words = [str(host.python), "-I", "-S", INSIDE, "--report", str(report)]
+    for name, number in _rlimits(spec.limits).items():
+        words += ["--limit", f"{name}={number}"]
+    if spec.gateway_socket is not None:
+        words += ["--forward", f"{GATEWAY_PORT}={GATEWAY_SOCKET}"]
+    return [*words, "--", *spec.argv]
+
+
+def checked_file(path: str) -> str:
+    """Raises: Rejected unless `path` lies where a spec may put files."""
+    if _plain(path) and any(path.startswith(f"{home}/") for home in _FILE_HOMES) and path != INSIDE:
+        return path
+    homes = ", ".join(_FILE_HOMES)
+    raise Rejected("sandbox-file", f"cannot put a file at {path[:200]!r}: choose one below {homes}")
+
+
+def _bind(source: Path, inside: str) -> Sequence[str]:
+    covers = [
+        p for p in (*_OURS, "/usr", "/tmp", HOME) if p == inside or p.startswith(f"{inside}/")
+    ]
+    within = [p for p in _OURS if inside.startswith(f"{p}/")]
+    if inside == "/" or covers or within or not _plain(inside):
+        raise Rejected(
+            "sandbox-bind",
+            f"cannot bind {inside[:200]!r} into the sandbox: it would cover a part of the"
+            " sandbox's own; choose an absolute folder outside of "
+            + ", ".join((*_OURS, "/usr", "/tmp")),
+        )
+    if PurePosixPath(inside).is_relative_to("/usr") and str(source) == inside:
+        return ()  # /usr is there already
+    return ("--ro-bind", str(source), inside)
+
+
+def _plain(path: str) -> bool:
+    return path.startswith("/") and os.path.normpath(path) == path and not path.startswith("//")
+
+
+def _environment(spec: SandboxSpec) -> list[str]:
+    values = {"PATH": SYSTEM_PATH, "HOME": HOME, "LANG": "C.UTF-8"}
+    values |= {"USER": "agent", "LOGNAME": "agent", "TMPDIR": "/tmp", **spec.env}
+    return [word for name, value in values.items() for word in ("--setenv", name, value)]
+
+
+def _rlimits(limits: Limits) -> dict[str, int]:
+    return {
+        "CORE": 0,
+        "FSIZE": limits.file_bytes,
+        "NOFILE": limits.open_files,
+        "NPROC": limits.processes + _OWN_PROCESSES,
+        # Per process, and only a backstop for the memory watchdog: runtimes reserve a lot more
+        # than they use.
+        "DATA": 2 * limits.memory_bytes,
+    }

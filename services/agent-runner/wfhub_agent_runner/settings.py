@@ -1,0 +1,29 @@
+"""Settings of the runner, read once from its environment."""
+
+from pathlib import Path
+
+from wfhub_common.settings import BrokerSettings
+
+
+class RunnerSettings(BrokerSettings):
+    runner_id: str
+    runner_name: str = "runner"
+    runner_slots: int = 2  # attempts at once; each may use a whole core
+    runner_pool: str = "default"
+    runner_home: Path  # mirrors, trees, leases, spool; on a file system that can be an overlay
+    runner_uid: int = 64001  # what a runner started as root becomes before anything else
+    toolchains: str = ""  # ':'-separated folders of the host, read-only in every sandbox
+    file_repos: bool = False  # paths and file: URLs: the operator's own machine only
+    repo_roots: str = ""  # ':'-separated; where such repositories may lie; empty: anywhere
+    workspace_root: Path | None = None
+    proofs_url: str
+    gateway_url: str
+    service_token: str = ""
+    probe_every_s: float = 300.0  # escape probes through the real backend
+    ready_file: Path | None = None  # written once registered, for a supervisor
+
+    def toolchain_paths(self) -> tuple[Path, ...]:
+        return tuple(Path(part) for part in self.toolchains.split(":") if part)
+
+    def repo_root_paths(self) -> tuple[Path, ...]:
+        return tuple(Path(part) for part in self.repo_roots.split(":") if part)

@@ -1,0 +1,110 @@
+"""The application: wiring of edge, routes and what they use.
+
+Connecting to NATS goes on in the background: reads are served, and /readyz says what is missing,
+while the broker is not there yet. The broker lives in the lifespan, not in a FastAPI plugin.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import nats.errors
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
+from faststream.nats import NatsBroker
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import ASGIApp
+from wfhub_common import broker as rpc
+from wfhub_common import problems
+from wfhub_common.log import get_logger
+from wfhub_common.service import Stop
+
+from wfhub_api import edge, openapi, validation
+from wfhub_api.hub import Hub
+from wfhub_api.proof_store import ProofStore
+from wfhub_api.routes import events, health, logs, projects, proofs, tasks
+from wfhub_api.settings import ApiSettings
+from wfhub_api.wakeups import Wakeups
+
+START_BACKOFF_S = (0.1, 5.0)  # first and longest pause between looks at what is not ready
+
+log = get_logger(__name__)
+
+
+class Api(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        # Outside of Starlette's own error middleware, so that its answers carry them too.
+        return edge.SecurityHeaders(super().build_middleware_stack())
+
+
+def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, stop: Stop) -> Api:
+    hub = Hub(
+        settings=settings,
+        engine=engine,
+        broker=broker,
+        proof_store=ProofStore(settings.proofs_url, settings.service_token),
+        wakeups=Wakeups(),
+        stop=stop,
+    )
+    hub.wakeups.listen(broker)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(_start(hub))
+        yield
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await rpc.stop(broker)
+        await hub.proof_store.close()
+        await engine.dispose()
+
+    app = Api(
+        title="Workflow Hub",
+        version="1",
+        description="Runs AI coding agents on git repositories; branches with signed proofs.",
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+    )
+    app.state.hub = hub
+    app.add_middleware(edge.BodyLimit)
+    app.add_middleware(edge.Authenticated, caller_of=hub.caller_of)  # added last: runs first
+    problems.install(app)
+    validation.install(app)
+    openapi.install(app)
+    token = [Security(HTTPBearer(auto_error=False, description="an API token, wht_…"))]
+    app.include_router(health.router)
+    for module in (projects, tasks, events, logs, proofs):
+        app.include_router(module.router, dependencies=token)
+    return app
+
+
+async def _start(hub: Hub) -> None:
+    """Connect the broker, and log what is not ready until everything is."""
+    connecting = asyncio.create_task(_connect(hub))
+    pause_s, longest_s = START_BACKOFF_S
+    try:
+        while reasons := await health.not_ready(hub):
+            log.warning("not ready yet", **reasons)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, longest_s)
+        log.info("ready")
+        await connecting
+    finally:
+        connecting.cancel()
+
+
+async def _connect(hub: Hub) -> None:
+    pause_s, longest_s = START_BACKOFF_S
+    while True:
+        try:
+            await hub.broker.start()
+        except (nats.errors.Error, OSError) as e:
+            log.warning("cannot connect to nats", error=str(e))
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, longest_s)
+        else:
+            hub.broker_up.set()
+            return

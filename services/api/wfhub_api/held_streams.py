@@ -1,0 +1,76 @@
+"""Held streams: a streamed response that holds one of the caller's stream slots until it ends.
+
+The slot is taken before the response's head leaves (so that too many is a 429) and given back
+however the response ends, one that never started included.
+"""
+
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+from wfhub_common.errors import Rejected
+
+STREAMS_MAX = 512  # open event and log streams of one process
+STREAMS_PER_CALLER_MAX = 64
+
+
+class Streams:
+    """Counts open streams, by caller."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+
+    def take(self, caller: str) -> None:
+        if self._open.total() >= STREAMS_MAX or self._open[caller] >= STREAMS_PER_CALLER_MAX:
+            raise Rejected(
+                "too-many-streams",
+                f"too many open streams; one token may have {STREAMS_PER_CALLER_MAX}: close some",
+                status=429,
+            )
+        self._open[caller] += 1
+
+    def give_back(self, caller: str) -> None:
+        self._open[caller] -= 1
+        if not self._open[caller]:
+            del self._open[caller]
+
+
+class HeldStream(StreamingResponse):
+    """Make it last in a handler: from then on the slot is the response's to give back."""
+
+    def __init__(
+        self,
+        content: AsyncGenerator[bytes, None],
+        *,
+        media_type: str,
+        streams: Streams,
+        caller: str,
+    ) -> None:
+        super().__init__(content, media_type=media_type, headers={"X-Accel-Buffering": "no"})
+        streams.take(caller)
+        self._content, self._streams, self._caller = content, streams, caller
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streams.give_back(self._caller)
+            await self._content.aclose()
+
+
+async def primed(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same chunks, the first one read already: what fails at once fails as a problem
+    document, not as a response cut off."""
+    try:
+        first = await anext(chunks)
+    except StopAsyncIteration:
+        first = b""
+    return _resumed(first, chunks)
+
+
+async def _resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    if first:
+        yield first
+    async for chunk in rest:
+        yield chunk

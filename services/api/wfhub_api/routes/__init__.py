@@ -1,0 +1,1 @@
+"""Routes: one module per noun of the REST API; each handler decodes, calls one thing, returns."""

@@ -1,0 +1,122 @@
+"""Tasks: submit, list, look at, cancel."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from wfhub_common.errors import Rejected, WfhubError
+from wfhub_common.messages import (
+    Cancelled,
+    CancelTask,
+    SubmitTask,
+    Submitted,
+    TaskState,
+    Usage,
+    UsageOf,
+)
+
+from wfhub_api import views
+from wfhub_api.hub import Caller, Hub, HubDep
+from wfhub_api.openapi import errors
+from wfhub_api.positions import Cursor, decode_cursor, encode_cursor
+from wfhub_api.shapes import NewTask, ProjectRef, TaskDetail, TaskId, TaskPage, TaskSummary
+
+PAGE_MAX = 200
+USAGE_TIMEOUT_S = 1.0  # tokens are a nicety: a task is shown without them rather than late
+
+router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=Submitted,
+    summary="Submit a task",
+    responses={
+        200: {"model": Submitted, "description": "this Idempotency-Key had submitted it before"},
+        **errors(404, 409, 413),
+    },
+)
+async def submit_task(
+    hub: HubDep,
+    caller: Caller,
+    body: NewTask,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")
+    ] = None,
+) -> Submitted:
+    command = SubmitTask(
+        project=body.project,
+        spec=body.task_spec(),
+        idempotency_key=idempotency_key,
+        submitted_by=caller,
+    )
+    submitted = await hub.ask("submit_task", command, Submitted)
+    response.status_code = 201 if submitted.created else 200
+    response.headers["Location"] = f"/v1/tasks/{submitted.task_id}"
+    return submitted
+
+
+@router.get("", summary="List tasks, newest first", responses=errors())
+async def list_tasks(
+    hub: HubDep,
+    project: Annotated[ProjectRef | None, Query(description="a name or an id")] = None,
+    state: Annotated[list[TaskState] | None, Query()] = None,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
+) -> TaskPage:
+    found = await views.tasks(
+        hub.engine,
+        project=project,
+        states=state or (),
+        before=decode_cursor(cursor) if cursor else None,
+        limit=limit + 1,
+    )
+    page, more = found[:limit], len(found) > limit
+    return TaskPage(tasks=page, next_cursor=_cursor(page[-1]) if more else None)
+
+
+@router.get("/{task_id}", summary="A task with its attempts", responses=errors(404))
+async def get_task(hub: HubDep, task_id: TaskId) -> TaskDetail:
+    task, usage = await asyncio.gather(views.task(hub.engine, task_id), _usage(hub, task_id))
+    attempts = await views.attempts(hub.engine, task_id)
+    ended = task.finished_at or datetime.now(UTC)
+    return TaskDetail(
+        **dict(task),
+        attempts=attempts,
+        duration_s=round((ended - task.created_at).total_seconds(), 3),
+        tokens=usage.prompt_tokens + usage.completion_tokens if usage else None,
+        usage=usage,
+    )
+
+
+@router.post(
+    "/{task_id}/cancel",
+    status_code=202,
+    summary="Ask for a task's end",
+    responses=errors(404, 409),
+)
+async def cancel_task(hub: HubDep, caller: Caller, task_id: TaskId) -> Cancelled:
+    command = CancelTask(task_id=task_id, reason=f"cancelled by {caller}")
+    reply = await hub.ask("cancel_task", command, Cancelled)
+    if not reply.accepted:
+        raise Rejected(
+            "too-late",
+            f"the task is {reply.state}: too late to cancel it",
+            status=409,
+            state=reply.state,
+        )
+    return reply
+
+
+def _cursor(last: TaskSummary) -> str:
+    return encode_cursor(Cursor(last.created_at, last.task_id))
+
+
+async def _usage(hub: Hub, task_id: str) -> Usage | None:
+    try:
+        return await hub.ask("usage", UsageOf(task_id=task_id), Usage, timeout_s=USAGE_TIMEOUT_S)
+    except WfhubError:
+        return None

@@ -1,0 +1,136 @@
+"""Shapes of the REST API, where they differ from the messages. Additive within v1.
+
+Times are RFC 3339 in UTC (`*_at`), durations seconds (`*_s`), sizes bytes.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Path
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from wfhub_common.messages import (
+    AttemptState,
+    Cancelled,
+    CloudEvent,
+    Receipt,
+    TaskSpec,
+    TaskState,
+    UnitKind,
+    Usage,
+    Verdict,
+)
+
+__all__ = ["Cancelled", "CloudEvent"]  # used as they are
+
+TaskId = Annotated[str, Path(pattern=r"^tsk_[a-z2-7]{24}$")]
+AttemptId = Annotated[str, Path(pattern=r"^att_[a-z2-7]{24}$")]
+ProofId = Annotated[str, Path(pattern=r"^prf_[a-z2-7]{24}$")]
+POSITION = r"^[0-9]{1,9}-[0-9]{1,18}$"  # of an event: generation-pos
+ProjectRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class NewTask(TaskSpec):
+    """A task to run: the project's name or id, and what to do."""
+
+    project: ProjectRef = "default"
+
+    @model_validator(mode="after")
+    def _no_nul(self) -> "NewTask":
+        texts = [self.prompt, self.title, self.base or "", self.agent.model or ""]
+        if any("\x00" in text for text in [*texts, *(self.agent.argv or ())]):
+            raise ValueError("a text holds a NUL character, which no program can be given")
+        return self
+
+    def task_spec(self) -> TaskSpec:
+        return TaskSpec.model_validate(self.model_dump(exclude={"project"}))
+
+
+class Project(Shape):
+    project_id: str
+    name: str
+    running_limit: int
+    weight: int
+    created_at: datetime
+
+
+class ProjectPage(Shape):
+    projects: list[Project]
+    next_cursor: str | None = None
+
+
+class TaskSummary(Shape):
+    task_id: str
+    project_id: str
+    project: str
+    state: TaskState
+    reason: str | None  # a stable code that says why it is in that state
+    message: str | None
+    title: str | None
+    spec: dict[str, Any]
+    branch: str | None
+    commit: str | None
+    verdict: str | None
+    proof_id: str | None
+    attempts_used: int
+    current_attempt: str | None
+    cancel_requested: bool
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+
+class TaskPage(Shape):
+    tasks: list[TaskSummary]
+    next_cursor: str | None = Field(None, description="pass as `cursor` for the page after this")
+
+
+class Attempt(Shape):
+    attempt_id: str
+    kind: UnitKind
+    number: int
+    state: AttemptState
+    runner_id: str | None
+    reason: str | None
+    message: str | None
+    base_commit: str | None
+    commit: str | None
+    verdict: Verdict | None
+    base_verdict: Verdict | None
+    artifacts: list[Receipt]
+    changes: Any = None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class TaskDetail(TaskSummary):
+    attempts: list[Attempt]
+    duration_s: float = Field(description="from submission to the end, or to now")
+    tokens: int | None = Field(description="model tokens used; null: the gateway did not answer")
+    usage: Usage | None
+
+
+class EventPage(Shape):
+    events: list[CloudEvent]
+    next_after: str = Field(description="pass as `after` to read on")
+
+
+class PublicKey(Shape):
+    key_id: str
+    pem: str
+
+
+class Problem(BaseModel):
+    """RFC 9457, with a stable `code` and fields that depend on it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str

@@ -1,0 +1,54 @@
+"""Requests that do not fit, as problem documents: 422 with each field's path and a sentence
+about it, 405 with the methods that there are.
+
+The input itself is not repeated: it may hold a secret, or be huge.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import JSONResponse
+from starlette.routing import Match
+from wfhub_common import problems
+
+ERRORS_LISTED_MAX = 20
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+def install(app: FastAPI) -> None:
+    async def invalid(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        found = field_errors(error.errors())
+        first = found[0]
+        return problems.problem(
+            422, "request-invalid", f"{first['field']}: {first['message']}", errors=found
+        )
+
+    async def method_not_allowed(request: Request, _error: Exception) -> JSONResponse:
+        # Starlette names the methods of one route; a path here may have several routes.
+        allowed = [method for method in _METHODS if _answers(app, request, method)]
+        detail = f"this path answers {', '.join(allowed)}"
+        headers = {"Allow": ", ".join(allowed)}
+        return problems.problem(405, "method-not-allowed", detail, headers=headers)
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(405, method_not_allowed)
+
+
+def _answers(app: FastAPI, request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
+
+
+def field_errors(errors: Sequence[Any]) -> list[dict[str, str]]:
+    """`[{field: "body.limits.run_s", message: …}]`."""
+    return [
+        {"field": ".".join(_printable(part) for part in error["loc"]), "message": error["msg"]}
+        for error in errors[:ERRORS_LISTED_MAX]
+    ]
+
+
+def _printable(part: Any) -> str:
+    return str(part)[:100].encode("utf-8", "backslashreplace").decode()

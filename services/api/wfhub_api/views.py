@@ -1,0 +1,198 @@
+"""Views: everything the API reads, from the scheduler's read-only views sched.api_*.
+
+Each function is one statement in one short transaction; no connection is held while a stream
+waits. Raises: RetryLater (`database-down`, `database-busy`, `not-migrated`).
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+from sqlalchemy import Row, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine
+from wfhub_common import db
+from wfhub_common.errors import Rejected, RetryLater
+from wfhub_common.messages import FINAL_TASK_STATES, CloudEvent
+
+from wfhub_api.positions import Cursor, Position
+from wfhub_api.shapes import Attempt, Project, TaskSummary
+
+_NOT_MIGRATED = {"42P01", "3F000"}  # undefined table, invalid schema name
+_GONE = ("08", "53", "57")  # connection, resources, operator intervention
+_FINAL = sorted(FINAL_TASK_STATES)
+
+_TASK_COLUMNS = """task_id, project_id, project, state, reason, message, title, spec, branch,
+    commit_id, verdict, proof_id, attempts_used, current_attempt, cancel_requested,
+    created_at, updated_at, finished_at"""
+
+
+async def projects(engine: AsyncEngine, *, after: str, limit: int) -> list[Project]:
+    rows = await _rows(
+        engine,
+        """
+        SELECT project_id, name, running_limit, weight, created_at FROM sched.api_project
+         WHERE name > :after ORDER BY name LIMIT :limit
+        """,
+        after=after,
+        limit=limit,
+    )
+    return [Project.model_validate(row._asdict()) for row in rows]
+
+
+async def tasks(
+    engine: AsyncEngine,
+    *,
+    project: str | None,
+    states: Sequence[str],
+    before: Cursor | None,
+    limit: int,
+) -> list[TaskSummary]:
+    """Newest first. `project` is a name or an id."""
+    conditions, values = ["true"], dict[str, Any](limit=limit)
+    if project is not None:
+        conditions.append("(project = :project OR project_id = :project)")
+        values["project"] = project
+    if states:
+        conditions.append("state = ANY(:states)")
+        values["states"] = list(states)
+    if before is not None:
+        conditions.append("(created_at, task_id) < (:at, :task_id)")
+        values.update(at=before.created_at, task_id=before.task_id)
+    rows = await _rows(
+        engine,
+        f"SELECT {_TASK_COLUMNS} FROM sched.api_task WHERE {' AND '.join(conditions)}"  # noqa: S608 - constant parts, values are bound
+        " ORDER BY created_at DESC, task_id DESC LIMIT :limit",
+        **values,
+    )
+    return [_task(row) for row in rows]
+
+
+async def task(engine: AsyncEngine, task_id: str) -> TaskSummary:
+    """Raises: Rejected (404)."""
+    rows = await _rows(
+        engine,
+        f"SELECT {_TASK_COLUMNS} FROM sched.api_task WHERE task_id = :id",  # noqa: S608 - constant
+        id=task_id,
+    )
+    if not rows:
+        raise Rejected("task-not-found", f"there is no task {task_id}", status=404)
+    return _task(rows[0])
+
+
+async def attempts(engine: AsyncEngine, task_id: str) -> list[Attempt]:
+    """Oldest first."""
+    rows = await _rows(
+        engine,
+        """
+        SELECT attempt_id, kind, number, state, runner_id, reason, message, base_commit,
+               commit_id, verdict, base_verdict, artifacts, changes,
+               created_at, started_at, finished_at
+          FROM sched.api_attempt WHERE task_id = :id ORDER BY created_at, attempt_id
+        """,
+        id=task_id,
+    )
+    return [_attempt(row) for row in rows]
+
+
+async def events(
+    engine: AsyncEngine, *, after: Position, limit: int, task_id: str | None = None
+) -> list[CloudEvent]:
+    """The next events in the log's order, of one task or of all."""
+    rows = await _rows(
+        engine,
+        f"""
+        SELECT generation, pos, event_id, project_id, entity_id, type, time, data
+          FROM sched.api_event
+         WHERE (generation, pos) > (:generation, :pos)
+               {"AND task_id = :task_id" if task_id is not None else ""}
+         ORDER BY generation, pos LIMIT :limit
+        """,  # noqa: S608 - constant parts
+        generation=after.generation,
+        pos=after.pos,
+        limit=limit,
+        **({"task_id": task_id} if task_id is not None else {}),
+    )
+    return [_event(row) for row in rows]
+
+
+async def final_event_is_out(engine: AsyncEngine, task_id: str) -> bool:
+    """Whether the log holds the task's change to a final state."""
+    rows = await _rows(
+        engine,
+        """
+        SELECT 1 FROM sched.api_event
+         WHERE task_id = :id AND type = 'task.state_changed' AND data->>'to' = ANY(:final) LIMIT 1
+        """,
+        id=task_id,
+        final=_FINAL,
+    )
+    return bool(rows)
+
+
+async def missing(engine: AsyncEngine) -> str | None:
+    """What has to be migrated before the API can answer, as a sentence, or None."""
+    wanted = ("sched.api_project", "sched.api_task", "sched.api_attempt", "sched.api_event")
+    rows = await _rows(
+        engine,
+        "SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(name) IS NULL",
+        names=[*wanted, "api.token"],
+    )
+    names = sorted(row.name for row in rows)
+    if not names:
+        return None
+    return f"not migrated: {', '.join(names)} missing; run the services' `migrate` command"
+
+
+async def _rows(engine: AsyncEngine, sql: str, **values: Any) -> Sequence[Row[Any]]:
+    try:
+        async with db.transaction(engine) as connection:
+            return (await connection.execute(text(sql), values)).fetchall()
+    except PoolTimeout as e:
+        raise RetryLater("database-busy", "all database connections are in use") from e
+    except DBAPIError as e:
+        state = str(getattr(e.orig, "sqlstate", "") or "")
+        if state in _NOT_MIGRATED:
+            raise RetryLater(
+                "not-migrated", "the database is not migrated yet: run `wfhub-scheduler migrate`"
+            ) from e
+        if e.connection_invalidated or state.startswith(_GONE):
+            raise RetryLater("database-down", "the database connection was lost") from e
+        raise
+    except (asyncpg.PostgresError, OSError) as e:  # raised while connecting, not wrapped
+        raise RetryLater("database-down", f"cannot connect to the database: {e}") from e
+
+
+def _json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _task(row: Row[Any]) -> TaskSummary:
+    values = row._asdict()
+    values["commit"] = values.pop("commit_id")
+    values["spec"] = _json(values["spec"])
+    return TaskSummary.model_validate(values)
+
+
+def _attempt(row: Row[Any]) -> Attempt:
+    values = row._asdict()
+    values["commit"] = values.pop("commit_id")
+    for name in ("verdict", "base_verdict", "artifacts", "changes"):
+        values[name] = _json(values[name])
+    values["artifacts"] = values["artifacts"] or []
+    return Attempt.model_validate(values)
+
+
+def _event(row: Row[Any]) -> CloudEvent:
+    return CloudEvent(
+        id=row.event_id,
+        type=row.type,
+        subject=row.entity_id,
+        time=row.time,
+        data=_json(row.data) or {},
+        wfhubproject=row.project_id,
+        wfhubpos=row.pos,
+        wfhubgeneration=row.generation,
+    )

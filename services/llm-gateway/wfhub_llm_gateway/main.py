@@ -1,0 +1,186 @@
+"""The gateway's process: `serve [--record FILE]` (the default) or `migrate`."""
+
+import argparse
+import asyncio
+import os
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from faststream.nats import NatsBroker
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from wfhub_common import db, log, subjects
+from wfhub_common.broker import make_broker
+from wfhub_common.broker import stop as stop_broker
+from wfhub_common.errors import RetryLater
+from wfhub_common.service import Stop, run, serve_http
+
+from wfhub_llm_gateway import cassette, cuts, rpc, urls
+from wfhub_llm_gateway.app import make_app
+from wfhub_llm_gateway.cuts import OpenStreams
+from wfhub_llm_gateway.exchange import Exchanger
+from wfhub_llm_gateway.ledger import Ledger
+from wfhub_llm_gateway.openai import OpenAIProvider
+from wfhub_llm_gateway.provider import Provider
+from wfhub_llm_gateway.recorder import Recorder
+from wfhub_llm_gateway.replay import ReplayProvider
+from wfhub_llm_gateway.settings import GatewaySettings
+from wfhub_llm_gateway.spool import Spool
+from wfhub_llm_gateway.tokens import Tokens
+
+SCHEMA = "gateway"
+MIGRATIONS = Path(__file__).parent / "migrations"
+START_RETRY_S_MIN, START_RETRY_S_MAX = 0.1, 5.0
+PING_TIMEOUT_S = 2.0
+DRAIN_S = 3.0  # at a stop, open streams may end by themselves so long; serve_http waits for longer
+
+logger = log.get_logger(__name__)
+
+
+def make_provider(settings: GatewaySettings) -> Provider:
+    """Raises: SystemExit."""
+    if settings.llm_provider == "replay":
+        if not settings.llm_cassette:
+            raise SystemExit("bad settings: LLM_CASSETTE: name the file that is to be replayed")
+        try:
+            return ReplayProvider(cassette.load(Path(settings.llm_cassette)))
+        except cassette.CassetteError as e:
+            raise SystemExit(f"bad settings: LLM_CASSETTE: {e}") from e
+    base_url = settings.base_url()
+    if base_url == urls.OPENAI_BASE_URL and not settings.openai_api_key:
+        logger.warning("neither LLM_BASE_URL nor OPENAI_API_KEY is set: no model will answer")
+    return OpenAIProvider(
+        settings.llm_provider,
+        base_url,
+        settings.openai_api_key,
+        first_byte_s=settings.upstream_first_byte_s,
+        idle_s=settings.upstream_idle_s,
+    )
+
+
+def make_recorder(settings: GatewaySettings) -> Recorder | None:
+    """Raises: SystemExit."""
+    if not settings.llm_record:
+        return None
+    replayed = settings.llm_provider == "replay"
+    source = f"replay of {settings.llm_cassette}" if replayed else urls.shown(settings.base_url())
+    try:
+        return Recorder(
+            Path(settings.llm_record), recorded_from=source, secrets=(settings.openai_api_key,)
+        )
+    except (cassette.CassetteError, OSError) as e:
+        raise SystemExit(f"bad settings: LLM_RECORD: {e}") from e
+
+
+async def serve(settings: GatewaySettings, stop: Stop) -> None:
+    provider, recorder = make_provider(settings), make_recorder(settings)
+    folder = settings.gateway_spool or tempfile.mkdtemp(prefix="wfhub-gateway-")
+    spool = Spool(
+        Path(folder), proofs_url=settings.proofs_url, service_token=settings.service_token
+    )
+    engine = db.make_engine(settings.database_url, application="wfhub-llm-gateway")
+    broker = make_broker(settings, name=subjects.GATEWAY, on_closed=lambda: stop("nats closed"))
+    ledger = Ledger(engine)
+    tokens = Tokens(partial(rpc.introspect, broker))
+    exchanger = Exchanger(provider, ledger, tokens, OpenStreams(), spool, recorder)
+    rpc.register(broker, ledger, exchanger)
+    background = [asyncio.create_task(spool.run()), asyncio.create_task(_drain(stop, exchanger))]
+    try:
+        if await _until(stop, "database", lambda: _check_database(engine)) and await _until(
+            stop, "nats", broker.start
+        ):
+            app = make_app(
+                exchanger,
+                default_model=settings.llm_model,
+                ready=lambda: _missing(engine, broker),
+            )
+            logger.info("serving", provider=provider.name, listen=settings.http_listen)
+            await serve_http(app, settings.http_listen, stop)
+    finally:
+        if exchanger.late:
+            await asyncio.wait(exchanger.late, timeout=PING_TIMEOUT_S)
+        for task in background:
+            task.cancel()
+        await spool.close()
+        await stop_broker(broker)
+        await provider.close()
+        await engine.dispose()
+
+
+async def _drain(stop: Stop, exchanger: Exchanger) -> None:
+    await stop.wait()
+    await asyncio.sleep(DRAIN_S)
+    exchanger.streams.cut_all(cuts.stopping())
+
+
+async def _until(stop: Stop, what: str, reach: Callable[[], Awaitable[Any]]) -> bool:
+    """Try until it is there; False when asked to stop meanwhile."""
+    pause_s = START_RETRY_S_MIN
+    stopping = asyncio.create_task(stop.wait())
+    trying = asyncio.ensure_future(reach())
+    try:
+        while True:
+            await asyncio.wait({trying, stopping}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                return False
+            if not trying.done():
+                logger.warning(f"waiting for {what}")
+                continue
+            error = trying.exception()
+            if error is None:
+                return True
+            if not isinstance(error, (RetryLater, OSError)):
+                raise error
+            logger.warning(f"waiting for {what}", why=str(error), retry_s=pause_s)
+            await asyncio.wait({stopping}, timeout=pause_s)
+            pause_s = min(pause_s * 2, START_RETRY_S_MAX)
+            trying = asyncio.ensure_future(reach())
+    finally:
+        stopping.cancel()
+        trying.cancel()
+
+
+async def _check_database(engine: AsyncEngine) -> None:
+    try:
+        async with db.transaction(engine) as connection:
+            await connection.execute(text("SELECT 1 FROM gateway.exchange LIMIT 1"))
+    except ProgrammingError as e:
+        raise RetryLater(
+            "not-migrated", "no table gateway.exchange: run `wfhub-llm-gateway migrate`"
+        ) from e
+
+
+async def _missing(engine: AsyncEngine, broker: NatsBroker) -> str:
+    missing = []
+    try:
+        await _check_database(engine)
+    except RetryLater as e:
+        missing.append(f"database: {e.message}\n")
+    if not await broker.ping(timeout=PING_TIMEOUT_S):
+        missing.append("nats: not connected\n")
+    return "".join(missing)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="wfhub-llm-gateway", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=("serve", "migrate"), default="serve")
+    parser.add_argument("--record", metavar="FILE", help="append exchanges here, as a cassette")
+    arguments = parser.parse_args()
+    settings = GatewaySettings.from_env(os.environ)
+    log.configure("llm-gateway", level=settings.log_level, format_=settings.log_format)
+    if arguments.command == "migrate":
+        db.migrate(settings.database_url, schema=SCHEMA, migrations=MIGRATIONS)
+        return
+    if arguments.record:
+        settings = settings.model_copy(update={"llm_record": arguments.record})
+    with suppress(KeyboardInterrupt):
+        run(partial(serve, settings))
+
+
+if __name__ == "__main__":
+    main()

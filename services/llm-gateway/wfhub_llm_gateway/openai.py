@@ -1,0 +1,218 @@
+"""Provider `openai`: any server that speaks Chat Completions (OpenAI, llama.cpp, Docker Model
+Runner, Ollama under /v1, vLLM).
+
+The client's bytes go on as they are, but for two things, and only where needed: `model` when it is
+missing or "default" and LLM_MODEL is set, and `stream_options.include_usage` in a stream whose
+client did not ask for it, since the budget and the proof need the count.
+
+upstream                       | answered
+2xx, 4xx other than below, 503 | passed on as it is
+401, 403, 407                  | 502 upstream-auth (its text is withheld: it may quote the key)
+other 5xx, 3xx                 | 502 upstream-error
+no connection                  | 502 upstream-unreachable
+no header in time              | 504 upstream-timeout
+silence within an answer       | 504 upstream-idle
+
+A client that leaves closes the connection upstream. Servers stop a stream then; some (llama.cpp)
+finish an answer that is not streamed, for nobody, whatever we do.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from wfhub_llm_gateway import sse, urls
+from wfhub_llm_gateway.chat import ChatRequest, UpstreamFailed
+from wfhub_llm_gateway.provider import Answer
+
+CONNECT_TIMEOUT_S = 10.0
+WRITE_TIMEOUT_S = 60.0
+POOL_TIMEOUT_S = 10.0
+CONNECTIONS_MAX = 1000
+KEPT_ALIVE_MAX = 50
+ERROR_EXCERPT_BYTES_MAX = 2000
+MODELS_BYTES_MAX = 4 * 1024 * 1024
+_AUTH = (401, 403, 407)
+_PASSED_HEADERS = ("content-type", "retry-after")
+
+
+class OpenAIProvider:
+    replayed = False
+    note = ""
+
+    def __init__(
+        self, name: str, base_url: str, api_key: str, *, first_byte_s: float, idle_s: float
+    ) -> None:
+        """`base_url` as urls.base gives it. `first_byte_s`: wait for an answer's header;
+        `idle_s`: silence allowed within its body."""
+        self.name = name
+        self._base_url = base_url
+        self._first_byte_s = first_byte_s
+        self._idle_s = idle_s
+        headers = {"accept-encoding": "identity", "user-agent": "wfhub-llm-gateway"}
+        if api_key:
+            headers["authorization"] = f"Bearer {api_key}"
+        self._client = httpx.AsyncClient(
+            headers=headers,
+            # Reading is timed here, not by httpx: header and body have different limits.
+            timeout=httpx.Timeout(
+                None, connect=CONNECT_TIMEOUT_S, write=WRITE_TIMEOUT_S, pool=POOL_TIMEOUT_S
+            ),
+            limits=httpx.Limits(
+                max_connections=CONNECTIONS_MAX, max_keepalive_connections=KEPT_ALIVE_MAX
+            ),
+            trust_env=False,  # no proxy from the environment gets to see prompts and key
+        )
+
+    @asynccontextmanager
+    async def ask(self, request: ChatRequest, *, attempt_id: str) -> AsyncIterator[Answer]:
+        sent = self._client.build_request(
+            "POST",
+            f"{self._base_url}/chat/completions",
+            content=outgoing(request),
+            headers={"content-type": "application/json"},
+        )
+        response = await self._send(sent)
+        try:
+            if not _passed_on(response.status_code):
+                raise await self._refused(response)
+            kind = response.headers.get("content-type", "application/json")
+            yield Answer(
+                status=response.status_code,
+                stream=kind.startswith(sse.CONTENT_TYPE),
+                chunks=self._chunks(response),
+                headers={h: response.headers[h] for h in _PASSED_HEADERS if h in response.headers},
+            )
+        finally:
+            await response.aclose()
+
+    async def models(self) -> list[dict[str, Any]]:
+        response = await self._send(self._client.build_request("GET", f"{self._base_url}/models"))
+        try:
+            if response.status_code != 200:
+                raise await self._refused(response)
+            body = b""
+            async for chunk in self._chunks(response):
+                body += chunk
+                if len(body) > MODELS_BYTES_MAX:
+                    raise self._malformed(f"its list of models is over {MODELS_BYTES_MAX} bytes")
+        finally:
+            await response.aclose()
+        try:
+            data = json.loads(body)["data"]
+            return [model for model in data if isinstance(model["id"], str)]
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
+            raise self._malformed("GET /models did not answer {data: [{id}]}") from e
+
+    def forget(self, attempt_id: str) -> None:
+        pass
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    @property
+    def _where(self) -> str:
+        return urls.shown(self._base_url)
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        try:
+            async with asyncio.timeout(self._first_byte_s):
+                return await self._client.send(request, stream=True)
+        except TimeoutError as e:
+            raise UpstreamFailed(
+                "upstream-timeout",
+                f"the model server at {self._where} did not begin to answer within "
+                f"{self._first_byte_s:g} s; see whether it is overloaded or still loading a model "
+                "(UPSTREAM_FIRST_BYTE_S sets the limit)",
+                status=504,
+            ) from e
+        except httpx.ConnectTimeout as e:
+            raise self._unreachable(f"no connection within {CONNECT_TIMEOUT_S:g} s", 504) from e
+        except httpx.ConnectError as e:
+            raise self._unreachable(str(e) or type(e).__name__, 502) from e
+        except httpx.HTTPError as e:
+            raise self._broken(e) from e
+
+    async def _chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        chunks = response.aiter_bytes()
+        try:
+            while True:
+                async with asyncio.timeout(self._idle_s):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
+        except TimeoutError as e:
+            raise UpstreamFailed(
+                "upstream-idle",
+                f"the model server at {self._where} went silent for {self._idle_s:g} s in the "
+                "middle of its answer (UPSTREAM_IDLE_S sets the limit)",
+                status=504,
+            ) from e
+        except httpx.HTTPError as e:
+            raise self._broken(e) from e
+
+    def _unreachable(self, why: str, status: int) -> UpstreamFailed:
+        return UpstreamFailed(
+            "upstream-unreachable",
+            f"the model server at {self._where} cannot be reached ({why}); check that it runs and "
+            "that LLM_BASE_URL of the gateway is right as seen from where the gateway runs",
+            status=status,
+        )
+
+    def _broken(self, error: httpx.HTTPError) -> UpstreamFailed:
+        return UpstreamFailed(
+            "upstream-disconnected",
+            f"the model server at {self._where} broke off its answer "
+            f"({str(error) or type(error).__name__}); its own log should say why",
+        )
+
+    def _malformed(self, what: str) -> UpstreamFailed:
+        return UpstreamFailed("upstream-malformed", f"the model server at {self._where}: {what}")
+
+    async def _refused(self, response: httpx.Response) -> UpstreamFailed:
+        status = response.status_code
+        if status in _AUTH:
+            return UpstreamFailed(
+                "upstream-auth",
+                f"the model server at {self._where} refused the gateway's credential (HTTP "
+                f"{status}); check OPENAI_API_KEY of the gateway",
+                upstream_status=status,
+            )
+        excerpt = b""
+        async for chunk in self._chunks(response):
+            excerpt += chunk
+            if len(excerpt) > ERROR_EXCERPT_BYTES_MAX:
+                break
+        text = excerpt[:ERROR_EXCERPT_BYTES_MAX].decode(errors="replace")
+        return UpstreamFailed(
+            "upstream-error",
+            f"the model server at {self._where} answered HTTP {status}: {text}",
+            upstream_status=status,
+        )
+
+
+def _passed_on(status: int) -> bool:
+    if status in _AUTH:
+        return False
+    return 200 <= status < 300 or 400 <= status < 500 or status == 503
+
+
+def outgoing(request: ChatRequest) -> bytes:
+    """The body to send: the client's bytes unless something has to be put in."""
+    changed: dict[str, Any] = {}
+    if request.model and request.model != request.value.get("model"):
+        changed["model"] = request.model
+    if request.stream and not request.wants_usage:
+        options = request.value.get("stream_options")
+        changed["stream_options"] = {
+            **(options if isinstance(options, dict) else {}),
+            "include_usage": True,
+        }
+    if not changed:
+        return request.raw
+    return json.dumps({**request.value, **changed}, ensure_ascii=False).encode()

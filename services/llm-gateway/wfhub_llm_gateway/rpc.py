@@ -1,0 +1,61 @@
+"""NATS: what the gateway asks, answers and hears.
+
+Asks `introspect` of the scheduler; answers `exchanges` (proof-store) and `usage` (API) from the
+ledger; every gateway hears that an attempt ended and cuts what that attempt has open.
+"""
+
+from faststream.nats import NatsBroker, NatsMessage
+from pydantic import ValidationError
+from wfhub_common import subjects
+from wfhub_common.broker import ask, serve
+from wfhub_common.log import get_logger
+from wfhub_common.messages import (
+    AttemptEnded,
+    Exchanges,
+    ExchangesOf,
+    Introspect,
+    TokenInfo,
+    Usage,
+    UsageOf,
+)
+
+from wfhub_llm_gateway import cuts
+from wfhub_llm_gateway.exchange import Exchanger
+from wfhub_llm_gateway.ledger import Ledger
+
+QUEUE = "gateway"
+
+log = get_logger(__name__)
+
+
+async def introspect(broker: NatsBroker, token_sha256: str) -> TokenInfo:
+    question = Introspect(token_sha256=token_sha256)
+    return await ask(broker, subjects.GATEWAY, "introspect", question, TokenInfo)
+
+
+def register(broker: NatsBroker, ledger: Ledger, exchanger: Exchanger) -> None:
+    async def exchanges(_sender: str, request: ExchangesOf) -> Exchanges:
+        return await ledger.exchanges(request.attempt_id)
+
+    async def usage(_sender: str, request: UsageOf) -> Usage:
+        return await ledger.usage(request.task_id)
+
+    serve(broker, "exchanges", ExchangesOf, exchanges, queue=QUEUE)
+    serve(broker, "usage", UsageOf, usage, queue=QUEUE)
+
+    # No queue group: the streams to cut may be open in any gateway.
+    @broker.subscriber(subjects.CTL_ATTEMPT_ENDED, decoder=_raw)
+    async def attempt_ended(body: bytes) -> None:
+        try:
+            attempt_id = AttemptEnded.model_validate_json(body).attempt_id
+        except ValidationError:
+            log.warning("malformed hint ignored", subject=subjects.CTL_ATTEMPT_ENDED)
+            return
+        exchanger.tokens.ended(attempt_id)
+        exchanger.provider.forget(attempt_id)
+        cut = exchanger.streams.cut_attempt(attempt_id, cuts.attempt_ended())
+        log.info("attempt ended", attempt_id=attempt_id, streams_cut=cut)
+
+
+async def _raw(message: NatsMessage) -> bytes:
+    return bytes(message.body)

@@ -1,0 +1,111 @@
+"""The core every handler is given: one transaction a command, and what is said after its commit.
+
+`Core.commit(work)` runs `work(tx)` in a transaction (again after a deadlock) and then announces
+what `tx.after` gathered: a wake-up for claimers, the end of attempts for the gateway. These are
+hints: a crash between commit and announcement costs a poll interval, never a result.
+Raises: RetryLater when the database is away; whatever `work` raises.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import nats.errors
+from faststream.nats import NatsBroker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from wfhub_common import db, subjects
+from wfhub_common.errors import RetryLater
+from wfhub_common.log import get_logger
+from wfhub_common.messages import AttemptEnded
+
+from wfhub_scheduler.timing import Timing
+from wfhub_scheduler.wakeups import Bell
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+
+@dataclass
+class After:
+    """What to announce once the transaction is committed."""
+
+    units_ready: bool = False
+    seal_due: bool = False
+    ended: list[str] = field(default_factory=list)  # attempt ids
+
+
+@dataclass
+class Tx:
+    connection: AsyncConnection
+    timing: Timing
+    after: After = field(default_factory=After)
+
+
+@dataclass
+class Core:
+    engine: AsyncEngine
+    broker: NatsBroker
+    timing: Timing
+    units: Bell = field(default_factory=Bell)  # rung when a unit became ready
+    seals: Bell = field(default_factory=Bell)  # rung when a proof is to be asked for
+    events: Bell = field(default_factory=Bell)  # rung when the outbox may hold new rows
+
+    async def commit(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        after = After()
+
+        async def run(connection: AsyncConnection) -> T:
+            nonlocal after
+            after = After()
+            return await work(Tx(connection, self.timing, after))
+
+        result = await db.retried(self.engine, run)
+        await self._announce(after)
+        return result
+
+    async def _announce(self, after: After) -> None:
+        self.events.ring()
+        if after.seal_due:
+            self.seals.ring()
+        if after.units_ready:
+            self.units.ring()
+            await self._hint(subjects.WAKE, b"")
+        for attempt_id in after.ended:
+            body = AttemptEnded(attempt_id=attempt_id).model_dump_json().encode()
+            await self._hint(subjects.CTL_ATTEMPT_ENDED, body)
+
+    async def _hint(self, subject: str, body: bytes) -> None:
+        if not self.connected:
+            return
+        try:
+            await self.broker.publish(body, subject)
+        except (nats.errors.Error, OSError) as e:
+            log.info("hint not sent", subject=subject, error=str(e))
+
+    @property
+    def connected(self) -> bool:
+        try:
+            return bool(self.broker.connection.is_connected)
+        except Exception:  # noqa: BLE001 - before the first connect FastStream raises its own kind
+            return False
+
+    def close(self) -> None:
+        for bell in (self.units, self.seals, self.events):
+            bell.close()
+
+
+async def every(
+    name: str, bell: Bell, period_s: float, turn: Callable[[], Awaitable[bool]]
+) -> None:
+    """Until cancelled: run `turn` when the bell rings and each `period_s`, and at once again while
+    it answers True (there is more). An error is logged; the next turn is the next try."""
+    while True:
+        ticket = bell.ticket()
+        more = False
+        try:
+            more = await turn()
+        except RetryLater as e:
+            log.warning("turn put off", turn=name, why=str(e))
+        except Exception:
+            log.exception("turn failed", turn=name)
+        if not more:
+            await ticket.wait(period_s)

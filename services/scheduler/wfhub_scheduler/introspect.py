@@ -1,0 +1,34 @@
+"""Command `introspect`: whose attempt token this is, and until when (asked by the gateway).
+
+A token is good while its attempt is live, current, and its lease lies ahead.
+"""
+
+from sqlalchemy import text
+from wfhub_common import db
+from wfhub_common.messages import Introspect, TaskSpec, TokenInfo
+
+from wfhub_scheduler.core import Core
+
+_TOKEN = text("""
+SELECT a.attempt_id, a.task_id, a.project_id, a.lease_until, t.spec
+  FROM sched.attempt a JOIN sched.task t ON t.current_attempt = a.attempt_id
+ WHERE a.token_sha256 = :token_sha256 AND a.state IN ('leased', 'running', 'verifying')
+   AND a.lease_until > now()
+""")
+
+
+async def introspect(core: Core, command: Introspect) -> TokenInfo:
+    async with db.transaction(core.engine) as connection:
+        row = (await connection.execute(_TOKEN, command.model_dump())).one_or_none()
+    if row is None:
+        return TokenInfo(active=False)
+    spec = TaskSpec.model_validate(row.spec)
+    return TokenInfo(
+        active=True,
+        attempt_id=row.attempt_id,
+        task_id=row.task_id,
+        project_id=row.project_id,
+        models=None if spec.agent.model is None else (spec.agent.model,),
+        budget_tokens=spec.budget_tokens,
+        valid_until=row.lease_until,
+    )

@@ -1,0 +1,122 @@
+"""The scheduler's process: `wfhub-scheduler [serve | migrate]`.
+
+Waits at start until Postgres is there and migrated and NATS answers; then answers commands,
+sweeps, asks for proofs and takes its turn as the relay. Ends with status 0 only when asked to.
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from faststream.nats import NatsBroker
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from wfhub_common import broker as rpc
+from wfhub_common import db, log, service, streams, subjects
+from wfhub_common.errors import RetryLater
+from wfhub_common.service import Stop
+
+from wfhub_scheduler import handlers
+from wfhub_scheduler.complete import ReceiptCheck
+from wfhub_scheduler.core import Core, every
+from wfhub_scheduler.relay import Relay
+from wfhub_scheduler.sealing import SEAL_POLL_S, seal_due
+from wfhub_scheduler.settings import MigrateSettings, SchedulerSettings
+from wfhub_scheduler.sweeper import Sweeper
+from wfhub_scheduler.timing import Timing
+from wfhub_scheduler.wakeups import Bell
+
+SCHEMA = "sched"
+MIGRATIONS = Path(__file__).parent / "migrations"
+USAGE = "usage: wfhub-scheduler [serve | migrate]"
+ASKED_TO_STOP = "signal "  # how service.run words it
+START_WAIT_S_MAX = 2.0
+
+logger = log.get_logger(__name__)
+
+
+def main() -> None:
+    match sys.argv[1:] or ["serve"]:
+        case ["serve"]:
+            settings = SchedulerSettings.from_env(os.environ)
+            log.configure("scheduler", level=settings.log_level, format_=settings.log_format)
+            service.run(lambda stop: serve(settings, stop))
+        case ["migrate"]:
+            migrate(MigrateSettings.from_env(os.environ).database_url)
+        case _:
+            raise SystemExit(USAGE)
+
+
+def migrate(database_url: str) -> None:
+    db.migrate(database_url, schema=SCHEMA, migrations=MIGRATIONS)
+
+
+async def serve(settings: SchedulerSettings, stop: Stop) -> None:
+    engine = db.make_engine(settings.database_url, application="wfhub-scheduler")
+    broker = rpc.make_broker(
+        settings, name=subjects.SCHEDULER, on_closed=lambda: stop("nats connection closed")
+    )
+    timing = Timing(settings.lease_ttl_s, settings.heartbeat_s, settings.retry_base_s)
+    core = Core(engine, broker, timing)
+    handlers.subscribe(core, ReceiptCheck(settings.proof_public_key_file))
+    working = asyncio.create_task(_work(core))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if not stop.event.is_set():
+            working.result()  # it ended by itself: its error is why
+    finally:
+        core.close()  # long polls answer now
+        working.cancel()
+        stopping.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
+        await rpc.stop(broker)
+        await engine.dispose()
+    if not stop.why.startswith(ASKED_TO_STOP):
+        raise SystemExit(f"scheduler ended: {stop.why}; start it again")
+
+
+async def _work(core: Core) -> None:
+    await _database(core.engine)
+    await _provision(core.broker)
+    await core.broker.start()
+    logger.info("scheduler ready")
+    sweeper = Sweeper(core)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(Relay(core).run())
+        tasks.create_task(every("seal", core.seals, SEAL_POLL_S, lambda: seal_due(core)))
+        tasks.create_task(every("sweep", Bell(), sweeper.period_s, sweeper.turn))
+
+
+async def _database(engine: AsyncEngine) -> None:
+    wait_s = 0.1
+    while True:
+        try:
+            async with db.transaction(engine) as connection:
+                await connection.execute(text("SELECT generation FROM sched.relay"))
+        except (RetryLater, ProgrammingError) as e:
+            reason = str(e).splitlines()[0]
+            logger.warning("waiting for the database (is it migrated?)", why=reason)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, START_WAIT_S_MAX)
+        else:
+            return
+
+
+async def _provision(broker: NatsBroker) -> None:
+    """nats-py tries to connect until it can; JetStream may come up a little after the port."""
+    js = (await broker.connect()).jetstream()
+    while True:
+        try:
+            await streams.provision(js)
+        except Exception as e:  # noqa: BLE001 - whatever it is, the answer is to try again
+            logger.warning("waiting for JetStream", why=repr(e))
+            await asyncio.sleep(START_WAIT_S_MAX)
+        else:
+            return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Settings of the scheduler, read once from the environment. Units: `*_s` seconds."""
+
+from pydantic import Field
+from wfhub_common import limits
+from wfhub_common.settings import BrokerSettings, Settings
+
+
+class SchedulerSettings(BrokerSettings):
+    database_url: str
+    proof_public_key_file: str = Field(min_length=1)  # PEM; may appear after we started
+    lease_ttl_s: float = Field(limits.LEASE_TTL_S, gt=0)  # 3 heartbeats: one lost is not a loss
+    heartbeat_s: float = Field(limits.HEARTBEAT_S, gt=0)
+    retry_base_s: float = Field(2.0, gt=0)  # before the second try; doubles from there
+
+
+class MigrateSettings(Settings):
+    database_url: str

@@ -1,0 +1,55 @@
+"""How long things wait: backoffs, and when silence may be taken for a loss.
+
+Pure. Units: seconds. `luck` is a random number in [0, 1), so that a rule has one answer.
+"""
+
+from dataclasses import dataclass
+
+RETRY_DELAY_S_MAX = 300.0
+SEAL_DELAY_S_MAX = 60.0
+LOSS_DELAY_S_MAX = 60.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    lease_ttl_s: float
+    heartbeat_s: float
+    retry_base_s: float
+
+
+def retry_delay_s(base_s: float, tries: int, luck: float) -> float:
+    """After the `tries`-th try: base, 2 base, 4 base …, each between a half and all of it."""
+    return _spread(min(base_s * 2.0 ** min(tries - 1, 32), RETRY_DELAY_S_MAX), luck)
+
+
+def loss_delay_s(losses: int, luck: float) -> float:
+    """The first loss is the runner's; a unit that keeps losing runners may be the cause."""
+    return 0.0 if losses <= 1 else _spread(min(2.0 ** (losses - 2), LOSS_DELAY_S_MAX), luck)
+
+
+def seal_delay_s(base_s: float, tries: int, luck: float) -> float:
+    return _spread(min(base_s * 2.0 ** min(tries, 32), SEAL_DELAY_S_MAX), luck)
+
+
+def _spread(delay_s: float, luck: float) -> float:
+    return delay_s * (0.5 + luck / 2)
+
+
+@dataclass
+class Calm:
+    """Whether leases may be expired: not until one TTL after an outage, seen or suspected.
+
+    While the database, the broker or this process stood still, heartbeats could not arrive;
+    their absence says nothing about the runners. `turn` is called once a sweep (monotonic time).
+    """
+
+    ttl_s: float
+    pause_s: float  # a gap between two turns that counts as an outage of our own
+    last_turn: float | None = None
+    quiet_until: float = 0.0
+
+    def turn(self, now: float, *, healthy: bool) -> bool:
+        if self.last_turn is None or now - self.last_turn > self.pause_s or not healthy:
+            self.quiet_until = now + self.ttl_s
+        self.last_turn = now
+        return now >= self.quiet_until

@@ -1,0 +1,118 @@
+"""The Python client: resumes event streams where they were cut, repeats what is safe."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from wfhub_client.client import Client
+from wfhub_client.errors import Refused, Unreachable
+from wfhub_client.shapes import Event
+
+
+class CuttingProxy:
+    """Passes bytes on to the API; `cut` ends every connection there is, `gate` lets new ones."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.connections = 0
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers |= {writer, up_writer}
+        await asyncio.gather(
+            self._pass(reader, up_writer), self._pass(up_reader, writer), return_exceptions=True
+        )
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    def close(self) -> None:
+        self.cut()
+        self._server.close()
+
+
+async def test_a_cut_event_stream_is_resumed_without_loss_or_repeat(hub: Any) -> None:
+    task_id = await hub.scheduler.task(state="running")
+    proxy = CuttingProxy(int(hub.url.rpartition(":")[2]))
+    url = await proxy.start()
+    loop = asyncio.get_running_loop()
+    seen: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    def read() -> None:
+        with Client(url, hub.token) as client:
+            for event in client.events(task_id):
+                loop.call_soon_threadsafe(seen.put_nowait, event)
+        loop.call_soon_threadsafe(seen.put_nowait, None)
+
+    reading = loop.run_in_executor(None, read)
+    positions = []
+    async with asyncio.timeout(30):
+        for _ in range(3):
+            await hub.scheduler.event(task_id, "attempt.step")
+            event = await seen.get()
+            assert event is not None
+            positions.append(event.position)
+            proxy.cut()
+        await hub.scheduler.finish(task_id, "succeeded")
+        while (event := await seen.get()) is not None:
+            positions.append(event.position)
+        await reading
+    assert positions == ["1-1", "1-2", "1-3", "1-4"]
+    assert proxy.connections >= 4
+    proxy.close()
+
+
+async def test_patience_ends_with_unreachable(hub: Any) -> None:
+    with Client("http://127.0.0.1:9", "", patience_s=0.5) as client, pytest.raises(Unreachable):
+        await asyncio.to_thread(client.get, "tsk_x")
+
+
+async def test_a_submission_repeated_by_hand_is_the_same_task(hub: Any) -> None:
+    def twice() -> tuple[Any, Any]:
+        with Client(hub.url, hub.token) as client:
+            spec = {"repo": "/r", "prompt": "p"}
+            return client.submit(spec, idempotency_key="k"), client.submit(
+                spec, idempotency_key="k"
+            )
+
+    first, second = await asyncio.to_thread(twice)
+    assert first.task_id == second.task_id
+    assert (first.created, second.created) == (True, False)
+
+
+async def test_listing_goes_through_all_pages(hub: Any) -> None:
+    made = [await hub.scheduler.task() for _ in range(3)]
+
+    def listed(limit: int | None) -> list[str]:
+        with Client(hub.url, hub.token) as client:
+            return [task.task_id for task in client.list(limit=limit)]
+
+    assert await asyncio.to_thread(listed, None) == made[::-1]
+    assert await asyncio.to_thread(listed, 2) == made[:0:-1]
+
+
+async def test_a_refusal_carries_code_and_fields(hub: Any) -> None:
+    task_id = await hub.scheduler.task(state="succeeded")
+
+    def cancel() -> None:
+        with Client(hub.url, hub.token) as client:
+            client.cancel(task_id)
+
+    with pytest.raises(Refused) as refused:
+        await asyncio.to_thread(cancel)
+    assert (refused.value.status, refused.value.code) == (409, "too-late")
+    assert refused.value.fields["state"] == "succeeded"

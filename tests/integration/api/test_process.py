@@ -1,0 +1,99 @@
+"""The service as a process: starts before its neighbours, says what is missing, stops cleanly."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import httpx
+from wfhub_common.httpauth import token_sha256
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def service(*arguments: str, **env: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "wfhub_api.main", *arguments),
+        env={"PATH": os.environ["PATH"], **env},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def finished(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_bad_settings_end_it_with_one_line() -> None:
+    code, _, err = await finished(await service("serve"))
+    assert code != 0
+    assert err.strip() == "bad settings: DATABASE_URL: Field required"
+
+
+async def test_it_serves_while_waiting_for_its_neighbours_and_stops_cleanly() -> None:
+    port = free_port()
+    process = await service(
+        DATABASE_URL=f"postgresql://postgres@127.0.0.1:{free_port()}/none",
+        NATS_URL=f"nats://127.0.0.1:{free_port()}",
+        HTTP_LISTEN=f"127.0.0.1:{port}",
+        ADMIN_TOKEN_SHA256=token_sha256("wht_x"),
+    )
+    async with asyncio.timeout(30), httpx.AsyncClient(trust_env=False) as http:
+        while True:
+            try:
+                answer = await http.get(f"http://127.0.0.1:{port}/readyz")
+                break
+            except httpx.TransportError:
+                await asyncio.sleep(0.02)
+        assert answer.status_code == 503
+        assert set(answer.json()["not_ready"]) == {"database", "nats"}
+        header = {"Authorization": "Bearer wht_x"}
+        tasks = await http.get(f"http://127.0.0.1:{port}/v1/tasks", headers=header)
+        assert (tasks.status_code, tasks.json()["code"]) == (503, "database-down")
+        other = {"Authorization": "Bearer wht_y"}
+        unknown = await http.get(f"http://127.0.0.1:{port}/v1/tasks", headers=other)
+        assert unknown.status_code == 503  # it may be a token: nobody can tell now
+    process.send_signal(signal.SIGTERM)
+    code, _, err = await finished(process)
+    assert code == 0, err
+    assert "not ready yet" in err
+    assert "Traceback" not in err
+
+
+async def test_a_stop_ends_open_streams_at_once(hub: Any) -> None:
+    task_id = await hub.scheduler.task(state="running")
+    async with hub.http.stream("GET", f"/v1/tasks/{task_id}/events") as response:
+        lines = response.aiter_lines()
+        await anext(lines)
+        hub.app.state.hub.stop("test")
+        async with asyncio.timeout(5):
+            async for _ in lines:
+                pass
+
+
+async def test_migrate_is_repeatable_and_tokens_are_made_listed_and_revoked(
+    database_url: str,
+) -> None:
+    env = {"DATABASE_URL": database_url}
+    for _ in range(2):
+        code, _, err = await finished(await service("migrate", **env))
+        assert code == 0, err
+    code, out, _ = await finished(await service("token", "new", "ci", **env))
+    token_id, token = out.split()
+    assert (code, token.startswith("wht_")) == (0, True)
+    _, listed, _ = await finished(await service("token", "list", **env))
+    assert token_id in listed
+    assert "live" in listed
+    assert (await finished(await service("token", "revoke", token_id, **env)))[0] == 0
+    code, _, err = await finished(await service("token", "revoke", token_id, **env))
+    assert (code, "token-not-found" in err) == (1, True)
+    assert (await finished(await service("nonsense", **env)))[0] == 1

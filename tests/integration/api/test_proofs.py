@@ -1,0 +1,59 @@
+"""Proofs and artifacts are handed through; artifacts only as downloads, checked on the way."""
+
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from wfhub_common import ids
+
+
+async def test_a_proof_and_the_public_key_are_handed_through(hub: Any) -> None:
+    proof_id = ids.new_proof_id()
+    hub.proof_store.exports[proof_id] = {"proof_id": proof_id}
+    assert (await hub.http.get(f"/v1/proofs/{proof_id}")).json() == {"proof_id": proof_id}
+    key = await hub.http.get("/v1/proofs/public-key")
+    assert key.text == hub.proof_store.public_key
+    missing = await hub.http.get(f"/v1/proofs/{ids.new_proof_id()}")
+    assert missing.status_code == 404
+    assert (await hub.http.get("/v1/proofs/..%2f..%2fetc")).status_code in (404, 422)
+
+
+@pytest.mark.parametrize("name", ["page.html", "../../x", 'a"b c.txt', "деталь.txt", "dir/f"])
+async def test_an_artifact_is_a_download_whatever_it_is_called(hub: Any, name: str) -> None:
+    task_id = await hub.scheduler.task(state="succeeded")
+    attempt_id = await hub.scheduler.attempt(task_id, state="won")
+    receipt = hub.proof_store.receipt(attempt_id, name, b"<script>alert(1)</script>")
+    await hub.scheduler.update("api_attempt", attempt_id, artifacts=[receipt])
+    path = f"/v1/artifacts/{task_id}/{attempt_id}/{quote(name, safe='')}"
+    answer = await hub.http.get(path)
+    assert answer.status_code == 200
+    assert answer.content == b"<script>alert(1)</script>"
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment; filename=")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_an_artifact_of_another_task_is_not_found(hub: Any) -> None:
+    task_id, other = await hub.scheduler.task(), await hub.scheduler.task()
+    attempt_id = await hub.scheduler.attempt(task_id)
+    receipt = hub.proof_store.receipt(attempt_id, "a.txt", b"a")
+    await hub.scheduler.update("api_attempt", attempt_id, artifacts=[receipt])
+    answer = await hub.http.get(f"/v1/artifacts/{other}/{attempt_id}/a.txt")
+    assert answer.status_code == 404
+
+
+async def test_an_artifact_that_changed_in_the_store_is_cut_off(hub: Any) -> None:
+    task_id = await hub.scheduler.task()
+    attempt_id = await hub.scheduler.attempt(task_id)
+    receipt = hub.proof_store.receipt(attempt_id, "a.txt", b"a" * 200_000)
+    hub.proof_store.blobs[receipt["digest"].removeprefix("sha256:")] = b"b" * 200_000
+    await hub.scheduler.update("api_attempt", attempt_id, artifacts=[receipt])
+    with pytest.raises(httpx.RemoteProtocolError):
+        await hub.http.get(f"/v1/artifacts/{task_id}/{attempt_id}/a.txt")
+
+
+async def test_a_store_that_is_down_is_a_503(hub: Any) -> None:
+    hub.proof_store.close()
+    answer = await hub.http.get("/v1/proofs/public-key")
+    assert (answer.status_code, answer.json()["code"]) == (503, "proof-store-down")

@@ -1,0 +1,107 @@
+"""With the real scheduler: its views, its RPCs, its event log; nothing of it stood in for."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from wfhub_common.httpauth import token_sha256
+
+TOKEN = "wht_real"
+WAIT_S = 30.0
+
+
+@pytest.fixture
+async def api(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    env = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": database_url,
+        "NATS_URL": nats_url,
+        "HTTP_LISTEN": address,
+        "ADMIN_TOKEN_SHA256": token_sha256(TOKEN),
+        "PROOF_PUBLIC_KEY_FILE": str(tmp_path / "key.pub"),
+        "LOG_LEVEL": "WARNING",
+    }
+
+    async def start(module: str, command: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(sys.executable, "-m", module, command, env=env)
+
+    services = ("wfhub_scheduler.main", "wfhub_api.main")
+    for module in services:
+        assert await (await start(module, "migrate")).wait() == 0
+    running = [await start(module, "serve") for module in services]
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(
+        base_url=f"http://{address}", headers=headers, timeout=WAIT_S, trust_env=False
+    ) as http:
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                try:
+                    answer = await http.post("/v1/projects", json={"name": "warm"})
+                    if answer.status_code in (200, 201):
+                        break
+                except httpx.TransportError:
+                    pass
+                await asyncio.sleep(0.05)
+        yield http
+    for process in running:
+        process.terminate()
+    codes = [await process.wait() for process in running]
+    assert codes[1] == 0
+
+
+async def test_a_task_is_submitted_seen_followed_and_cancelled(api: httpx.AsyncClient) -> None:
+    spec = {"repo": "/srv/repo", "prompt": "p", "title": "T", "verify": ["true"]}
+    key = {"Idempotency-Key": "k1"}
+    first = await api.post("/v1/tasks", json=spec, headers=key)
+    assert first.status_code == 201, first.text
+    task_id = first.json()["task_id"]
+    assert (await api.post("/v1/tasks", json=spec, headers=key)).status_code == 200
+    other = await api.post("/v1/tasks", json={**spec, "prompt": "q"}, headers=key)
+    assert (other.status_code, other.headers["content-type"]) == (409, "application/problem+json")
+
+    listed = (await api.get("/v1/tasks", params={"project": "default", "state": "ready"})).json()
+    assert [task["task_id"] for task in listed["tasks"]] == [task_id]
+    detail = (await api.get(f"/v1/tasks/{task_id}")).json()
+    assert (detail["title"], detail["state"], detail["attempts"]) == ("T", "ready", [])
+    assert detail["tokens"] is None  # no gateway runs here
+
+    events = []
+    async with asyncio.timeout(WAIT_S):
+        async with api.stream("GET", f"/v1/tasks/{task_id}/events") as response:
+            async for line in response.aiter_lines():
+                if not line.startswith("data: "):
+                    continue
+                event = json.loads(line.removeprefix("data: "))
+                events.append(event)
+                if event["type"] == "task.submitted":
+                    cancelled = await api.post(f"/v1/tasks/{task_id}/cancel")
+                    assert cancelled.status_code == 202, cancelled.text
+    assert events[0]["type"] == "task.submitted"
+    assert events[-1]["type"] == "task.state_changed"
+    assert events[-1]["data"]["to"] == "cancelled"
+    page = (await api.get("/v1/events", params={"limit": 1000})).json()
+    assert [e["id"] for e in page["events"] if e["subject"] == task_id] == [e["id"] for e in events]
+    late = await api.post(f"/v1/tasks/{task_id}/cancel")
+    assert (late.status_code, late.json()["code"]) == (409, "too-late")
+
+
+async def test_what_the_scheduler_refuses_is_a_problem_document(api: httpx.AsyncClient) -> None:
+    unknown = "tsk_" + "a" * 24
+    assert (await api.post(f"/v1/tasks/{unknown}/cancel")).status_code == 404
+    task = {"repo": "/r", "project": "nobody", "prompt": "p"}
+    answer = await api.post("/v1/tasks", json=task)
+    assert answer.status_code in (404, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (await api.post("/v1/projects", json={"name": "warm"})).status_code == 200
+    conflict = await api.post("/v1/projects", json={"name": "warm", "weight": 5})
+    assert conflict.status_code == 409

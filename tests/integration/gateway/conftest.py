@@ -1,0 +1,322 @@
+"""A gateway over real HTTP, NATS and Postgres; stand-ins for its neighbours only: the scheduler
+(answers `introspect`), a model server that misbehaves on request, and a proof-store's PUT."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from faststream.nats import NatsBroker
+from wfhub_common import db, ids, subjects
+from wfhub_common.broker import ask, make_broker, serve
+from wfhub_common.httpauth import ATTEMPT_TOKEN_PREFIX, new_token, token_sha256
+from wfhub_common.messages import (
+    AttemptEnded,
+    Exchanges,
+    ExchangesOf,
+    Introspect,
+    TokenInfo,
+    Usage,
+    UsageOf,
+)
+from wfhub_common.service import Stop
+from wfhub_common.settings import BrokerSettings
+from wfhub_llm_gateway import main
+from wfhub_llm_gateway.settings import GatewaySettings
+
+WAIT_S = 20
+
+
+async def eventually(check: Callable[[], Awaitable[Any]]) -> Any:
+    """The first true answer of `check`."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            if answer := await check():
+                return answer
+            await asyncio.sleep(0.02)
+
+
+@dataclass
+class Scheduler:
+    """Stands in for the scheduler; also asks the gateway what proof-store and API would."""
+
+    broker: NatsBroker
+    known: dict[str, TokenInfo] = field(default_factory=dict)
+    asked: int = 0
+
+    def grant(self, *, lease_s: float = 60, **fields: Any) -> tuple[str, TokenInfo]:
+        token = new_token(ATTEMPT_TOKEN_PREFIX)
+        info = TokenInfo(
+            active=True,
+            attempt_id=ids.new_attempt_id(),
+            task_id=ids.new_task_id(),
+            project_id=ids.new_project_id(),
+            valid_until=datetime.now(UTC) + timedelta(seconds=lease_s),
+            **fields,
+        )
+        self.known[token_sha256(token)] = info
+        return token, info
+
+    def renew(self, token: str, lease_s: float) -> None:
+        until = datetime.now(UTC) + timedelta(seconds=lease_s)
+        digest = token_sha256(token)
+        self.known[digest] = self.known[digest].model_copy(update={"valid_until": until})
+
+    async def introspect(self, _sender: str, request: Introspect) -> TokenInfo:
+        self.asked += 1
+        return self.known.get(request.token_sha256, TokenInfo(active=False))
+
+    async def end(self, attempt_id: str) -> None:
+        await self.broker.publish(
+            AttemptEnded(attempt_id=attempt_id).model_dump_json().encode(),
+            subjects.CTL_ATTEMPT_ENDED,
+        )
+
+    async def exchanges(self, attempt_id: str) -> Exchanges:
+        question = ExchangesOf(attempt_id=attempt_id)
+        return await ask(self.broker, subjects.PROOF_STORE, "exchanges", question, Exchanges)
+
+    async def usage(self, task_id: str) -> Usage:
+        return await ask(self.broker, subjects.API, "usage", UsageOf(task_id=task_id), Usage)
+
+
+@pytest.fixture
+async def scheduler(nats_url: str) -> AsyncIterator[Scheduler]:
+    broker = make_broker(BrokerSettings(nats_url=nats_url), name="scheduler")
+    standin = Scheduler(broker)
+    serve(broker, "introspect", Introspect, standin.introspect, queue="scheduler")
+    await broker.start()
+    yield standin
+    await broker.stop()
+
+
+@pytest.fixture
+async def gateway_database(database_url: str) -> str:
+    await asyncio.to_thread(
+        db.migrate, database_url, schema=main.SCHEMA, migrations=main.MIGRATIONS
+    )
+    return database_url
+
+
+StartGateway = Callable[..., Awaitable[httpx.AsyncClient]]
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+Post = Callable[..., Awaitable[httpx.Response]]
+
+
+@pytest.fixture
+def post() -> Post:
+    """`await post(gateway, token, stream=True)`: a chat request, its answer read to the end."""
+
+    async def send(client: httpx.AsyncClient, token: str, **fields: Any) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": "hello there"}], **fields}
+        return await client.post("/v1/chat/completions", json=body, headers=bearer(token))
+
+    return send
+
+
+@pytest.fixture
+def opened() -> Callable[..., contextlib.AbstractAsyncContextManager[httpx.Response]]:
+    """`async with opened(gateway, token) as response`: a streamed answer, still coming."""
+
+    def open_(
+        client: httpx.AsyncClient, token: str, **fields: Any
+    ) -> contextlib.AbstractAsyncContextManager[httpx.Response]:
+        messages = [{"role": "user", "content": "hello there"}]
+        body = {"messages": messages, "stream": True, **fields}
+        return client.stream("POST", "/v1/chat/completions", json=body, headers=bearer(token))
+
+    return open_
+
+
+@pytest.fixture
+async def start_gateway(
+    gateway_database: str,
+    nats_url: str,
+    scheduler: Scheduler,
+    tmp_path: Path,
+    free_port: Callable[[], int],
+) -> AsyncIterator[StartGateway]:
+    """`await start_gateway(llm_base_url=…)` → a client of a gateway in this process."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> httpx.AsyncClient:
+            address = f"127.0.0.1:{free_port()}"
+            values = {
+                "http_listen": address,
+                "database_url": gateway_database,
+                "nats_url": nats_url,
+                "gateway_spool": str(tmp_path / "spool"),
+                **settings,
+            }
+            stop = Stop()
+            serving = asyncio.create_task(main.serve(GatewaySettings.model_validate(values), stop))
+
+            async def end() -> None:
+                stop()
+                await serving
+
+            stack.push_async_callback(end)
+            client = httpx.AsyncClient(base_url=f"http://{address}", timeout=WAIT_S)
+            await stack.enter_async_context(client)
+            await eventually(lambda: _ready(client, serving))
+            return client
+
+        yield start
+
+
+async def _ready(client: httpx.AsyncClient, serving: asyncio.Task[None]) -> bool:
+    if serving.done():
+        serving.result()
+    try:
+        return (await client.get("/readyz")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    import socket
+
+    def port() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return port
+
+
+@dataclass
+class Upstream:
+    """A model server of which the first part of the path says how it behaves."""
+
+    port: int = 0
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)  # PUT …/blobs/sha256/<hex>
+    hung_up: asyncio.Event = field(default_factory=asyncio.Event)  # a client left a hanging answer
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    odd_stream: bytes = b""  # what the behaviour "stream" answers
+
+    def url(self, behaviour: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{behaviour}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = next(
+                (int(h[15:]) for h in head.split("\r\n") if h.lower().startswith("content-length")),
+                0,
+            )
+            body = await reader.readexactly(length)
+            path = head.split()[1]
+            self.heads.append(head)
+            if head.startswith("PUT"):
+                self.blobs[path.rpartition("/")[2]] = body
+                writer.write(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n")
+            else:
+                if body:
+                    self.requests.append(json.loads(body))
+                await self.behave(path.split("/")[1], head, reader, writer)
+            await writer.drain()
+        writer.close()
+
+    async def behave(
+        self, how: str, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        match how:
+            case "ok" if head.startswith("GET"):
+                models = [{"id": "m1", "object": "model"}, {"id": "m2", "object": "model"}]
+                writer.write(_json(200, {"object": "list", "data": models}))
+            case "ok":
+                answer = {"model": "double", "choices": [_choice("hello")], "usage": USAGE}
+                writer.write(_json(200, answer))
+            case "no-usage":
+                writer.write(_json(200, {"model": "double", "choices": [_choice("hello")]}))
+            case "unauthorized":
+                writer.write(_json(401, {"error": {"message": "bad key sk-secret"}}))
+            case "bad-request":
+                writer.write(_json(400, {"error": {"message": "context length exceeded"}}))
+            case "failing":
+                writer.write(_json(500, {"error": {"message": "out of memory"}}))
+            case "hang":
+                await self._hang(reader)
+            case "stream":
+                writer.write(_head(200, "text/event-stream") + ODD_STREAM)
+            case "stream-hang":
+                writer.write(_head(200, "text/event-stream") + _delta("one"))
+                await writer.drain()
+                await self._hang(reader)
+            case "stream-disconnect":
+                chunked = _head(200, "text/event-stream", "transfer-encoding: chunked")
+                part = _delta("one") + b'data: {"choi'
+                writer.write(chunked + f"{len(part):x}\r\n".encode() + part + b"\r\n")
+            case "stream-endless":
+                writer.write(_head(200, "text/event-stream"))
+                while not reader.at_eof() and not writer.is_closing():
+                    writer.write(_delta("twelve chars"))
+                    await writer.drain()
+                    await asyncio.sleep(0.001)
+                self.hung_up.set()
+
+    async def _hang(self, reader: asyncio.StreamReader) -> None:
+        self.hanging.set()
+        await reader.read()  # until the other side closes
+        self.hung_up.set()
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+
+
+def _choice(content: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content}
+    return {"index": 0, "message": message, "finish_reason": "stop"}
+
+
+def _delta(content: str) -> bytes:
+    chunk = {"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]}
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+# CRLF, a comment, an event name, odd spacing: all of it must come through unchanged.
+ODD_STREAM = (
+    b": hello\r\n\r\nevent: chunk\ndata:"
+    + _delta("a  b")[6:]
+    + b'data: {"choices": [],  "usage": '
+    + json.dumps(USAGE).encode()
+    + b"}\n\ndata: [DONE]\r\n\r\n"
+)
+
+
+def _head(status: int, content_type: str, *more: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} X", f"content-type: {content_type}", "connection: close", *more]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def _json(status: int, value: dict[str, Any]) -> bytes:
+    body = json.dumps(value).encode()
+    return _head(status, "application/json", f"content-length: {len(body)}") + body
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    double = Upstream(odd_stream=ODD_STREAM)
+    server = await asyncio.start_server(double.serve, "127.0.0.1", 0)
+    double.port = server.sockets[0].getsockname()[1]
+    yield double
+    server.close()
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
+    return eventually

@@ -1,0 +1,164 @@
+"""The gateway as a process of its own: bad settings, an orderly stop, a kill."""
+
+import asyncio
+import os
+import signal
+import sys
+import sysconfig
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+
+@pytest.fixture
+async def start_process(
+    database_url: str, nats_url: str, tmp_path, free_port
+) -> AsyncIterator[Callable[..., Any]]:
+    processes: list[asyncio.subprocess.Process] = []
+
+    async def start(*arguments: str, **env: str) -> tuple[asyncio.subprocess.Process, str]:
+        address = f"127.0.0.1:{free_port()}"
+        own = {"DATABASE_URL": database_url, "NATS_URL": nats_url, "HTTP_LISTEN": address}
+        paths = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "wfhub_llm_gateway.main",
+            *arguments,
+            env={**paths, **own, "GATEWAY_SPOOL": str(tmp_path / "spool"), **env},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        processes.append(process)
+        return process, f"http://{address}"
+
+    yield start
+    for process in processes:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def test_it_migrates_serves_and_stops_when_told_to(start_process, upstream, wait_until):
+    for _ in range(2):  # a second migration has nothing to do
+        migrating, _ = await start_process("migrate")
+        assert await migrating.wait() == 0
+    process, url = await start_process(LLM_BASE_URL=upstream.url("ok"))
+    await wait_until(lambda: ready(url))
+    process.send_signal(signal.SIGTERM)
+    _, log = await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode == 0
+    assert b'"event": "stopped"' in log
+
+
+async def test_it_waits_for_its_migration_and_can_be_stopped_meanwhile(start_process, upstream):
+    process, _ = await start_process(LLM_BASE_URL=upstream.url("ok"))
+    while b"wfhub-llm-gateway migrate" not in (line := await process.stderr.readline()):
+        assert line, "the process ended"
+    process.send_signal(signal.SIGTERM)
+    _, log = await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode == 0
+    assert b"serving" not in log
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({"LLM_PROVIDER": "gpt"}, b"LLM_PROVIDER"),
+        ({"LLM_BASE_URL": "localhost:8080"}, b"LLM_BASE_URL"),
+        ({"LLM_PROVIDER": "replay"}, b"LLM_CASSETTE"),
+        ({"LLM_PROVIDER": "replay", "LLM_CASSETTE": "/nowhere"}, b"LLM_CASSETTE"),
+        ({"PROOFS_URL": "proofs:8080"}, b"PROOFS_URL"),
+        ({"LLM_RECORD": "/nowhere/file"}, b"LLM_RECORD"),
+    ],
+)
+async def test_bad_settings_end_it_with_one_line_that_names_them(start_process, env, named):
+    process, _ = await start_process(**env)
+    _, log = await process.communicate()
+    assert process.returncode == 1
+    last = log.strip().split(b"\n")[-1]
+    assert last.startswith(b"bad settings: " + named)
+    assert b"Traceback" not in log
+
+
+async def test_a_killed_gateway_leaves_the_exchange_in_the_ledger(
+    start_process, scheduler, upstream, wait_until, database_url, post
+):
+    migrating, _ = await start_process("migrate")
+    assert await migrating.wait() == 0
+    process, url = await start_process(LLM_BASE_URL=upstream.url("hang"))
+    await wait_until(lambda: ready(url))
+    token, info = scheduler.grant(budget_tokens=1000)
+    async with httpx.AsyncClient(base_url=url) as client:
+        asking = asyncio.create_task(post(client, token))
+        await upstream.hanging.wait()
+        process.kill()
+        with pytest.raises(httpx.TransportError):
+            await asking
+    connection = await asyncpg.connect(database_url)
+    row = await connection.fetchrow("SELECT state, request_digest FROM gateway.exchange")
+    await connection.close()
+    assert row["state"] == "open"
+    again, url = await start_process(LLM_BASE_URL=upstream.url("ok"))
+    await wait_until(lambda: ready(url))
+    (exchange,) = (await scheduler.exchanges(info.attempt_id)).exchanges
+    assert exchange.request_digest == row["request_digest"]
+    assert exchange.note.startswith("never settled")
+    assert (exchange.status, exchange.response_digest) == (0, "")
+    again.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(again.wait(), 15) == 0
+
+
+async def test_it_waits_for_nats_says_when_it_is_gone_and_stops_without_it(
+    start_process, gateway_database, upstream, wait_until, free_port
+):
+    port = free_port()
+    process, url = await start_process(
+        LLM_BASE_URL=upstream.url("ok"), NATS_URL=f"nats://127.0.0.1:{port}"
+    )
+    broker = await asyncio.create_subprocess_exec(
+        Path(sysconfig.get_path("scripts")) / "nats-server",
+        *("-a", "127.0.0.1", "-p", str(port)),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    await wait_until(lambda: ready(url))
+    broker.kill()
+    await broker.wait()
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(f"{url}/readyz")
+    assert (answer.status_code, answer.text) == (503, "nats: not connected\n")
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode == 0
+
+
+async def test_a_stop_ends_an_open_stream_with_an_error_event_and_settles_it(
+    start_process, scheduler, upstream, wait_until, database_url, opened
+):
+    migrating, _ = await start_process("migrate")
+    assert await migrating.wait() == 0
+    process, url = await start_process(LLM_BASE_URL=upstream.url("stream-hang"))
+    await wait_until(lambda: ready(url))
+    token, _ = scheduler.grant()
+    client = httpx.AsyncClient(base_url=url, timeout=20)
+    async with client, opened(client, token) as response:
+        await upstream.hanging.wait()
+        process.send_signal(signal.SIGTERM)
+        body = await response.aread()
+    assert b"gateway-stopping" in body.split(b"\n\n")[-2]
+    assert await asyncio.wait_for(process.wait(), 15) == 0
+    connection = await asyncpg.connect(database_url)
+    row = await connection.fetchrow("SELECT state, status FROM gateway.exchange")
+    await connection.close()
+    assert tuple(row) == ("settled", 503)
+
+
+async def ready(url: str) -> bool:
+    async with httpx.AsyncClient() as client:
+        try:
+            return (await client.get(f"{url}/readyz")).status_code == 200
+        except httpx.TransportError:
+            return False

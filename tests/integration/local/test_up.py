@@ -1,0 +1,132 @@
+"""`wfhub up`: ready, once per directory, ended cleanly, recovered from anything."""
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from wfhub_local.ports import listening, port_of
+
+from .conftest import END_S_MAX, WFHUB, Up, get, gone, plain_environment
+
+
+def test_ready_means_that_the_api_answers_and_a_runner_is_there(started: Callable[..., Up]) -> None:
+    up = started().ready()
+    assert get(f"{up.url}/readyz")[0] == 200
+    assert (up.data / "runner-1" / "ready").exists()
+    state = json.loads((up.data / "state.json").read_text())
+    assert (state["url"], state["pid"]) == (up.url, up.process.pid)
+    token = Path(state["token_file"]).read_text().strip()
+    assert get(f"{up.url}/v1/projects", token)[0] == 200
+    assert get(f"{up.url}/v1/projects")[0] == 401
+
+
+def test_a_second_up_finds_the_first_and_leaves_it_alone(started: Callable[..., Up]) -> None:
+    up = started().ready()
+    before = {p.pid for p in up.below()}
+    second = subprocess.run(
+        [WFHUB, "up", "--data", str(up.data)],
+        env=plain_environment(),
+        capture_output=True,
+        text=True,
+        timeout=END_S_MAX,
+    )
+    assert second.returncode == 0, second.stderr
+    assert f"already running at {up.url} (pid {up.process.pid})" in second.stdout
+    assert {p.pid for p in up.below()} >= before
+
+
+def test_ctrl_c_ends_everything_with_status_0(started: Callable[..., Up]) -> None:
+    up = started().ready()
+    below = up.below()
+    assert len(below) >= 7
+    assert up.interrupt() == 0
+    assert gone(below) == []
+    assert not (up.data / "state.json").exists()
+    assert "database system is shut down" in (up.data / "logs" / "postgres.log").read_text()
+
+
+def test_ctrl_c_while_it_starts_ends_everything_too(started: Callable[..., Up]) -> None:
+    up = started()
+    up.said("bringing the database up to date")
+    below = up.below()
+    assert up.interrupt() == 0
+    assert gone(below) == []
+    again = started().ready()
+    assert again.interrupt() == 0
+
+
+def test_a_killed_stack_leaves_nothing_and_the_next_one_recovers(
+    started: Callable[..., Up],
+) -> None:
+    up = started().ready()
+    token = (up.data / "admin-token").read_text()
+    below = up.below()
+    assert any("postgres" in p.name() for p in below)
+    up.kill()
+    assert gone(below) == []
+
+    again = started().ready()
+    assert (again.data / "admin-token").read_text() == token
+    assert get(f"{again.url}/v1/projects", token.strip())[0] == 200
+    assert again.interrupt() == 0
+
+
+def test_a_pid_file_that_names_another_process_by_now_is_no_obstacle(
+    started: Callable[..., Up],
+) -> None:
+    first = started().ready()
+    first.kill()
+    assert gone([psutil.Process(first.process.pid)] if first.process.poll() is None else []) == []
+    pid_file = first.data / "postgres" / "data" / "postmaster.pid"
+    pid_file.write_text(f"1\n{pid_file.parent}\n0\n1\n\n\n0 0\nready\n")
+    started().ready()
+
+
+def test_a_port_in_use_is_named(started: Callable[..., Up]) -> None:
+    with listening() as taken:
+        port = port_of(taken)
+        up = started(arguments=("--port", str(port)))
+        assert up.process.wait(END_S_MAX) != 0
+        assert f"port {port} is in use; choose another with --port" in up.said("in use")
+
+
+def test_servers_that_are_there_already_are_used(
+    started: Callable[..., Up], nats_url: str, database_url: str
+) -> None:
+    up = started(env={"NATS_URL": nats_url, "DATABASE_URL": database_url}).ready()
+    names = " ".join(p.name() for p in up.below())
+    assert "nats-server" not in names
+    assert "postgres" not in names
+    assert get(f"{up.url}/readyz")[0] == 200
+    assert up.interrupt() == 0
+
+
+def test_two_runners_have_two_identities(started: Callable[..., Up]) -> None:
+    up = started(arguments=("--port", "0", "--runners", "2")).ready()
+    assert (up.data / "runner-2" / "ready").exists()
+    ids = json.loads((up.data / "credentials.json").read_text())["runner_ids"]
+    assert len(set(ids)) == 2
+
+
+def test_a_closed_terminal_ends_it(started: Callable[..., Up]) -> None:
+    up = started().ready()
+    below = up.below()
+    up.process.send_signal(signal.SIGHUP)
+    assert up.process.wait(END_S_MAX) == 0
+    assert gone(below) == []
+
+
+def test_no_port_is_open_to_the_network(started: Callable[..., Up]) -> None:
+    up = started().ready()
+    processes = [psutil.Process(up.process.pid), *up.below()]
+    heard = {
+        c.laddr.ip
+        for p in processes
+        for c in p.net_connections(kind="inet")
+        if c.status == psutil.CONN_LISTEN and c.family in (socket.AF_INET, socket.AF_INET6)
+    }
+    assert heard == {"127.0.0.1"}

@@ -1,0 +1,44 @@
+"""A real scheduler on a real Postgres and NATS; its neighbours are scheduler_hub.Hub."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import scheduler_hub
+from scheduler_hub import Hub
+from wfhub_common import signing
+from wfhub_scheduler import main
+from wfhub_scheduler.settings import SchedulerSettings
+
+
+@pytest.fixture
+async def settings(
+    request: pytest.FixtureRequest, database_url: str, nats_url: str, tmp_path: Path
+) -> SchedulerSettings:
+    """Of a migrated database; `@pytest.mark.parametrize("settings", [{…}], indirect=True)`
+    replaces some."""
+    await asyncio.to_thread(main.migrate, database_url)
+    key_file = tmp_path / "proof.key"
+    signing.load_or_create_private_key(key_file)
+    values = {
+        "nats_url": nats_url,
+        "database_url": database_url,
+        "proof_public_key_file": str(signing.public_key_path(key_file)),
+        "retry_base_s": 0.02,
+    }
+    return SchedulerSettings.model_validate({**values, **getattr(request, "param", {})})
+
+
+@pytest.fixture
+async def idle_hub(settings: SchedulerSettings) -> AsyncIterator[Hub]:
+    """The neighbours, without a scheduler."""
+    key = signing.load_private_key(settings.proof_public_key_file.removesuffix(".pub"))
+    async with scheduler_hub.hub(settings, key) as made:
+        yield made
+
+
+@pytest.fixture
+async def hub(idle_hub: Hub) -> AsyncIterator[Hub]:
+    async with scheduler_hub.scheduler(idle_hub.settings):
+        yield await scheduler_hub.answering(idle_hub)

@@ -1,0 +1,137 @@
+"""The bwrap command line: what SECURITY.md's recipe asks for, and what a spec may not do."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from wfhub_agent_runner.sandbox import arguments
+from wfhub_agent_runner.sandbox.arguments import Descriptors, Host
+from wfhub_agent_runner.sandbox.port import SandboxSpec
+from wfhub_common.errors import Rejected
+from wfhub_common.messages import Limits
+
+HOST = Host(
+    bwrap=Path("/opt/bwrap"),
+    python=Path("/usr/bin/python3"),
+    python_prefix=None,
+    system_links={"/bin": "usr/bin", "/lib64": None},
+)
+FDS = Descriptors(seccomp=3, status=4, block=None, report=5, files={"/etc/passwd": 6})
+
+COVERING = [
+    "/",
+    "/etc",
+    "/etc/cron.d",
+    "/proc",
+    "/proc/sys",
+    "/dev/shm",
+    "/run",
+    "/workspace",
+    "/workspace/x",
+    "/usr",
+    "/home",
+    "/home/agent",
+    "/tmp",
+    "relative",
+    "/opt/../etc",
+    "//etc",
+]
+NOT_FOR_FILES = [
+    "/etc/passwd",
+    "/usr/x",
+    "/run/gateway.sock",
+    "/run/wfhub/../x",
+    "/run/wfhub/inside.py",
+    "/workspace/x",
+    "x",
+    "/home/agentx",
+    "/run/wfhub",
+]
+
+
+def spec(**fields: object) -> SandboxSpec:
+    defaults: dict[str, object] = {
+        "argv": ("agent", "--x"),
+        "lower": Path("/srv/lower"),
+        "limits": Limits(),
+        "wall_s": 10.0,
+    }
+    return SandboxSpec(**(defaults | fields))  # type: ignore[arg-type]
+
+
+def options(**fields: object) -> list[str]:
+    return arguments.options(
+        spec(**fields), HOST, FDS, upper=Path("/srv/upper"), work=Path("/srv/work")
+    )
+
+
+def test_every_namespace_is_new_and_user_namespaces_end_there() -> None:
+    words = options()
+    for word in ("user", "pid", "ipc", "uts", "net", "cgroup-try"):
+        assert f"--unshare-{word}" in words
+    assert {"--disable-userns", "--assert-userns-disabled", "--clearenv", "--new-session"} <= {
+        *words
+    }
+    assert ("--cap-drop", "ALL") in pairwise(words)
+
+
+def test_kernel_settings_and_devices_are_read_only() -> None:
+    words = options()
+    at = words.index("--proc")
+    assert words[at : at + 5] == ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
+    assert words.index("/dev/shm") < words.index("/dev", words.index("--remount-ro"))
+
+
+def test_the_root_is_made_read_only_after_everything_was_mounted() -> None:
+    words = options()
+    last = max(i for i, pair in enumerate(pairwise(words)) if pair == ("--remount-ro", "/"))
+    mounts = ("--bind", "--ro-bind", "--tmpfs", "--overlay", "--file", "--symlink")
+    assert not any(word in mounts for word in words[last:])
+
+
+def test_nothing_of_etc_is_bound_but_the_listed_names() -> None:
+    words = options()
+    bound = {b for a, b in pairwise(words) if a.startswith("--ro-bind") and b.startswith("/etc")}
+    assert bound == {f"/etc/{name}" for name in arguments.ETC}
+
+
+def test_extra_layers_lie_over_the_lower_one() -> None:
+    words = options(extra_lowers=(Path("/srv/delta"), Path("/srv/git")))
+    sources = [b for a, b in pairwise(words) if a == "--overlay-src"]
+    assert sources == ["/srv/lower", "/srv/delta", "/srv/git"]
+
+
+def test_the_environment_is_not_on_the_command_line() -> None:
+    given = spec(env={"OPENAI_API_KEY": "dummy-key"})
+    assert not any("dummy-key" in word for word in arguments.command(given, HOST, 5))
+    assert "dummy-key" in options(env={"OPENAI_API_KEY": "dummy-key"})
+
+
+def test_the_gateway_is_forwarded_only_when_there_is_a_socket() -> None:
+    assert "--forward" not in arguments.command(spec(), HOST, 5)
+    with_socket = spec(gateway_socket=Path("/srv/g.sock"))
+    assert "--forward" in arguments.command(with_socket, HOST, 5)
+    assert "/run/gateway.sock" in options(gateway_socket=Path("/srv/g.sock"))
+
+
+@pytest.mark.parametrize("inside", COVERING)
+def test_a_bind_over_the_sandboxs_own_folders_is_refused(inside: str) -> None:
+    with pytest.raises(Rejected, match="cannot bind"):
+        options(binds={inside: Path("/opt/tools")})
+
+
+def test_a_toolchain_is_bound_read_only_at_its_path() -> None:
+    words = options(binds={"/opt/tools": Path("/opt/tools")})
+    at = words.index("/opt/tools")
+    assert words[at - 1 : at + 2] == ["--ro-bind", "/opt/tools", "/opt/tools"]
+
+
+@pytest.mark.parametrize("path", NOT_FOR_FILES)
+def test_a_file_is_put_only_where_a_spec_may(path: str) -> None:
+    with pytest.raises(Rejected, match="cannot put a file"):
+        arguments.checked_file(path)
+
+
+def test_a_file_may_be_put_into_the_home_and_the_run_folder() -> None:
+    for path in ("/run/wfhub/prompt.txt", "/home/agent/.gemini/settings.json", "/tmp/x"):
+        assert arguments.checked_file(path) == path
