@@ -6,12 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-MODEL ?= cassette
+MODEL ?=
 
 .PHONY: demo test check lint types unit security bench lock clean help
 
 help:
-	@echo "make demo          the main job from nothing, with a recorded model (MODEL=local: live)"
+	@echo "make demo          the main job from nothing, replayed, or live if LLM_BASE_URL is set (MODEL=local: a small model here)"
 	@echo "make test          lint, types, unit, contract, integration, security and e2e tests"
 	@echo "make check         lint and types only"
 	@echo "make bench         measurements, one JSON line each"
@@ -26,7 +26,7 @@ $(STAMP): requirements/dev.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	@$(BIN)/python -m wfhub_local.demo --model $(MODEL)
+	@$(BIN)/python -m wfhub_local.demo $(if $(MODEL),--model $(MODEL))
 
 test: check $(STAMP)
 	$(BIN)/pytest -q tests/unit tests/contract tests/integration tests/security tests/e2e

@@ -270,7 +270,7 @@ async def hub(settings: SchedulerSettings, key: signing.PrivateKey) -> AsyncIter
     try:
         yield made
     finally:
-        await broker.stop()
+        await rpc.stop(broker)
         await pg.close()
 
 

@@ -94,24 +94,17 @@ class Layout:
 
 
 def private_folder(path: Path, uid: int) -> Path:
-    """A folder of one uid and no other. What lies in it is handed over too: it may have been made
-    by an earlier start as another user."""
+    """A folder of one uid and no other. One that was another's (an earlier start as another user)
+    is handed over with its content; one that is `uid`'s already is not looked into: root must
+    give away nothing that its owner may have linked there."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if os.geteuid() == 0:
-        for entry in (path, *path.iterdir()):
-            if entry.lstat().st_uid != uid:
-                _give(entry, uid)
+    if path.stat().st_uid != uid:
+        os.chown(path, uid, uid)
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                os.lchown(os.path.join(folder, name), uid, uid)
     os.chmod(path, 0o700)
     return path
-
-
-def _give(top: Path, uid: int) -> None:
-    os.lchown(top, uid, uid)
-    if top.is_symlink() or not top.is_dir():
-        return
-    for folder, folders, files in os.walk(top):
-        for name in (*folders, *files):
-            os.lchown(os.path.join(folder, name), uid, uid)
 
 
 def private_file(path: Path, content: str, uid: int) -> Path:

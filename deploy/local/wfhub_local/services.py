@@ -20,7 +20,7 @@ from wfhub_local.credentials import Credentials, hand_over
 from wfhub_local.layout import Layout, private_folder
 from wfhub_local.processes import Process
 from wfhub_local.servers import uid_of
-from wfhub_local.settings import GATEWAY_VARIABLES, NETWORK_VARIABLES, Options, picked
+from wfhub_local.settings import GATEWAY_VARIABLES, NETWORK_VARIABLES, Options, is_root, picked
 
 READYZ_S_MAX = 1.0
 RUNNER = "runner"
@@ -58,7 +58,6 @@ class Setting:
     credentials: Credentials
     where: Where
     user_env: Mapping[str, str]
-    root: bool
 
 
 @dataclass(frozen=True)
@@ -112,15 +111,15 @@ def gateway(s: Setting) -> Own:
         },
         folders=(spool,),
         visible=tuple(Path(given[name]) for name in ("LLM_CASSETTE",) if name in given),
-        writable=(_recording(Path(given["LLM_RECORD"]), s),) if "LLM_RECORD" in given else (),
+        writable=(_recording(Path(given["LLM_RECORD"])),) if "LLM_RECORD" in given else (),
     )
 
 
-def _recording(file: Path, s: Setting) -> Path:
+def _recording(file: Path) -> Path:
     """The gateway may not make files in the user's folders, so the file is made for it."""
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        if s.root:
+        if is_root():
             os.fchown(descriptor, uid_of(subjects.GATEWAY), uid_of(subjects.GATEWAY))
         os.close(descriptor)
     return file
@@ -153,7 +152,7 @@ def runner_process(s: Setting, number: int) -> Process:
             "PROOFS_URL": s.where.http_url(subjects.PROOF_STORE),
             "GATEWAY_URL": s.where.http_url(subjects.GATEWAY),
             "READY_FILE": str(ready),
-            **({"RUNNER_UID": str(uid_of(RUNNER))} if s.root else {}),
+            **({"RUNNER_UID": str(uid_of(RUNNER))} if is_root() else {}),
         },
         folders=(home,),
     )
@@ -195,7 +194,7 @@ def _process(
     if service in s.where.listeners:
         descriptors = (s.where.listeners[service],)
         env["HTTP_LISTEN"] = f"fd:{descriptors[0]}"
-    drops_itself = service == RUNNER and s.root  # after it has forked a helper that stays root
+    drops_itself = service == RUNNER and is_root()  # after it has forked a helper that stays root
 
     def clear() -> None:
         if ready_file is not None:

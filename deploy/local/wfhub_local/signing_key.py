@@ -3,6 +3,8 @@
 Made before the services start, because the scheduler checks receipts from its first moment.
 """
 
+import os
+
 from wfhub_local.layout import Layout, private_folder
 
 
@@ -14,7 +16,8 @@ def publish_key(layout: Layout, *, uid: int) -> None:
         from wfhub_common import signing  # cryptography: heavy, and needed once
 
         signing.load_or_create_private_key(layout.signing_key)
-        private_folder(layout.signing, uid)
+        for file in (layout.signing_key, beside):
+            os.lchown(file, uid, uid)
     pem = beside.read_bytes()
     if not layout.public_key.exists() or layout.public_key.read_bytes() != pem:
         layout.public_key.write_bytes(pem)

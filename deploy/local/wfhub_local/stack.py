@@ -17,7 +17,7 @@ from wfhub_local.database import Database
 from wfhub_local.ephemeral import StackHandle, ephemeral
 from wfhub_local.layout import Layout
 from wfhub_local.services import HTTP_SERVICES, Setting, Where, all_of
-from wfhub_local.settings import Options, is_root
+from wfhub_local.settings import Options
 from wfhub_local.signing_key import publish_key
 from wfhub_local.state import State
 from wfhub_local.supervisor import Asked, Failed, Supervisor
@@ -87,7 +87,6 @@ def _start(
         credentials=credentials,
         where=_where(options, nats_url, where_data, listeners),
         user_env=user_env,
-        root=is_root(),
     )
     for process in all_of(setting):
         is_runner = process.name not in credentials.nats

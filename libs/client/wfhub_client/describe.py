@@ -89,7 +89,8 @@ def _is_commit(value: str) -> bool:
 
 def _change(data: dict[str, Any]) -> str:
     why = ": ".join(str(data[name]) for name in ("reason", "message") if data.get(name))
-    return f"{data.get('from', '')} → {data.get('to', '')}" + (f" ({why})" if why else "")
+    moved = " → ".join(str(state) for state in (data.get("from"), data.get("to")) if state)
+    return moved + (f" ({why})" if why else "")
 
 
 def _fields(fields: dict[str, Any]) -> str:

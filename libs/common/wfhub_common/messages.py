@@ -8,8 +8,9 @@ Unknown fields are ignored on replies and events (additive), refused on commands
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from wfhub_common import limits
 
@@ -118,6 +119,14 @@ class TaskSpec(Command):
     budget_tokens: int | None = Field(None, ge=1)  # model tokens an attempt may use
     priority: int = Field(0, ge=-100, le=100)
     pool: Slug = "default"
+
+    @field_validator("repo")
+    @classmethod
+    def _no_password(cls, repo: str) -> str:
+        """A task is stored and shown: what opens a repository belongs to the runner."""
+        if "://" in repo and urlsplit(repo).password:
+            raise ValueError("a password in a URL would be stored; give it to the runner instead")
+        return repo
 
 
 # --- api → scheduler ----------------------------------------------------------------------

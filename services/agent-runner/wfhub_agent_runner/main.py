@@ -10,6 +10,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -48,20 +49,23 @@ log = logs.get_logger(__name__)
 def main() -> None:
     settings = RunnerSettings.from_env(os.environ)
     logs.configure("agent-runner", level=settings.log_level, format_=settings.log_format)
-    repositories = _become_unprivileged(settings)
-    service.run(lambda stop: _serve(settings, repositories, stop))
+    repositories, broker_socket = _become_unprivileged(settings)
+    service.run(lambda stop: _serve(settings, repositories, broker_socket, stop))
 
 
-def _become_unprivileged(settings: RunnerSettings) -> RepoAccess:
-    """The way to repositories; afterwards this process is not root."""
+def _become_unprivileged(
+    settings: RunnerSettings,
+) -> tuple[RepoAccess, socket.socket | None]:
+    """The way to repositories, and the broker's socket if there is a broker; afterwards this
+    process is not root."""
     policy = Policy(
         file_repos=settings.file_repos, roots=tuple(map(str, settings.repo_root_paths()))
     )
     home = settings.runner_home
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if os.geteuid() != 0:
-        return RepoAccess.direct(policy)
-    client = RepoAccess.over_socket(access_broker.start(policy), policy)
+        return RepoAccess.direct(policy), None
+    broker_socket = access_broker.start(policy)
     _own(home, settings.runner_uid)
     privileges.drop(
         settings.runner_uid,
@@ -69,7 +73,7 @@ def _become_unprivileged(settings: RunnerSettings) -> RepoAccess:
         keep_visible=(*privileges.code_paths(), *settings.toolchain_paths()),
         keep_writable=(home,),
     )
-    return client
+    return RepoAccess.over_socket(broker_socket, policy), broker_socket
 
 
 def _own(folder: Path, uid: int) -> None:
@@ -77,7 +81,17 @@ def _own(folder: Path, uid: int) -> None:
         os.chown(folder, uid, uid)
 
 
-async def _serve(settings: RunnerSettings, repositories: RepoAccess, stop: service.Stop) -> None:
+async def _serve(
+    settings: RunnerSettings,
+    repositories: RepoAccess,
+    broker_socket: socket.socket | None,
+    stop: service.Stop,
+) -> None:
+    if broker_socket is not None:
+        # It says nothing unasked: readable means gone, and only a start as root brings another.
+        asyncio.get_running_loop().add_reader(
+            broker_socket, stop, "the repository broker has ended"
+        )
     incarnation = secrets.token_hex(8)
     tools = toolchains.of(settings.toolchain_paths())
     try:

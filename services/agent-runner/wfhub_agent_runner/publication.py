@@ -65,9 +65,9 @@ def _of_result(
 ) -> messages.Complete:
     match result:
         case Published():
-            return _complete(held, AttemptState.WON, "published", order.branch_ref)
+            return _complete(held, AttemptState.WON, "published", "")
         case Already():
-            return _complete(held, AttemptState.WON, "already-published", order.branch_ref)
+            return _complete(held, AttemptState.WON, "already-published", "")
         case Conflict(ref, found):
             message = f"{ref} exists with another commit ({found}); nothing was changed"
             return _complete(held, AttemptState.REJECTED, "publish-conflict", message)

@@ -49,6 +49,7 @@ class Core:
     units: Bell = field(default_factory=Bell)  # rung when a unit became ready
     seals: Bell = field(default_factory=Bell)  # rung when a proof is to be asked for
     events: Bell = field(default_factory=Bell)  # rung when the outbox may hold new rows
+    sweeps: Bell = field(default_factory=Bell)  # never rung: sweeping goes by the clock
 
     async def commit(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         after = After()
@@ -89,16 +90,18 @@ class Core:
             return False
 
     def close(self) -> None:
-        for bell in (self.units, self.seals, self.events):
+        """The process stops: long polls answer, loops end. (Cancelling them is not enough: before
+        Python 3.12 `wait_for`, which nats-py uses, can lose a cancellation.)"""
+        for bell in (self.units, self.seals, self.events, self.sweeps):
             bell.close()
 
 
 async def every(
     name: str, bell: Bell, period_s: float, turn: Callable[[], Awaitable[bool]]
 ) -> None:
-    """Until cancelled: run `turn` when the bell rings and each `period_s`, and at once again while
-    it answers True (there is more). An error is logged; the next turn is the next try."""
-    while True:
+    """Until the bell is closed: run `turn` when it rings and each `period_s`, and at once again
+    while it answers True (there is more). An error is logged; the next turn is the next try."""
+    while not bell.closed:
         ticket = bell.ticket()
         more = False
         try:

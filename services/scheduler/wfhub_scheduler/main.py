@@ -26,7 +26,6 @@ from wfhub_scheduler.sealing import SEAL_POLL_S, seal_due
 from wfhub_scheduler.settings import MigrateSettings, SchedulerSettings
 from wfhub_scheduler.sweeper import Sweeper
 from wfhub_scheduler.timing import Timing
-from wfhub_scheduler.wakeups import Bell
 
 SCHEMA = "sched"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -68,7 +67,7 @@ async def serve(settings: SchedulerSettings, stop: Stop) -> None:
         if not stop.event.is_set():
             working.result()  # it ended by itself: its error is why
     finally:
-        core.close()  # long polls answer now
+        core.close()
         working.cancel()
         stopping.cancel()
         await asyncio.gather(working, stopping, return_exceptions=True)
@@ -87,7 +86,7 @@ async def _work(core: Core) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(Relay(core).run())
         tasks.create_task(every("seal", core.seals, SEAL_POLL_S, lambda: seal_due(core)))
-        tasks.create_task(every("sweep", Bell(), sweeper.period_s, sweeper.turn))
+        tasks.create_task(every("sweep", core.sweeps, sweeper.period_s, sweeper.turn))
 
 
 async def _database(engine: AsyncEngine) -> None:

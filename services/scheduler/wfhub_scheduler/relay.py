@@ -49,8 +49,8 @@ class Relay:
         self._checked_at = 0.0  # monotonic
 
     async def run(self) -> None:
-        """Until cancelled."""
-        while True:
+        """Until the process stops."""
+        while not self._core.events.closed:
             try:
                 async with self._alone() as connection:
                     if connection is not None:
@@ -75,7 +75,7 @@ class Relay:
     async def _lead(self, connection: AsyncConnection) -> None:
         log.info("relay leads")
         self._end = None
-        while True:
+        while not self._core.events.closed:
             ticket = self._core.events.ticket()
             more = await ledger.place(connection)
             try:

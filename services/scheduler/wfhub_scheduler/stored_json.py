@@ -17,6 +17,11 @@ def clean(text: str) -> str:
     return text.replace("\x00", "\ufffd")
 
 
+def storable(value: Any) -> bool:
+    """Whether plain JSON values are kept as they are."""
+    return bool(_storable(value) == value)
+
+
 def dumped(value: Any) -> str:
     """One jsonb parameter, from plain JSON values or a message."""
     if isinstance(value, BaseModel):

@@ -83,7 +83,7 @@ async def create_project(core: Core, command: CreateProject) -> Project:
 
 
 async def submit_task(core: Core, command: SubmitTask) -> Submitted:
-    if "\x00" in command.spec.model_dump_json().replace("\\u0000", "\x00"):
+    if not stored_json.storable(command.spec.model_dump(mode="json")):
         raise Rejected("nul-character", "a task must not hold the character U+0000: remove it")
 
     async def work(tx: Tx) -> Submitted:

@@ -24,7 +24,9 @@ def retry_delay_s(base_s: float, tries: int, luck: float) -> float:
 
 def loss_delay_s(losses: int, luck: float) -> float:
     """The first loss is the runner's; a unit that keeps losing runners may be the cause."""
-    return 0.0 if losses <= 1 else _spread(min(2.0 ** (losses - 2), LOSS_DELAY_S_MAX), luck)
+    if losses <= 1:
+        return 0.0
+    return _spread(min(2.0 ** min(losses - 2, 32), LOSS_DELAY_S_MAX), luck)
 
 
 def seal_delay_s(base_s: float, tries: int, luck: float) -> float:

@@ -55,8 +55,7 @@ async def api(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator
         yield http
     for process in running:
         process.terminate()
-    codes = [await process.wait() for process in running]
-    assert codes[1] == 0
+    assert [await process.wait() for process in running] == [0, 0]
 
 
 async def test_a_task_is_submitted_seen_followed_and_cancelled(api: httpx.AsyncClient) -> None:

@@ -27,7 +27,7 @@ END_S_MAX = 40.0
 class Up:
     """`wfhub up`, and what it said."""
 
-    data: Path
+    data: Path | None  # None: the default
     arguments: Sequence[str] = ("--port", "0")
     env: dict[str, str] = field(default_factory=dict)
     prefix: Sequence[str] = ()
@@ -36,8 +36,9 @@ class Up:
     _said: threading.Condition = field(default_factory=threading.Condition)
 
     def start(self) -> "Up":
+        where = ("--data", str(self.data)) if self.data else ()
         self.process = subprocess.Popen(
-            [*self.prefix, WFHUB, "up", "--data", str(self.data), *self.arguments],
+            [*self.prefix, WFHUB, "up", *where, *self.arguments],
             env={**plain_environment(), **self.env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

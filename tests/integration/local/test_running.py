@@ -19,6 +19,12 @@ MODULES = {
     "gateway": "wfhub_llm_gateway.main",
     "api": "wfhub_api.main",
 }
+MARKERS = {
+    **MODULES,
+    "runner-1": "wfhub_agent_runner.main",
+    "nats": "nats.conf",
+    "postgres": "/postgres/data",
+}
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="uids are dropped only where one is root")
 
 
@@ -34,9 +40,11 @@ def token(up: Up) -> str:
     return (up.data / "admin-token").read_text().strip()
 
 
-@pytest.mark.parametrize("name", ["gateway", "proof-store", "api", "scheduler", "nats", "postgres"])
+@pytest.mark.parametrize(
+    "name", ["gateway", "proof-store", "api", "scheduler", "runner-1", "nats", "postgres"]
+)
 def test_a_killed_process_is_started_again(up: Up, name: str) -> None:
-    marker = {"nats": "nats.conf", "postgres": "/postgres/data"}.get(name) or MODULES[name]
+    marker = MARKERS[name]
     first = up.child(marker)
     first.send_signal(signal.SIGKILL)
     up.said(f"{name} was ended by SIGKILL; starting it again", within_s=10)

@@ -1,5 +1,6 @@
 """`wfhub up`: ready, once per directory, ended cleanly, recovered from anything."""
 
+import importlib.util
 import json
 import signal
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 import psutil
 from wfhub_local.ports import listening, port_of
 
-from .conftest import END_S_MAX, WFHUB, Up, get, gone, plain_environment
+from .conftest import END_S_MAX, WFHUB, Up, eventually, get, gone, plain_environment
 
 
 def test_ready_means_that_the_api_answers_and_a_runner_is_there(started: Callable[..., Up]) -> None:
@@ -75,6 +76,30 @@ def test_a_killed_stack_leaves_nothing_and_the_next_one_recovers(
     assert again.interrupt() == 0
 
 
+def test_a_killed_stack_takes_its_sandboxes_with_it(
+    started: Callable[..., Up], tmp_path: Path
+) -> None:
+    up = started().ready()
+    repo = tmp_path / "repo"
+    for words in (
+        ["init", "-q", "-b", "main", str(repo)],
+        ["-C", str(repo), "commit", "-q", "--allow-empty", "-m", "first"],
+    ):
+        who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        subprocess.run(["git", *who, *words], check=True)
+    subprocess.run(
+        [WFHUB, "run", "--repo", str(repo), "--agent-cmd", "sleep 1234", "--detach"],
+        env={**plain_environment(), "WFHUB_DATA": str(up.data)},
+        check=True,
+        capture_output=True,
+        timeout=END_S_MAX,
+    )
+    eventually(lambda: up.find("sleep 1234"))
+    below = up.below()
+    up.kill()
+    assert gone(below) == []
+
+
 def test_a_pid_file_that_names_another_process_by_now_is_no_obstacle(
     started: Callable[..., Up],
 ) -> None:
@@ -130,3 +155,25 @@ def test_no_port_is_open_to_the_network(started: Callable[..., Up]) -> None:
         if c.status == psutil.CONN_LISTEN and c.family in (socket.AF_INET, socket.AF_INET6)
     }
     assert heard == {"127.0.0.1"}
+
+
+def test_a_cassette_in_a_closed_folder_is_replayed_and_a_recording_begun(
+    started: Callable[..., Up], tmp_path: Path
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    cassette, record = closed / "old.jsonl", closed / "new.jsonl"
+    found = importlib.util.find_spec("wfhub_local")
+    assert found is not None
+    assert found.origin is not None
+    shipped = Path(found.origin).parent / "demo" / "parse-int-base.cassette.jsonl"
+    cassette.write_bytes(shipped.read_bytes())
+    cassette.chmod(0o644)
+    replaying = started(env={"LLM_PROVIDER": "replay", "LLM_CASSETTE": str(cassette)}).ready()
+    assert replaying.interrupt() == 0
+
+    recording = started(
+        env={"LLM_RECORD": str(record), "LLM_BASE_URL": "http://127.0.0.1:9/v1"}
+    ).ready()
+    assert recording.interrupt() == 0
+    assert record.stat().st_size > 0
