@@ -100,9 +100,11 @@ async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
     url = f"nats://127.0.0.1:{port}"
     for _ in range(100):
         try:
-            await (await nats.connect(
-                url, allow_reconnect=False, connect_timeout=1, reconnect_time_wait=0.02
-            )).close()
+            await (
+                await nats.connect(
+                    url, allow_reconnect=False, connect_timeout=1, reconnect_time_wait=0.02
+                )
+            ).close()
             break
         except (TimeoutError, OSError, nats.errors.Error):
             await asyncio.sleep(0.05)

@@ -215,7 +215,7 @@ class Hub:
         except NotFoundError:
             return []
         found = []
-        for seq in range(state.first_seq, state.last_seq + 1):
+        for seq in range(max(state.first_seq, 1), state.last_seq + 1):
             message = await js.get_msg(subjects.EVENTS_STREAM, seq=seq)
             found.append(CloudEvent.model_validate_json(message.data or b""))
         return found
@@ -254,9 +254,11 @@ async def scheduler(settings: SchedulerSettings) -> AsyncIterator[asyncio.Task[N
     """A scheduler in this process, stopped in order at the end."""
     stop = Stop()
     serving = asyncio.create_task(main.serve(settings, stop))
-    yield serving
-    stop("signal TEST")
-    await serving
+    try:
+        yield serving
+    finally:
+        stop("signal TEST")
+        await serving
 
 
 @contextlib.asynccontextmanager

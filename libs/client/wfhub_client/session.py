@@ -46,9 +46,7 @@ def connected(notify: Notify) -> Iterator[Session]:
             raise Unreachable(f"no local stack: {e}") from e
         client = Client(stack.url, stack.token, patience_s=CALL_PATIENCE_S)
         at_end.enter_context(client)
-        yield Session(
-            client, settings, local=True, outlives=stack.outlives, trust_name=stack.name
-        )
+        yield Session(client, settings, local=True, outlives=stack.outlives, trust_name=stack.name)
 
 
 def _ephemeral() -> Any:

@@ -20,9 +20,13 @@ def environment(settings: SchedulerSettings, **more: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], **values, **more}
 
 
+def start(env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("wb") as errors:
+        return subprocess.Popen(COMMAND, env=env, stderr=errors)
+
+
 async def test_it_serves_and_stops_in_order_when_asked_to(idle_hub: Hub, tmp_path: Path) -> None:
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(COMMAND, env=environment(idle_hub.settings), stderr=log)
+    process = start(environment(idle_hub.settings), tmp_path / "log")
     runner = await (await answering(idle_hub)).runner()
     waiting = asyncio.create_task(runner.claim(wait_s=20))
     await idle_hub.submit(pool="other")
@@ -42,8 +46,7 @@ async def test_it_waits_for_a_database_that_is_not_migrated_yet(
         "PROOF_PUBLIC_KEY_FILE": str(tmp_path / "later.pub"),
     }
     log = tmp_path / "log"
-    with log.open("wb") as errors:
-        process = subprocess.Popen(COMMAND, env=env, stderr=errors)
+    process = start(env, log)
 
     async def says(what: bytes) -> bool:
         return what in log.read_bytes()

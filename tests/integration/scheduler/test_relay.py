@@ -14,6 +14,7 @@ from scheduler_hub import SPEC, Hub, Runner, scheduler, until
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, signing, streams, subjects
 from wfhub_common.messages import CloudEvent, SubmitTask
+from wfhub_scheduler import ledger
 from wfhub_scheduler.core import Core
 from wfhub_scheduler.settings import SchedulerSettings
 from wfhub_scheduler.submission import submit_task
@@ -43,7 +44,8 @@ def dense(count: int, generation: int = 1) -> list[tuple[int, int]]:
 async def test_positions_are_dense_and_ordered_under_concurrent_writers(hub: Hub) -> None:
     async with scheduler(hub.settings):
         await asyncio.gather(*(hub.submit() for _ in range(60)))
-        await asyncio.gather(*(_claim_all(await hub.runner()) for _ in range(3)))
+        runners = [await hub.runner() for _ in range(3)]
+        await asyncio.gather(*map(_claim_all, runners))
         events = await hub.all_published()
     assert positions(events) == dense(60 * 3)
     rows = await hub.pg.fetch("SELECT event_id FROM sched.api_event ORDER BY generation, pos")
@@ -259,7 +261,7 @@ async def _connected(hub: Hub) -> bool:
     return False
 
 
-async def test_old_events_are_forgotten_and_a_thousand_are_carried(hub: Hub) -> None:
+async def test_events_that_are_too_old_are_not_carried_and_then_forgotten(hub: Hub) -> None:
     await hub.pg.execute(
         """
         INSERT INTO sched.event (event_id, project_id, task_id, kind, entity_id, type, data, time)
@@ -277,3 +279,8 @@ async def test_old_events_are_forgotten_and_a_thousand_are_carried(hub: Hub) -> 
     await until(all_there, "all events that are not too old")
     events = await hub.published()
     assert [pos for _, pos in positions(events)] == list(range(6, 1506))
+    engine = db.make_engine(hub.settings.database_url, application="test")
+    async with engine.begin() as connection:
+        assert await ledger.forget_old(connection) == 5
+    await engine.dispose()
+    assert await hub.pg.fetchval("SELECT min(pos) FROM sched.event") == 6

@@ -3,7 +3,6 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from wfhub_agent_runner.logs import MASK, LogFile, Redactor
 
 

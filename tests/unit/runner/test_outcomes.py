@@ -1,7 +1,6 @@
 """An outcome comes from what was observed; an exit code alone is not evidence."""
 
 import pytest
-
 from wfhub_agent_runner import outcomes
 from wfhub_agent_runner.outcomes import ModelTraffic
 from wfhub_agent_runner.sandbox import port

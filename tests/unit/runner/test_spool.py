@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from wfhub_agent_runner import spool as spooling
 from wfhub_agent_runner.spool import Item, Spool
 from wfhub_common import digests
