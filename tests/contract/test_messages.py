@@ -1,0 +1,57 @@
+"""What crosses processes: facts are additive, commands are exact, names agree everywhere."""
+
+import inspect
+
+import pytest
+from pydantic import BaseModel, ValidationError
+from wfhub_common import errors, identities, messages, subjects
+
+FACTS = [
+    kind
+    for _, kind in inspect.getmembers(messages, inspect.isclass)
+    if issubclass(kind, messages.Fact) and kind is not messages.Fact
+]
+COMMANDS = [
+    kind
+    for _, kind in inspect.getmembers(messages, inspect.isclass)
+    if issubclass(kind, messages.Command) and kind is not messages.Command
+]
+
+
+@pytest.mark.parametrize("kind", FACTS + COMMANDS)
+def test_every_message_is_frozen(kind: type[BaseModel]) -> None:
+    assert kind.model_config.get("frozen") is True
+
+
+def test_a_newer_reply_is_understood_and_a_newer_command_refused() -> None:
+    reply = {"accepted": True, "state": "ready", "added_in_v1_7": 1}
+    assert messages.Cancelled.model_validate(reply).accepted
+    with pytest.raises(ValidationError):
+        messages.CancelTask.model_validate({"task_id": "tsk_x", "force": True})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.Rejected("x", "say", status=409, name="n"),
+        errors.RetryLater("x", "say", retry_after_s=3.0),
+        errors.LeaseLost("x", "say"),
+        errors.Corrupt("x", "say"),
+    ],
+)
+def test_an_error_survives_the_wire(error: errors.WfhubError) -> None:
+    back = errors.from_wire(errors.to_wire(error))
+    assert type(back) is type(error)
+    assert vars(back) == vars(error)
+
+
+def test_a_runner_may_speak_under_its_own_name_only() -> None:
+    allowed = identities.runner("rnr_a").publish
+    assert set(allowed) >= {subjects.rpc("rnr_a", c) for c in subjects.RUNNER_COMMANDS}
+    assert not [s for s in allowed if "rnr_a" not in s]
+    assert not [s for s in allowed if s.startswith("$JS")]
+
+
+def test_a_password_in_a_repository_url_is_refused() -> None:
+    with pytest.raises(ValidationError, match="password"):
+        messages.TaskSpec(repo="https://user:secret@forge.example/x")
