@@ -32,7 +32,7 @@ async def test_requests_over_budget_are_refused(
 
 
 async def test_a_stream_that_passes_its_budget_is_cut(
-    start_gateway, scheduler, upstream, post, gateway_database
+    start_gateway, scheduler, upstream, post, gateway_database, wait_until
 ):
     gateway = await start_gateway(llm_base_url=upstream.url("stream-endless"))
     token, info = scheduler.grant(budget_tokens=1000)
@@ -40,6 +40,11 @@ async def test_a_stream_that_passes_its_budget_is_cut(
     last = json.loads(answer.content.rstrip().rpartition(b"data: ")[2])
     assert last["error"]["code"] == "budget-exceeded"
     await asyncio.wait_for(upstream.hung_up.wait(), 10)
+
+    async def settled() -> bool:  # after the last byte of the answer
+        return (await standing(gateway_database, info.attempt_id))[1] == 0
+
+    await wait_until(settled)
     used, reserved = await standing(gateway_database, info.attempt_id)
     assert 1000 <= used <= 1003  # one event of three tokens more
     assert reserved == 0
@@ -50,7 +55,7 @@ async def test_a_stream_that_passes_its_budget_is_cut(
 
 
 async def test_many_streams_at_once_through_two_gateways_share_one_budget(
-    start_gateway, scheduler, upstream, post, gateway_database
+    start_gateway, scheduler, upstream, post, gateway_database, wait_until
 ):
     url = upstream.url("stream-endless")
     gateways = [await start_gateway(llm_base_url=url) for _ in range(2)]
@@ -59,6 +64,11 @@ async def test_many_streams_at_once_through_two_gateways_share_one_budget(
     assert all(b"budget-exceeded" in answer.content for answer in answers)
     served = [answer for answer in answers if answer.status_code == 200]
     assert 1 <= len(served) < len(answers)
+
+    async def settled() -> bool:  # after the last byte of the answer
+        return (await standing(gateway_database, info.attempt_id))[1] == 0
+
+    await wait_until(settled)
     used, reserved = await standing(gateway_database, info.attempt_id)
     assert 3000 <= used <= 3000 + 3 * len(served)
     assert reserved == 0
