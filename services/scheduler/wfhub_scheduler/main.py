@@ -11,7 +11,7 @@ from pathlib import Path
 
 from faststream.nats import NatsBroker
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import broker as rpc
 from wfhub_common import db, log, service, streams, subjects
@@ -95,7 +95,7 @@ async def _database(engine: AsyncEngine) -> None:
         try:
             async with db.transaction(engine) as connection:
                 await connection.execute(text("SELECT generation FROM sched.relay"))
-        except (RetryLater, ProgrammingError) as e:
+        except (RetryLater, DBAPIError) as e:  # away, starting up, or without our schema
             reason = str(e).splitlines()[0]
             logger.warning("waiting for the database (is it migrated?)", why=reason)
             await asyncio.sleep(wait_s)

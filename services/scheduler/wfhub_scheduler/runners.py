@@ -9,6 +9,7 @@ Raises: nothing of its own.
 from contextlib import suppress
 
 from sqlalchemy import text
+from wfhub_common import db
 from wfhub_common.errors import LeaseLost
 from wfhub_common.log import get_logger
 from wfhub_common.messages import AttemptState, Heartbeat, HeartbeatReply, Register, Registered
@@ -74,7 +75,7 @@ async def register(core: Core, sender: str, command: Register) -> Registered:
     # last loss leaves the rest to the next register, or to their leases.
     earlier = await core.commit(work)
     for attempt_id in earlier:
-        await lose(core, attempt_id, sender, reason="runner-restarted", expired=False)
+        await lose(core, attempt_id, sender, reason="runner-restarted", if_expired=False)
     log.info("runner registered", runner_id=sender, slots=command.slots, lost=len(earlier))
     timing = core.timing
     return Registered(heartbeat_s=timing.heartbeat_s, lease_ttl_s=timing.lease_ttl_s)
@@ -98,26 +99,22 @@ async def heartbeat(core: Core, sender: str, command: Heartbeat) -> HeartbeatRep
     return await core.commit(work)
 
 
-async def expire_leases(core: Core) -> bool:
-    """Lose every attempt whose lease ran out; True: there may be more."""
-
-    async def work(tx: Tx) -> list[tuple[str, str]]:
-        rows = await tx.connection.execute(_EXPIRED, {"count": EXPIRE_BATCH})
+async def expired(core: Core) -> list[tuple[str, str]]:
+    """Attempts, with their runners, whose lease ran out."""
+    async with db.transaction(core.engine) as connection:
+        rows = await connection.execute(_EXPIRED, {"count": EXPIRE_BATCH})
         return [(row.attempt_id, row.runner_id) for row in rows]
 
-    expired = await core.commit(work)
-    for attempt_id, runner_id in expired:
-        await lose(core, attempt_id, runner_id, reason="lease-expired", expired=True)
-    return len(expired) == EXPIRE_BATCH
 
-
-async def lose(core: Core, attempt_id: str, runner_id: str, *, reason: str, expired: bool) -> None:
+async def lose(
+    core: Core, attempt_id: str, runner_id: str, *, reason: str, if_expired: bool
+) -> None:
     """One transaction an attempt: no lock is held while another task's is waited for."""
     ending = Ending(AttemptState.LOST, reason, "the runner was lost while it worked on this")
 
     async def work(tx: Tx) -> None:
         task, attempt = await lock_attempt(tx.connection, attempt_id)
-        await end_attempt(tx, task, attempt, runner_id, ending, expired=expired)
+        await end_attempt(tx, task, attempt, runner_id, ending, expired=if_expired)
         to = await ended(tx, task, attempt, ending)
         log.warning(
             "attempt lost",

@@ -8,11 +8,9 @@ Units: seconds.
 
 import time
 
-from wfhub_common.errors import RetryLater
-
 from wfhub_scheduler import ledger
 from wfhub_scheduler.core import Core, Tx
-from wfhub_scheduler.runners import expire_leases
+from wfhub_scheduler.runners import EXPIRE_BATCH, expired, lose
 from wfhub_scheduler.timing import Calm
 
 SWEEP_S_MAX = 1.0
@@ -29,15 +27,18 @@ class Sweeper:
         self.period_s = min(SWEEP_S_MAX, ttl_s / 5)
 
     async def turn(self) -> bool:
-        if not self._calm.turn(time.monotonic(), healthy=self._core.connected):
-            return False
+        """Asks the database even while nothing may expire: that is how an outage is noticed."""
         try:
-            more = await expire_leases(self._core)
-            await self._forget()
-        except RetryLater:
+            silent = await expired(self._core)
+        except Exception:
             self._calm.turn(time.monotonic(), healthy=False)
             raise
-        return more
+        if not self._calm.turn(time.monotonic(), healthy=self._core.connected):
+            return False
+        for attempt_id, runner_id in silent:
+            await lose(self._core, attempt_id, runner_id, reason="lease-expired", if_expired=True)
+        await self._forget()
+        return len(silent) == EXPIRE_BATCH
 
     async def _forget(self) -> None:
         if time.monotonic() < self._forget_at:

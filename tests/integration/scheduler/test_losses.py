@@ -2,8 +2,10 @@
 
 import asyncio
 
+import asyncpg
 import pytest
-from scheduler_hub import Hub, Runner
+from scheduler_hub import Hub, Runner, until
+from wfhub_common.errors import RetryLater
 from wfhub_common.messages import AttemptState, Complete, TaskState, UnitKind
 from wfhub_scheduler.states import INFRA_LOSSES_MAX, PUBLISH_TRIES_MAX
 
@@ -135,3 +137,38 @@ async def test_a_lost_publication_is_claimed_again(hub: Hub) -> None:
     publish = await restarted.claim_one(UnitKind.PUBLISH)
     done = Complete(attempt_id=publish.attempt_id, outcome=AttemptState.WON)
     assert (await restarted.complete(done)).task_state is TaskState.SUCCEEDED
+
+
+@pytest.mark.parametrize("settings", [{"lease_ttl_s": 2.0}], indirect=True)
+async def test_no_lease_expires_while_the_sweeper_cannot_reach_the_database(
+    hub: Hub, postgres_server: str
+) -> None:
+    """The database refuses connections past the lease's end; then heartbeats get their chance."""
+    runner = await hub.runner()
+    await hub.submit()
+    assignment = await runner.claim_one()
+    name = await hub.pg.fetchval("SELECT current_database()")
+    admin = await asyncpg.connect(postgres_server + "/postgres")
+    await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    ends = asyncio.get_running_loop().time() + 2.5  # longer than the lease
+    while asyncio.get_running_loop().time() < ends:
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = $1 AND pid <> $2",
+            name,
+            hub.pg.get_server_pid(),
+        )
+        await asyncio.sleep(0.05)  # the outage's length, not a wait for something
+    await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    await admin.close()
+    await asyncio.sleep(0.8)  # two sweeps, before the runner's next beat
+
+    async def renewed() -> bool:
+        try:
+            reply = await runner.heartbeat(assignment.attempt_id)
+        except RetryLater:
+            return False
+        return assignment.attempt_id in reply.lease_until
+
+    await until(renewed, "the lease is renewed after the outage")
+    assert (await hub.attempt(assignment.attempt_id))["state"] == "leased"

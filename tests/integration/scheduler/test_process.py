@@ -1,10 +1,12 @@
 """The scheduler as a process: its settings, its start, its stop."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -20,19 +22,25 @@ def environment(settings: SchedulerSettings, **more: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], **values, **more}
 
 
-def start(env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+@contextlib.contextmanager
+def started(env: dict[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     with log.open("wb") as errors:
-        return subprocess.Popen(COMMAND, env=env, stderr=errors)
+        process = subprocess.Popen(COMMAND, env=env, stderr=errors)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
 
 
 async def test_it_serves_and_stops_in_order_when_asked_to(idle_hub: Hub, tmp_path: Path) -> None:
-    process = start(environment(idle_hub.settings), tmp_path / "log")
-    runner = await (await answering(idle_hub)).runner()
-    waiting = asyncio.create_task(runner.claim(wait_s=20))
-    await idle_hub.submit(pool="other")
-    process.send_signal(signal.SIGTERM)
-    assert await waiting == ()  # answered, not left to time out
-    assert await asyncio.to_thread(process.wait, 15) == 0
+    with started(environment(idle_hub.settings), tmp_path / "log") as process:
+        runner = await (await answering(idle_hub)).runner()
+        waiting = asyncio.create_task(runner.claim(wait_s=20))
+        await idle_hub.submit(pool="other")
+        process.send_signal(signal.SIGTERM)
+        assert await waiting == ()  # answered, not left to time out
+        assert await asyncio.to_thread(process.wait, 15) == 0
     assert b"Traceback" not in (tmp_path / "log").read_bytes()
 
 
@@ -46,20 +54,20 @@ async def test_it_waits_for_a_database_that_is_not_migrated_yet(
         "PROOF_PUBLIC_KEY_FILE": str(tmp_path / "later.pub"),
     }
     log = tmp_path / "log"
-    process = start(env, log)
 
     async def says(what: bytes) -> bool:
         return what in log.read_bytes()
 
-    await until(lambda: says(b"waiting for the database"), "it says what it waits for")
-    for _ in range(2):  # again changes nothing
-        migrated = await asyncio.to_thread(
-            subprocess.run, [*COMMAND, "migrate"], env=env, check=False
-        )
-        assert migrated.returncode == 0
-    await until(lambda: says(b"scheduler ready"), "it goes on")
-    process.terminate()
-    assert await asyncio.to_thread(process.wait, 15) == 0
+    with started(env, log) as process:
+        await until(lambda: says(b"waiting for the database"), "it says what it waits for")
+        for _ in range(2):  # again changes nothing
+            migrated = await asyncio.to_thread(
+                subprocess.run, [*COMMAND, "migrate"], env=env, check=False
+            )
+            assert migrated.returncode == 0
+        await until(lambda: says(b"scheduler ready"), "it goes on")
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 15) == 0
     pg = await asyncpg.connect(database_url)
     assert await pg.fetchval("SELECT count(*) FROM sched.project WHERE name = 'default'") == 1
     await pg.close()
