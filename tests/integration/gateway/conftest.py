@@ -263,11 +263,13 @@ class Upstream:
                 writer.write(chunked + f"{len(part):x}\r\n".encode() + part + b"\r\n")
             case "stream-endless":
                 writer.write(_head(200, "text/event-stream"))
-                while not reader.at_eof() and not writer.is_closing():
-                    writer.write(_delta("twelve chars"))
-                    await writer.drain()
-                    await asyncio.sleep(0.001)
-                self.hung_up.set()
+                try:
+                    while not reader.at_eof() and not writer.is_closing():
+                        writer.write(_delta("twelve chars"))
+                        await writer.drain()
+                        await asyncio.sleep(0.001)
+                finally:  # a reset in the middle of a write is a hang-up as well
+                    self.hung_up.set()
 
     async def _hang(self, reader: asyncio.StreamReader) -> None:
         self.hanging.set()
