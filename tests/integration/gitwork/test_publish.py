@@ -289,6 +289,33 @@ def test_git_gc_and_commits_beside_a_publication_do_no_harm(broker: RepoAccess, 
     git(repo, "fsck", "--strict", "--full")
 
 
+def test_a_gc_that_counts_on_our_keep_loses_nothing(repo: Path) -> None:
+    """`git repack` leaves out what a kept pack holds, then deletes the packs that it had listed
+    before: those may include an earlier publication of the same objects."""
+    made = result(repo)
+    packs = repo / ".git" / "objects" / "pack"
+
+    def send_as(task: str, between: Callable[[], None]) -> None:
+        order = publish.Order.parse(
+            made.commit, f"refs/heads/wfhub/{task}", f"refs/wfhub/published/{task}"
+        )
+        with source.opened(locate(str(repo), POLICY)) as opened, made.bundle.open("rb") as f:
+            assert publish.publish(opened, order, f, between=between) == Published(made.commit)
+
+    send_as("tsk_1", lambda: None)
+    git(repo, "gc", "-q")  # what else there is, into one pack
+    send_as("tsk_2", lambda: None)
+    listed = {path.stem for path in packs.glob("*.pack")}
+
+    def repack() -> None:
+        kept = {path.stem for path in packs.glob("*.keep")}
+        assert kept, "publishing goes on under a .keep"
+        assert not kept & listed, "a pack that gc had listed as its own is now counted on as kept"
+
+    send_as("tsk_3", repack)
+    git(repo, "fsck", "--strict", "--full")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a repository to another user")
 def test_the_broker_writes_as_the_owner_and_needs_their_permission(
     broker: RepoAccess, repo: Path

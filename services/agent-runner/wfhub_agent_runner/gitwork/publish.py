@@ -8,12 +8,14 @@ Raises: Rejected, RetryLater; the observed endings are in `outcomes`.
 """
 
 import errno
+import hashlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -65,6 +67,8 @@ def publish(
 ) -> PublishResult:
     try:
         if observed := _look(source, order):
+            if isinstance(observed, Already):
+                _drop_keeps(source, order)  # of one that was killed after it wrote the refs
             return observed
         header = bundle.read_header(bundle_file)
         if header.commit != order.commit:
@@ -75,8 +79,11 @@ def publish(
                 f"the repository no longer has the base commit {header.base.decode()};"
                 " run the task again on what it has now",
             )
-        with _ingested(source, header, bundle_file):
-            return _create(source, order, between)
+        with _ingested(source, order, header, bundle_file):
+            observed = _create(source, order, between)
+        if isinstance(observed, Published):
+            _drop_keeps(source, order)
+        return observed
     except reflock.RefInTheWay as e:
         return Refused("ref-in-the-way", f"{e}; rename that branch and publish again")
     except OSError as e:
@@ -131,10 +138,15 @@ def _stands_on(store: DiskObjectStore, tip: bytes, commit: ObjectID) -> bool:
 
 
 @contextmanager
-def _ingested(source: Source, header: bundle.Header, file: BinaryIO) -> Iterator[None]:
+def _ingested(
+    source: Source, order: Order, header: bundle.Header, file: BinaryIO
+) -> Iterator[None]:
     """The bundle's objects in the repository, safe from `git gc` until the refs are written.
 
     Until the whole bundle is checked it lies in a quarantine that git ignores and prunes.
+    The pack's name is always a new one. Under a name that depends on its content, a repeat would
+    find the first one's pack: a gc that had listed it as not kept then saw our `.keep`, left its
+    objects out of the new pack, and deleted it, with all that earlier branches had in it.
     """
     objects = source.layout.common / "objects"
     quarantine = Path(tempfile.mkdtemp(prefix="tmp_objdir-wfhub-", dir=objects))
@@ -156,17 +168,26 @@ def _ingested(source: Source, header: bundle.Header, file: BinaryIO) -> Iterator
         if not folder.exists():
             folder.mkdir()
             adjust_shared_perm(folder, source.shared)
-        keep = folder / f"pack-{name}.keep"
+        fresh = f"{_pack_prefix(order)}{secrets.token_hex(10)}"
+        keep = folder / f"{fresh}.keep"
         keep.write_bytes(b"wfhub is publishing\n")
         for suffix in (".pack", ".idx"):  # in this order: an index promises its pack
-            target = folder / f"pack-{name}{suffix}"
-            if not target.exists():
-                os.rename(quarantine / "pack" / target.name, target)
+            os.rename(quarantine / "pack" / f"pack-{name}{suffix}", folder / f"{fresh}{suffix}")
         reflock.fsync_folder(folder)
         yield
     finally:
         store.close()
         shutil.rmtree(quarantine, ignore_errors=True)
         if keep is not None:
-            with suppress(FileNotFoundError):
-                keep.unlink()
+            keep.unlink(missing_ok=True)
+
+
+def _drop_keeps(source: Source, order: Order) -> None:
+    """The refs are there, so what publishers of this task left when they were killed may go."""
+    folder = source.layout.common / "objects" / "pack"
+    for keep in folder.glob(f"{_pack_prefix(order)}*.keep"):
+        keep.unlink(missing_ok=True)
+
+
+def _pack_prefix(order: Order) -> str:
+    return f"pack-{hashlib.sha1(order.marker, usedforsecurity=False).hexdigest()[:20]}"
