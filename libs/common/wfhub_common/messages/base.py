@@ -1,0 +1,15 @@
+"""What all messages are: facts, which grow, and commands, which are exact."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Fact(BaseModel):
+    """A reply, event or record: additive within v1."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Command(BaseModel):
+    """Something asked for: an unknown field is an error, since it was meant to do something."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,0 +1,67 @@
+"""About tokens and model use: asked by the gateway, and asked of it."""
+
+from datetime import datetime
+
+from pydantic import Field
+
+from wfhub_common.messages.base import Command, Fact
+
+
+class Introspect(Command):
+    """Asked by the gateway: whose token is this, and until when? (RFC 7662 in spirit.)"""
+
+    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class TokenInfo(Fact):
+    active: bool
+    attempt_id: str = ""
+    task_id: str = ""
+    project_id: str = ""
+    models: tuple[str, ...] | None = None  # None: any the gateway serves
+    budget_tokens: int | None = None
+    valid_until: datetime | None = None
+
+
+class AttemptEnded(Fact):
+    """Hint to the gateway: the attempt's token is dead from now on."""
+
+    attempt_id: str
+
+
+class ExchangesOf(Command):
+    attempt_id: str
+
+
+class Exchange(Fact):
+    """One request to a model as the gateway recorded it."""
+
+    seq: int
+    provider: str
+    model: str
+    replayed: bool
+    status: int  # HTTP status given to the agent
+    request_digest: str
+    response_digest: str
+    prompt_tokens: int
+    completion_tokens: int
+    started_at: str
+    duration_ms: int
+    note: str = ""  # e.g. that a replayed cassette was written by hand
+
+
+class Exchanges(Fact):
+    attempt_id: str
+    exchanges: tuple[Exchange, ...] = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class UsageOf(Command):
+    task_id: str
+
+
+class Usage(Fact):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    requests: int = 0

@@ -1,0 +1,119 @@
+"""From a runner to the scheduler: register, claim, heartbeat, report, complete."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from wfhub_common import limits
+from wfhub_common.messages.base import Command, Fact
+from wfhub_common.messages.results import Receipt, RunnerObservations
+from wfhub_common.messages.states import AttemptState, TaskState, UnitKind
+from wfhub_common.messages.tasks import Slug, TaskSpec
+
+
+class Register(Command):
+    """First call of a runner process. Attempts of its earlier incarnations are lost at once."""
+
+    incarnation: str  # random per process start
+    name: str
+    slots: int = Field(ge=1, le=1000)
+    labels: tuple[str, ...] = ()
+    backend: str = "bwrap"
+    version: str = ""
+
+
+class Registered(Fact):
+    heartbeat_s: float
+    lease_ttl_s: float
+
+
+class Claim(Command):
+    """Asks for up to `slots` units, waiting up to `wait_s`. A repeat with the same claim_id gets
+    the same attempts (a lost reply loses nothing)."""
+
+    claim_id: str
+    incarnation: str
+    slots: int = Field(ge=1, le=100)
+    pool: Slug = "default"
+    kinds: tuple[UnitKind, ...] = (UnitKind.AGENT, UnitKind.PUBLISH)
+    wait_s: float = Field(0.0, ge=0, le=limits.CLAIM_WAIT_S_MAX)
+
+
+class PublishOrder(Fact):
+    """What a publish unit pushes: both refs are created only, never moved."""
+
+    bundle_digest: str
+    commit: str
+    base_commit: str
+    branch_ref: str  # refs/heads/wfhub/<task>
+    marker_ref: str  # refs/wfhub/published/<task>
+
+
+class Assignment(Fact):
+    """One attempt, leased. `token` opens the LLM gateway for as long as the lease lives."""
+
+    attempt_id: str
+    task_id: str
+    project_id: str
+    project: str
+    kind: UnitKind
+    number: int  # 1 for the task's first attempt of that kind
+    spec: TaskSpec
+    lease_until: datetime
+    token: str = ""
+    publish: PublishOrder | None = None
+
+
+class Claimed(Fact):
+    assignments: tuple[Assignment, ...] = ()
+
+
+class Heartbeat(Command):
+    incarnation: str
+    attempts: tuple[str, ...] = Field((), max_length=1000)
+
+
+class HeartbeatReply(Fact):
+    """Per attempt asked about: renewed (`lease_until`), to cancel, or no longer current."""
+
+    lease_until: dict[str, datetime] = Field(default_factory=dict)
+    cancel: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+class Report(Command):
+    """Progress of a live attempt: an optional new state and one named step, both become events."""
+
+    attempt_id: str
+    state: Literal[AttemptState.RUNNING, AttemptState.VERIFYING] | None = None
+    step: str = Field(min_length=1, max_length=64, pattern=r"^[a-z][a-z0-9-]*$")
+    fields: dict[str, Any] = Field(default_factory=dict)
+
+
+class Reported(Fact):
+    cancel: bool = False  # a cancel is waiting: stop, keep the evidence, complete as cancelled
+
+
+class Complete(Command):
+    """Ends an attempt. Admitted only from the current attempt of the asking runner; `won` only
+    with a receipt for each artifact, BUNDLE_ARTIFACT among them.
+
+    Agent units: won | rejected | failed | cancelled. Publish units: won (published) | rejected
+    (conflict or refused: observed, final) | failed (unknown or unreachable: tried again).
+    """
+
+    attempt_id: str
+    outcome: Literal[
+        AttemptState.WON, AttemptState.REJECTED, AttemptState.FAILED, AttemptState.CANCELLED
+    ]
+    reason: str = Field("", max_length=200)  # stable code, e.g. verification-failed
+    message: str = Field("", max_length=limits.MESSAGE_CHARS_MAX)
+    retryable: bool = True  # False: another attempt would end the same way (bad input)
+    receipts: tuple[Receipt, ...] = Field((), max_length=limits.ARTIFACTS_MAX)
+    observed: RunnerObservations | None = None
+
+
+class Completed(Fact):
+    task_state: TaskState
+    repeated: bool = False  # the same completion had been admitted before
