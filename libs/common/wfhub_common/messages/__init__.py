@@ -63,7 +63,16 @@ from wfhub_common.messages.submission import (
     SubmitTask,
     Submitted,
 )
-from wfhub_common.messages.tasks import AgentSpec, Limits, ShellCommand, Slug, TaskSpec
+from wfhub_common.messages.tasks import (
+    AgentSpec,
+    Label,
+    Limits,
+    Reason,
+    Retry,
+    ShellCommand,
+    Slug,
+    TaskSpec,
+)
 
 __all__ = [
     "BUNDLE_ARTIFACT",
@@ -92,9 +101,11 @@ __all__ = [
     "Heartbeat",
     "HeartbeatReply",
     "Introspect",
+    "Label",
     "Limits",
     "Project",
     "PublishOrder",
+    "Reason",
     "Receipt",
     "Receipts",
     "ReceiptsOf",
@@ -102,6 +113,7 @@ __all__ = [
     "Registered",
     "Report",
     "Reported",
+    "Retry",
     "RunnerObservations",
     "SchedulerObservations",
     "SealProof",
