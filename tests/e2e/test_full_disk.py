@@ -1,4 +1,4 @@
-"""The runner's disk fills up: each task says so, nothing half-made stays, and work goes on after."""
+"""The runner's disk fills up: the task says so, nothing half-made stays, and work goes on."""
 
 import os
 import signal
