@@ -82,7 +82,7 @@ def task_spec(
         "agent": agent,
         "verify": verify,
         "verify_base": verify_base,
-        "retry": {"attempts_max": attempts},
+        "attempts_max": attempts,
         "title": title,
     }
     if base is not None:

@@ -31,7 +31,6 @@ class After:
 
     units_ready: bool = False
     seal_due: bool = False
-    workflow_due: bool = False  # a task of a workflow came to its end
     ended: list[str] = field(default_factory=list)  # attempt ids
 
 
@@ -49,7 +48,6 @@ class Core:
     timing: Timing
     units: Bell = field(default_factory=Bell)  # rung when a unit became ready
     seals: Bell = field(default_factory=Bell)  # rung when a proof is to be asked for
-    workflows: Bell = field(default_factory=Bell)  # rung when a task of a workflow ended
     events: Bell = field(default_factory=Bell)  # rung when the outbox may hold new rows
     sweeps: Bell = field(default_factory=Bell)  # never rung: sweeping goes by the clock
 
@@ -69,8 +67,6 @@ class Core:
         self.events.ring()
         if after.seal_due:
             self.seals.ring()
-        if after.workflow_due:
-            self.workflows.ring()
         if after.units_ready:
             self.units.ring()
             await self._hint(subjects.WAKE, b"")
@@ -96,7 +92,7 @@ class Core:
     def close(self) -> None:
         """The process stops: long polls answer, loops end. (Cancelling them is not enough: before
         Python 3.12 `wait_for`, which nats-py uses, can lose a cancellation.)"""
-        for bell in (self.units, self.seals, self.workflows, self.events, self.sweeps):
+        for bell in (self.units, self.seals, self.events, self.sweeps):
             bell.close()
 
 

@@ -28,7 +28,6 @@ class Task:
     verify_count: int
     pool: str
     priority: int
-    workflow_id: str | None
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,9 @@ class Attempt:
 
 _TASK_COLUMNS = """
     task_id, project_id, state, current_attempt, winner, cancel_requested, cancel_reason,
-    CAST(spec -> 'retry' ->> 'attempts_max' AS integer) AS attempts_max,
+    CAST(spec ->> 'attempts_max' AS integer) AS attempts_max,
     jsonb_array_length(spec -> 'verify') AS verify_count,
-    spec ->> 'pool' AS pool, CAST(spec ->> 'priority' AS integer) AS priority,
-    workflow_id
+    spec ->> 'pool' AS pool, CAST(spec ->> 'priority' AS integer) AS priority
 """
 _LOCK_TASK = text(f"SELECT {_TASK_COLUMNS} FROM sched.task WHERE task_id = :task_id FOR UPDATE")  # noqa: S608 - our own column list
 _ATTEMPT = text("""

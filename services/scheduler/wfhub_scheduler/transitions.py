@@ -213,8 +213,6 @@ async def move_task(
         },
     )
     assert changed.rowcount == 1, "the task changed under its own lock"
-    if rule.to in FINAL_TASK_STATES and task.workflow_id is not None:
-        tx.after.workflow_due = True  # the advancer finds it; a lost hint costs its poll only
     if rule.to != task.state:
         data = {
             "from": task.state.value,

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from scheduler_hub import Hub, Runner, until
 from wfhub_common.errors import RetryLater
-from wfhub_common.messages import AttemptState, Complete, Retry, TaskState, UnitKind
+from wfhub_common.messages import AttemptState, Complete, TaskState, UnitKind
 from wfhub_scheduler.states import INFRA_LOSSES_MAX, PUBLISH_TRIES_MAX
 
 QUICK = pytest.mark.parametrize("settings", [{"lease_ttl_s": 0.6}], indirect=True)
@@ -82,7 +82,7 @@ async def test_infrastructure_losses_have_a_cap_of_their_own(hub: Hub) -> None:
 
 async def test_a_failed_attempt_is_retried_up_to_the_tasks_limit(hub: Hub) -> None:
     runner = await hub.runner()
-    submitted = await hub.submit(retry=Retry(attempts_max=3))
+    submitted = await hub.submit(attempts_max=3)
     for number, state in ((1, TaskState.READY), (2, TaskState.READY), (3, TaskState.FAILED)):
         assignment = await runner.claim_one()
         assert assignment.number == number
@@ -93,14 +93,14 @@ async def test_a_failed_attempt_is_retried_up_to_the_tasks_limit(hub: Hub) -> No
 
 async def test_what_is_not_retryable_fails_at_once(hub: Hub) -> None:
     runner = await hub.runner()
-    await hub.submit(retry=Retry(attempts_max=3))
+    await hub.submit(attempts_max=3)
     assignment = await runner.claim_one()
     assert await fail(runner, assignment.attempt_id, retryable=False) is TaskState.FAILED
 
 
 async def test_a_runner_that_stops_uncalled_fails_the_task(hub: Hub) -> None:
     runner = await hub.runner()
-    await hub.submit(retry=Retry(attempts_max=3))
+    await hub.submit(attempts_max=3)
     assignment = await runner.claim_one()
     outcome = AttemptState.CANCELLED
     assert await fail(runner, assignment.attempt_id, outcome=outcome) is TaskState.FAILED

@@ -63,16 +63,7 @@ from wfhub_common.messages.submission import (
     SubmitTask,
     Submitted,
 )
-from wfhub_common.messages.tasks import (
-    AgentSpec,
-    Label,
-    Limits,
-    Reason,
-    Retry,
-    ShellCommand,
-    Slug,
-    TaskSpec,
-)
+from wfhub_common.messages.tasks import AgentSpec, Limits, ShellCommand, Slug, TaskSpec
 
 __all__ = [
     "BUNDLE_ARTIFACT",
@@ -101,11 +92,9 @@ __all__ = [
     "Heartbeat",
     "HeartbeatReply",
     "Introspect",
-    "Label",
     "Limits",
     "Project",
     "PublishOrder",
-    "Reason",
     "Receipt",
     "Receipts",
     "ReceiptsOf",
@@ -113,7 +102,6 @@ __all__ = [
     "Registered",
     "Report",
     "Reported",
-    "Retry",
     "RunnerObservations",
     "SchedulerObservations",
     "SealProof",
