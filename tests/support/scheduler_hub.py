@@ -70,15 +70,16 @@ class Runner:
     hub: "Hub"
     runner_id: str = field(default_factory=ids.new_runner_id)
     incarnation: str = field(default_factory=ids.new_claim_id)
+    labels: tuple[str, ...] = ()
 
     async def register(self) -> "Runner":
-        request = Register(incarnation=self.incarnation, name="test", slots=4)
+        request = Register(incarnation=self.incarnation, name="test", slots=4, labels=self.labels)
         await self.hub.ask(self.runner_id, "register", request, Registered)
         return self
 
     def again(self) -> "Runner":
         """The same runner after a restart."""
-        return Runner(self.hub, self.runner_id)
+        return Runner(self.hub, self.runner_id, labels=self.labels)
 
     async def claim(
         self, slots: int = 1, *, claim_id: str | None = None, wait_s: float = 10.0, **more: Any
@@ -186,8 +187,8 @@ class Hub:
         request = CancelTask(task_id=task_id, reason="changed my mind")
         return await self.ask(subjects.API, "cancel_task", request, Cancelled)
 
-    async def runner(self) -> Runner:
-        return await Runner(self).register()
+    async def runner(self, *labels: str) -> Runner:
+        return await Runner(self, labels=labels).register()
 
     async def task(self, task_id: str) -> asyncpg.Record:
         row = await self.pg.fetchrow("SELECT * FROM sched.api_task WHERE task_id = $1", task_id)

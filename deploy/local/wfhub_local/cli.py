@@ -1,6 +1,7 @@
 """`wfhub up`: its options. The work is imported when it runs."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,10 @@ def up_command(
     slots: Annotated[
         int, typer.Option(min=1, max=SLOTS_MAX, help="Attempts at once in each runner.")
     ] = 2,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="What tasks may ask of these runners, such as gpu; again for more."),
+    ] = None,
     toolchain: Annotated[
         list[Path] | None,
         typer.Option(
@@ -35,10 +40,17 @@ def up_command(
     ] = True,
 ) -> None:
     """Run everything on this machine, until Ctrl-C."""
+    from wfhub_common.messages.tasks import LABEL_PATTERN
+
     from wfhub_local import stack, state
     from wfhub_local.layout import Layout
     from wfhub_local.settings import Options, default_data, is_root
 
+    for each in label or ():
+        if not re.fullmatch(LABEL_PATTERN, each):
+            raise typer.BadParameter(
+                f"{each!r}: lower-case letters, digits and ._=-", param_hint="--label"
+            )
     folders = tuple(path.expanduser().absolute() for path in toolchain or [])
     for folder in folders:
         if not folder.is_dir():
@@ -52,6 +64,7 @@ def up_command(
         database_url=database_url,
         runners=runners,
         slots=slots,
+        labels=tuple(label or ()),
         toolchains=folders,
         file_repos=file_repos,
     )

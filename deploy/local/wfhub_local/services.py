@@ -145,6 +145,7 @@ def runner_process(s: Setting, number: int) -> Process:
             "RUNNER_ID": runner_id,
             "RUNNER_NAME": name,
             "RUNNER_SLOTS": str(s.options.slots),
+            "RUNNER_LABELS": ",".join(s.options.labels),
             "RUNNER_HOME": str(home),
             "HOME": str(home),
             "TOOLCHAINS": ":".join(str(path) for path in toolchains(s.options.toolchains)),

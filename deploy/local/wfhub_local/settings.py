@@ -44,6 +44,7 @@ class Options:
     database_url: str = ""  # empty: embedded
     runners: int = 1
     slots: int = 2  # attempts at once in one runner
+    labels: tuple[str, ...] = ()  # what tasks may ask of these runners
     toolchains: tuple[Path, ...] = ()
     file_repos: bool = True
 

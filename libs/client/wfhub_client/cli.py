@@ -11,6 +11,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from wfhub_client.cli_dead_letter import dead_letter_app
+from wfhub_client.cli_operations import pool_app, project_app, runner_app
+from wfhub_client.cli_schedule import schedule_app
 from wfhub_client.commands import Commands
 from wfhub_client.errors import ClientError, Refused, Unreachable, Usage
 
@@ -21,10 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run coding agents on git repositories; get back branches with signed proofs.",
 )
-project_app = typer.Typer(no_args_is_help=True, help="Projects.")
 proof_app = typer.Typer(no_args_is_help=True, help="Signed proofs of how a result came to be.")
 app.add_typer(project_app, name="project")
+app.add_typer(pool_app, name="pool")
+app.add_typer(runner_app, name="runner")
 app.add_typer(proof_app, name="proof")
+app.add_typer(dead_letter_app, name="dead-letter")
+app.add_typer(schedule_app, name="schedule")
 
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="A task's id, tsk_…")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
@@ -74,6 +80,27 @@ def run(
     timeout_s: Annotated[
         int | None, typer.Option("--timeout-s", min=1, help="Seconds for the agent's work.")
     ] = None,
+    priority: Annotated[
+        int | None, typer.Option(min=-100, max=100, help="Before others of its project.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Its runner has it; may be given again.")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="Whose runners work on it.")] = None,
+    run_at: Annotated[str | None, typer.Option(help="Not before: RFC 3339, or local time.")] = None,
+    deadline: Annotated[str | None, typer.Option(help="Not published if won later.")] = None,
+    queue_timeout_s: Annotated[
+        int | None, typer.Option("--queue-timeout-s", min=1, help="Longest wait for a runner.")
+    ] = None,
+    idle_timeout_s: Annotated[
+        int | None, typer.Option("--idle-timeout-s", min=1, help="Longest silence of the agent.")
+    ] = None,
+    retry_on: Annotated[
+        list[str] | None, typer.Option(help="A reason to try again; may be given again.")
+    ] = None,
+    backoff_s: Annotated[
+        float | None, typer.Option("--backoff-s", min=0, help="Before the second try; doubles.")
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Submit, print the id, do not wait.")
     ] = False,
@@ -95,6 +122,18 @@ def run(
         attempts=attempts,
         timeout_s=timeout_s,
         title=title,
+    )
+    run_spec.add_conditions(
+        spec,
+        priority=priority,
+        labels=label,
+        pool=pool,
+        run_at=run_spec.instant_of("--run-at", run_at),
+        deadline_at=run_spec.instant_of("--deadline", deadline),
+        queue_s=queue_timeout_s,
+        idle_s=idle_timeout_s,
+        retry_on=retry_on,
+        backoff_s=backoff_s,
     )
     if not spec["prompt"] and "argv" not in spec["agent"]:
         raise Usage("--prompt: say what is to be done")
@@ -155,18 +194,6 @@ def cancel(task_id: TaskId) -> None:
     from wfhub_client import look
 
     look.cancel(task_id)
-
-
-@project_app.command("create")
-def project_create(
-    name: str,
-    running_limit: Annotated[int | None, typer.Option(min=1, help="Tasks at once.")] = None,
-    weight: Annotated[int | None, typer.Option(min=1, help="Share of the runners.")] = None,
-) -> None:
-    """Make a project."""
-    from wfhub_client import look
-
-    look.create_project(name, running_limit, weight)
 
 
 ProofId = Annotated[str, typer.Argument(metavar="ID", help="A proof's id, prf_…, or a task's.")]

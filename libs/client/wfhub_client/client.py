@@ -9,7 +9,7 @@ Raises: Refused, Unreachable (errors.py).
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +24,8 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
 STREAM_QUIET_S = 45.0  # three of the service's keep-alives
 BACKOFF_S = (0.2, 5.0)  # first and longest pause
-_LATER = {429, 502, 503, 504}
+_FULL = 429
+_LATER = {_FULL, 502, 503, 504}
 
 
 class Client:
@@ -91,8 +92,112 @@ class Client:
         """The state it is cancelled from. Raises: Refused (409) when it is too late."""
         return str(self._json("POST", f"/v1/tasks/{_part(task_id)}/cancel")["state"])
 
+    def submit_batch(self, tasks: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """Each has the fields of a TaskSpec, `project` and, to make a repetition safe, an
+        `idempotency_key`. Answers `{status, submitted | problem}` for each, in their order."""
+        keyed = [{"idempotency_key": uuid.uuid4().hex, **task} for task in tasks]
+        results: Sequence[dict[str, Any]]
+        results = self._json("POST", "/v1/tasks:batch", json={"tasks": keyed})["results"]
+        return results
+
+    # --- projects, pools, runners -----------------------------------------------------------
+
     def create_project(self, name: str, **settings: int) -> dict[str, Any]:
         return self._json("POST", "/v1/projects", json={"name": name, **settings})
+
+    def project(self, ref: str) -> dict[str, Any]:
+        """With what runs and what waits. `ref` is a name or an id."""
+        return self._json("GET", f"/v1/projects/{_part(ref)}")
+
+    def update_project(self, ref: str, changes: dict[str, Any]) -> dict[str, Any]:
+        return self._json("PATCH", f"/v1/projects/{_part(ref)}", json=changes)
+
+    def pools(self) -> Iterator[dict[str, Any]]:
+        yield from self._json("GET", "/v1/pools")["pools"]
+
+    def update_pool(self, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+        return self._json("PATCH", f"/v1/pools/{_part(name)}", json=changes)
+
+    def runners(self) -> Iterator[dict[str, Any]]:
+        """All of them by id, page by page."""
+        params: dict[str, str] = {}
+        while True:
+            page = self._json("GET", "/v1/runners", params=params)
+            yield from page["runners"]
+            if not page["next_cursor"]:
+                return
+            params["cursor"] = page["next_cursor"]
+
+    def drain_runner(self, runner_id: str, *, drain: bool = True) -> dict[str, Any]:
+        """It ends what it has and gets nothing new, until it is undone."""
+        path = f"/v1/runners/{_part(runner_id)}/drain"
+        return self._json("POST", path, json={"drain": drain})
+
+    # --- schedules --------------------------------------------------------------------------
+
+    def put_schedule(
+        self, name: str, spec: dict[str, Any], *, project: str = "default"
+    ) -> dict[str, Any]:
+        """Makes it, or makes it so; `spec` has the fields of a ScheduleSpec."""
+        return self._json("PUT", _schedule(name), json=spec, params={"project": project})
+
+    def schedules(self, *, project: str | None = None) -> Iterator[dict[str, Any]]:
+        """By name, page by page."""
+        params = {"project": project} if project else {}
+        while True:
+            page = self._json("GET", "/v1/schedules", params=params)
+            yield from page["schedules"]
+            if not page["next_cursor"]:
+                return
+            params["cursor"] = page["next_cursor"]
+
+    def schedule(self, ref: str, *, project: str = "default") -> dict[str, Any]:
+        """With its latest firings. `ref` is a name in the project, or an id."""
+        return self._json("GET", _schedule(ref), params={"project": project})
+
+    def next_instants(
+        self, ref: str, *, project: str = "default", count: int = 10
+    ) -> dict[str, Any]:
+        params = {"project": project, "count": count}
+        return self._json("GET", _schedule(ref, "next"), params=params)
+
+    def pause_schedule(self, ref: str, *, paused: bool, project: str = "default") -> dict[str, Any]:
+        path = _schedule(ref, "pause" if paused else "resume")
+        return self._json("POST", path, params={"project": project})
+
+    def fire_schedule(
+        self, ref: str, *, project: str = "default", idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """The same key again is the same firing. Raises: Refused (409) while one is at work."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        params = {"project": project}
+        return self._json("POST", _schedule(ref, "fire"), params=params, headers=headers)
+
+    def delete_schedule(self, ref: str, *, project: str = "default") -> None:
+        self._answer("DELETE", _schedule(ref), params={"project": project})
+
+    # --- dead letters -----------------------------------------------------------------------
+
+    def dead_letters(
+        self, *, state: str | None = None, source: str | None = None, limit: int
+    ) -> Iterator[dict[str, Any]]:
+        """Newest first, without their bodies."""
+        given = {"state": state, "source": source, "limit": str(min(limit, 200))}
+        params = {name: value for name, value in given.items() if value is not None}
+        while limit > 0:
+            page = self._json("GET", "/v1/dead-letters", params=params)
+            yield from page["dead_letters"][:limit]
+            limit -= len(page["dead_letters"])
+            if not page["next_cursor"]:
+                return
+            params["cursor"] = page["next_cursor"]
+
+    def dead_letter(self, dead_letter_id: str) -> dict[str, Any]:
+        return self._json("GET", f"/v1/dead-letters/{_part(dead_letter_id)}")
+
+    def decide_dead_letter(self, dead_letter_id: str, what: str) -> dict[str, Any]:
+        """`what`: replay or discard. A letter is decided once; again is the same answer."""
+        return self._json("POST", f"/v1/dead-letters/{_part(dead_letter_id)}/{what}")
 
     # --- what happens -----------------------------------------------------------------------
 
@@ -180,7 +285,14 @@ class Client:
 
 
 class _Later(Exception):
-    """The service is there, but cannot answer now."""
+    """The service is there, but cannot answer now; not before `after_s`, if it said so.
+
+    `refused` is what it means when there is no patience left: 429 is an answer, 503 is none."""
+
+    def __init__(self, why: str, after_s: float, refused: Refused | None) -> None:
+        super().__init__(why)
+        self.after_s = after_s
+        self.refused = refused
 
 
 class _Patience:
@@ -195,10 +307,12 @@ class _Patience:
         self._pause_s = BACKOFF_S[0]
 
     def wait(self, why: str, cause: Exception | None = None) -> None:
-        """Raises: Unreachable, when there is no patience left."""
-        if time.monotonic() + self._pause_s > self._until:
-            raise Unreachable(why) from cause
-        time.sleep(self._pause_s)
+        """Raises: Unreachable, or Refused, when there is no patience left."""
+        later = cause if isinstance(cause, _Later) else None
+        pause_s = max(self._pause_s, later.after_s if later else 0.0)
+        if time.monotonic() + pause_s > self._until:
+            raise (later and later.refused) or Unreachable(why) from cause
+        time.sleep(pause_s)
         self._pause_s = min(2 * self._pause_s, BACKOFF_S[1])
 
 
@@ -211,13 +325,20 @@ def _check(response: httpx.Response) -> None:
     except (ValueError, KeyError, TypeError):
         body, code = {}, "http-error"
         detail = f"{response.request.url} answered {response.status_code}: is this Workflow Hub?"
-    if response.status_code in _LATER:
-        raise _Later(detail)
-    raise Refused(response.status_code, code, detail, body)
+    refused = Refused(response.status_code, code, detail, body)
+    if response.status_code not in _LATER:
+        raise refused
+    after = response.headers.get("Retry-After", "")
+    known = refused if response.status_code == _FULL else None
+    raise _Later(detail, float(after) if after.isdecimal() else 0.0, known)
 
 
 def _part(value: str) -> str:
     return quote(value, safe="")
+
+
+def _schedule(ref: str, *more: str) -> str:
+    return "/".join(["/v1/schedules", _part(ref), *more])
 
 
 def _flag(value: bool) -> str:

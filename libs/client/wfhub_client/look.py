@@ -1,4 +1,4 @@
-"""`wfhub status | list | logs | events | cancel | project create`: look at tasks, act on them."""
+"""`wfhub status | list | logs | events | cancel`: look at tasks, act on them."""
 
 import json
 import sys
@@ -51,14 +51,6 @@ def cancel(task_id: str) -> None:
     with connected(_say) as session:
         state = session.client.cancel(task_id)
     print(f"{task_id}: asked to cancel; it was {state}")
-
-
-def create_project(name: str, running_limit: int | None, weight: int | None) -> None:
-    given = {"running_limit": running_limit, "weight": weight}
-    settings = {key: value for key, value in given.items() if value is not None}
-    with connected(_say) as session:
-        project = session.client.create_project(name, **settings)
-    print(f"{project['project_id']}  {project['name']}")
 
 
 def _table(tasks: Iterable[Task], *, as_json: bool) -> None:

@@ -5,6 +5,7 @@ Raises: Usage, with a sentence that names the option.
 
 import re
 import shlex
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -82,7 +83,7 @@ def task_spec(
         "agent": agent,
         "verify": verify,
         "verify_base": verify_base,
-        "attempts_max": attempts,
+        "retry": {"attempts_max": attempts},
         "title": title,
     }
     if base is not None:
@@ -90,3 +91,44 @@ def task_spec(
     if timeout_s is not None:
         spec["limits"] = {"run_s": timeout_s}
     return spec
+
+
+def instant_of(option: str, value: str | None) -> str | None:
+    """RFC 3339; without an offset it is this machine's time."""
+    if value is None:
+        return None
+    try:
+        return datetime.fromisoformat(value).astimezone().isoformat()
+    except ValueError as e:
+        raise Usage(f"{option}: {value!r} is not a time such as 2030-01-31T18:00") from e
+
+
+def add_conditions(
+    spec: dict[str, Any],
+    *,
+    priority: int | None,
+    labels: list[str] | None,
+    pool: str | None,
+    run_at: str | None,
+    deadline_at: str | None,
+    queue_s: int | None,
+    idle_s: int | None,
+    retry_on: list[str] | None,
+    backoff_s: float | None,
+) -> None:
+    """When, where and how often a task runs, into its spec; what is None keeps its default."""
+    given = {
+        "priority": priority,
+        "labels": labels or None,
+        "pool": pool,
+        "run_at": run_at,
+        "deadline_at": deadline_at,
+        "queue_s": queue_s,
+    }
+    spec.update({name: value for name, value in given.items() if value is not None})
+    if idle_s is not None:
+        spec.setdefault("limits", {})["idle_s"] = idle_s
+    if retry_on:
+        spec.setdefault("retry", {})["on"] = retry_on
+    if backoff_s is not None:
+        spec.setdefault("retry", {})["backoff_ms"] = round(backoff_s * 1000)

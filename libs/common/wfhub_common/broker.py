@@ -7,6 +7,7 @@ reconnects never run out (a pull subscriber would spin), a closed connection end
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import nats.errors
@@ -15,7 +16,8 @@ from faststream.security import SASLPlaintext
 from pydantic import BaseModel, ValidationError
 
 from wfhub_common import limits, subjects
-from wfhub_common.errors import Rejected, RetryLater, WfhubError, from_wire, to_wire
+from wfhub_common.errors import Corrupt, Rejected, RetryLater, WfhubError, from_wire, to_wire
+from wfhub_common.flood import FloodGate
 from wfhub_common.log import get_logger
 from wfhub_common.settings import BrokerSettings
 
@@ -28,6 +30,15 @@ log = get_logger(__name__)
 
 Request = TypeVar("Request", bound=BaseModel)
 Reply = TypeVar("Reply", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A handler raised what is no answer. `body` is the request as it came."""
+
+    subject: str
+    body: bytes
+    error: Exception
 
 
 def make_broker(
@@ -79,25 +90,36 @@ def serve(
     *,
     queue: str,
     workers: int = RPC_WORKERS_MAX,
+    on_failure: Callable[[Failure], Awaitable[None]] | None = None,
 ) -> None:
     """Answer `command` from any sender; `handler(sender, request)` returns the reply.
 
     Each request is answered by one process of the queue group. A WfhubError is the answer that
-    it names; anything else is logged and answered as retry-later, since nothing was promised.
+    it names; anything else is logged, told to `on_failure`, and answered as retry-later, since
+    nothing was promised. What asks for no reply is not done: nobody would hear of it.
     """
+    gate = FloodGate()
 
     @broker.subscriber(subjects.rpc_filter(command), queue=queue, max_workers=workers, decoder=_raw)
     async def answer(body: bytes, message: NatsMessage) -> bytes:
         subject = message.raw_message.subject
         try:
+            if not message.raw_message.reply:
+                raise Rejected("no-reply-subject", f"{command} asks for no reply; it is a request")
             sender = subjects.rpc_sender(subject)
-            request = _parsed(request_type, body)
+            request = parsed(request_type, body)
             reply = await handler(sender, request)
         except WfhubError as e:
-            log.info("request refused", subject=subject, error=e.code, reason=e.message)
+            if (unsaid := gate.admit(subject, e.code)) is not None:
+                fields = {"subject": subject, "error": e.code, "reason": e.message}
+                say = log.error if isinstance(e, Corrupt) else log.info
+                say("request refused", **fields, about=e.fields, unsaid=unsaid)
             return _error(e)
-        except Exception:
-            log.exception("request failed", subject=subject)
+        except Exception as e:
+            if (unsaid := gate.admit(subject, type(e).__name__)) is not None:
+                log.exception("request failed", subject=subject, unsaid=unsaid)
+            if on_failure is not None:
+                await _told(on_failure, Failure(subject, body, e))
             return _error(RetryLater("internal", f"{command} failed; it is safe to ask again"))
         return b'{"ok":' + reply.model_dump_json().encode() + b"}"
 
@@ -146,7 +168,15 @@ async def _raw(message: NatsMessage) -> bytes:
     return bytes(message.body)
 
 
-def _parsed(request_type: type[Request], body: bytes) -> Request:
+async def _told(on_failure: Callable[[Failure], Awaitable[None]], failure: Failure) -> None:
+    try:
+        await on_failure(failure)
+    except Exception as e:  # noqa: BLE001 - the asker is answered whether it was counted or not
+        log.warning("failure not counted", subject=failure.subject, why=str(e))
+
+
+def parsed(request_type: type[Request], body: bytes) -> Request:
+    """Raises: Rejected (`request-malformed`)."""
     try:
         return request_type.model_validate_json(body)
     except ValidationError as e:

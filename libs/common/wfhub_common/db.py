@@ -24,9 +24,18 @@ POOL_OVERFLOW = 10
 POOL_WAIT_S = 10
 CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 30
+# A process that stands still in a transaction holds its locks no longer than this; a peer that
+# is cut off is given up after this.
+IDLE_IN_TRANSACTION_S = 15
+PEER_SILENT_S = 15
 DEADLOCK_RETRIES_MAX = 5
 _RETRIED = {"40P01", "40001"}  # deadlock detected, serialization failure
-_DOWN = {"57P01", "57P02", "57P03", "53300"}  # shut down, crashed, starting up, no connection left
+# Shut down, crashed, starting up, idle for too long; no connection, disk or memory left; I/O error;
+# read-only, as a standby is.
+_DOWN = {
+    *("57P01", "57P02", "57P03", "57P05", "25P03"),
+    *("53000", "53100", "53200", "53300", "58030", "25006"),
+}
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -47,10 +56,17 @@ def make_engine(url: str, *, application: str) -> AsyncEngine:
         max_overflow=POOL_OVERFLOW,
         pool_timeout=POOL_WAIT_S,
         pool_pre_ping=True,
+        hide_parameters=True,  # an error goes to the log; what people sent does not
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
             "command_timeout": COMMAND_TIMEOUT_S,
-            "server_settings": {"application_name": application, "timezone": "UTC"},
+            "server_settings": {
+                "application_name": application,
+                "timezone": "UTC",
+                "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S}s",
+                "tcp_user_timeout": f"{PEER_SILENT_S}s",
+                "tcp_keepalives_idle": f"{PEER_SILENT_S}",
+            },
         },
     )
 
@@ -120,6 +136,11 @@ async def _migrate(url: str, schema: str, migrations: Path) -> None:
             await connection.run_sync(run)
     finally:
         await engine.dispose()
+
+
+def is_unready(error: BaseException) -> bool:
+    """The schema or our rights in it are not what this code needs: no fault of what is done."""
+    return isinstance(error, DBAPIError) and _sqlstate(error).startswith(("42", "3F"))
 
 
 def _is_down(error: BaseException) -> bool:

@@ -76,6 +76,8 @@ SERVICES: dict[str, Permissions] = {
             _inbox(s.PROOF_STORE),
             s.rpc_filter("seal"),
             s.rpc_filter("receipts"),
+            s.rpc_filter("replay_ingest_letter"),
+            s.rpc_filter("discard_ingest_letter"),
         ),
         responds=True,
     ),

@@ -23,6 +23,8 @@ RunnerId = NewType("RunnerId", str)
 ProofId = NewType("ProofId", str)
 EventId = NewType("EventId", str)
 ClaimId = NewType("ClaimId", str)
+ScheduleId = NewType("ScheduleId", str)
+DeadLetterId = NewType("DeadLetterId", str)
 
 PREFIXES = {
     "prj": "project",
@@ -33,6 +35,8 @@ PREFIXES = {
     "prf": "proof",
     "evt": "event",
     "clm": "claim",
+    "sch": "schedule",
+    "dlt": "dead letter",
 }
 _RANDOM_ONLY = {"att"}
 _BODY = re.compile(r"[a-z2-7]{24}\Z")
@@ -84,6 +88,14 @@ def new_event_id() -> EventId:
 
 def new_claim_id() -> ClaimId:
     return ClaimId(_new("clm"))
+
+
+def new_schedule_id() -> ScheduleId:
+    return ScheduleId(_new("sch"))
+
+
+def new_dead_letter_id() -> DeadLetterId:
+    return DeadLetterId(_new("dlt"))
 
 
 def is_id(value: str, prefix: str) -> bool:

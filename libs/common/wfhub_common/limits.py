@@ -5,8 +5,16 @@ VERIFY_COMMANDS_MAX = 32
 COMMAND_CHARS_MAX = 8 * 1024
 ARGV_MAX = 256
 TITLE_CHARS_MAX = 200
+LABELS_MAX = 16
+BATCH_TASKS_MAX = 500  # submitted by one request; its bytes have a limit too
+QUEUED_TASKS_MAX = 10_000_000  # the most that a project's queue_limit can be
 URL_CHARS_MAX = 2048
 REF_CHARS_MAX = 255
+
+WORKFLOW_TASKS_MAX = 2000
+WORKFLOW_TASK_NEEDS_MAX = 2000  # of one task: a fan-in of all others
+WORKFLOW_NEEDS_MAX = 20_000  # of all tasks together
+WORKFLOW_BYTES_MAX = 700 * 1024  # of the document as JSON: it crosses in one message
 
 RPC_BYTES_MAX = 768 * 1024  # below the broker's max_payload of 1 MiB, with room for headers
 BROKER_PAYLOAD_BYTES_MAX = 1024 * 1024

@@ -20,7 +20,51 @@ _RESERVED = {"type", "title", "status", "detail", "code"}
 def problem(
     status: int, code: str, detail: str, *, headers: dict[str, str] | None = None, **fields: Any
 ) -> JSONResponse:
-    body = {
+    return JSONResponse(
+        _document(status, code, detail, fields),
+        status_code=status,
+        media_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def of_error(error: WfhubError) -> JSONResponse:
+    after_s = retry_after_s(error)
+    headers = None if after_s is None else {"Retry-After": str(after_s)}
+    return problem(status_of(error), error.code, error.message, headers=headers, **_told(error))
+
+
+def document_of(error: WfhubError) -> dict[str, Any]:
+    """The problem document alone, for an answer that holds several."""
+    return _document(status_of(error), error.code, error.message, _told(error))
+
+
+def status_of(error: WfhubError) -> int:
+    match error:
+        case Rejected():
+            return error.status
+        case RetryLater():
+            return 503
+        case LeaseLost():
+            return 409
+    return 500
+
+
+def retry_after_s(error: WfhubError) -> int | None:
+    """When to ask again, for what says so: at least a second."""
+    after_s = error.retry_after_s if isinstance(error, RetryLater) else None
+    if isinstance(error, Rejected):
+        after_s = error.fields.get("retry_after_s")
+    return None if after_s is None else max(1, round(after_s))
+
+
+def _told(error: WfhubError) -> dict[str, Any]:
+    known = isinstance(error, Rejected | RetryLater | LeaseLost | Corrupt)
+    return error.fields if known else {}
+
+
+def _document(status: int, code: str, detail: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {
         "type": f"urn:wfhub:problem:{code}",
         "title": code.replace("-", " "),
         "status": status,
@@ -28,23 +72,6 @@ def problem(
         "code": code,
         **{name: value for name, value in fields.items() if name not in _RESERVED},
     }
-    return JSONResponse(
-        body, status_code=status, media_type="application/problem+json", headers=headers
-    )
-
-
-def of_error(error: WfhubError) -> JSONResponse:
-    match error:
-        case Rejected():
-            return problem(error.status, error.code, error.message, **error.fields)
-        case RetryLater():
-            after = {"Retry-After": str(max(1, round(error.retry_after_s)))}
-            return problem(503, error.code, error.message, headers=after, **error.fields)
-        case LeaseLost():
-            return problem(409, error.code, error.message, **error.fields)
-        case Corrupt():
-            return problem(500, error.code, error.message, **error.fields)
-    return problem(500, error.code, error.message)
 
 
 def install(app: Starlette) -> None:

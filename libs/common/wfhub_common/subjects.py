@@ -33,7 +33,27 @@ DLQ_FILTER = f"{ROOT}.dlq.>"
 API, SCHEDULER, PROOF_STORE, GATEWAY = "api", "scheduler", "proof-store", "gateway"
 
 RUNNER_COMMANDS = ("register", "claim", "heartbeat", "report", "complete", "receipts")
-API_COMMANDS = ("create_project", "submit_task", "cancel_task", "usage")
+API_COMMANDS = (
+    "create_project",
+    "update_project",
+    "update_pool",
+    "submit_task",
+    "submit_tasks",
+    "cancel_task",
+    "drain_runner",
+    "submit_workflow",
+    "cancel_workflow",
+    "put_schedule",
+    "pause_schedule",
+    "preview_schedule",
+    "delete_schedule",
+    "fire_schedule",
+    "replay_dead_letter",
+    "discard_dead_letter",
+    "replay_ingest_letter",
+    "discard_ingest_letter",
+    "usage",
+)
 
 
 def rpc(sender: str, command: str) -> str:

@@ -199,6 +199,8 @@ class AgentAttempt:
                 binds=parts.toolchains.binds,
                 files=plan.files,
                 gateway_socket=relay.socket_path,
+                idle_s=spec.limits.idle_s,
+                signs=relay.active_at,
             )
             ran = await parts.sandbox.run(
                 sandbox_spec, on_output=agent_log.write, cancel=self._held.cancel

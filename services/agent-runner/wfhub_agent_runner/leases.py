@@ -1,10 +1,13 @@
 """Leases held by this runner: heartbeats out, cancellations and losses in.
 
-One heartbeat for all attempts. A runner that lost contact works on: whether it may finish is
-the scheduler's to say, and a completion from a stale attempt changes nothing there.
+One heartbeat for all attempts. A runner that lost contact works on, for CONTACT_GRACE_S: whether it
+may finish is the scheduler's to say, and a completion from a stale attempt changes nothing there.
+After an outage of its own the scheduler gives leases another term, so that what went on is kept.
+Units: seconds.
 """
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -13,6 +16,8 @@ from wfhub_common import broker as rpc
 from wfhub_common import messages
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
+
+CONTACT_GRACE_S = 900.0  # without an answer; by then another attempt has long begun
 
 log = get_logger(__name__)
 
@@ -25,6 +30,7 @@ class Held:
     lease_until: datetime
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     dropped: asyncio.Event = field(default_factory=asyncio.Event)
+    renewed_at: float = field(default_factory=time.monotonic)
 
     @property
     def lost(self) -> bool:
@@ -36,8 +42,16 @@ class Held:
 
 
 class Leases:
-    def __init__(self, *, broker: NatsBroker, runner_id: str, incarnation: str) -> None:
+    def __init__(
+        self,
+        *,
+        broker: NatsBroker,
+        runner_id: str,
+        incarnation: str,
+        grace_s: float = CONTACT_GRACE_S,
+    ) -> None:
         self._broker = broker
+        self._grace_s = grace_s
         self._runner_id = runner_id
         self._incarnation = incarnation
         self._held: dict[str, Held] = {}
@@ -72,6 +86,7 @@ class Leases:
             )
         except RetryLater as e:
             log.warning("heartbeat not answered", error=e.code, reason=e.message)
+            self._give_up()
             return
         except Rejected as e:
             log.warning("heartbeat refused", error=e.code, reason=e.message)
@@ -79,7 +94,7 @@ class Leases:
             return
         for attempt_id, until in reply.lease_until.items():
             if held := self._held.get(attempt_id):
-                held.lease_until = until
+                held.lease_until, held.renewed_at = until, time.monotonic()
         for attempt_id in reply.cancel:
             if (held := self._held.get(attempt_id)) and not held.cancel.is_set():
                 log.info("attempt to be cancelled", attempt_id=attempt_id)
@@ -87,4 +102,10 @@ class Leases:
         for attempt_id in reply.lost:
             if (held := self._held.get(attempt_id)) and not held.lost:
                 log.warning("lease lost, dropping the work", attempt_id=attempt_id)
+                held.lose()
+
+    def _give_up(self) -> None:
+        for held in self._held.values():
+            if not held.lost and time.monotonic() - held.renewed_at > self._grace_s:
+                log.warning("no contact for too long, work dropped", attempt_id=held.attempt_id)
                 held.lose()

@@ -218,6 +218,7 @@ async def _register(
         incarnation=incarnation,
         name=settings.runner_name,
         slots=settings.runner_slots,
+        labels=settings.labels(),
         backend="bwrap",
         version=version("workflow-hub"),
     )

@@ -55,6 +55,13 @@ def of_agent_run(
                 "limit:run_s",
                 f"the agent ran for {after_s:.0f} s, its limit; raise limits.run_s or ask for less",
             )
+        case port.LimitExceeded("idle", idle_s):
+            return Decision(
+                AttemptState.FAILED,
+                "limit:idle",
+                f"the agent wrote nothing and asked no model for {idle_s} s; raise limits.idle_s"
+                " if it needs longer",
+            )
         case port.LimitExceeded(name, figure):
             return Decision(
                 AttemptState.FAILED,

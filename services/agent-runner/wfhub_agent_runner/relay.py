@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -73,6 +74,7 @@ class GatewayRelay:
         self.requests = 0
         self.statuses: Counter[int] = Counter()  # answered by the gateway, or by us in its place
         self.last_error = ""
+        self._last_at = 0.0  # monotonic
         self._gateway_url = gateway_url.rstrip("/")
         self._token = token
         self._open: set[asyncio.Task[Any]] = set()
@@ -81,6 +83,10 @@ class GatewayRelay:
     @property
     def answered(self) -> int:
         return sum(count for status, count in self.statuses.items() if 200 <= status < 300)
+
+    def active_at(self) -> float:
+        """When (time.monotonic) a request was last open: now, while one is."""
+        return time.monotonic() if self._open else self._last_at
 
     def replace_token(self, token: str) -> None:
         """For requests from now on; open streams were admitted with the old one."""
@@ -151,6 +157,7 @@ class GatewayRelay:
             raise
         finally:
             self._open.discard(task)
+            self._last_at = time.monotonic()
 
     async def _answer(self, scope: Scope, receive: Any, send: Any) -> None:
         request = self._request(scope, body := _Body(receive))

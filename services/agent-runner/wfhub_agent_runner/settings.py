@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pydantic import Field
 from wfhub_common.settings import BrokerSettings
 
 
@@ -10,6 +11,8 @@ class RunnerSettings(BrokerSettings):
     runner_name: str = "runner"
     runner_slots: int = 2  # attempts at once; each may use a whole core
     runner_pool: str = "default"
+    # What tasks may ask of this runner, ','-separated.
+    runner_labels: str = Field("", pattern=r"^([a-z0-9][a-z0-9._=-]{0,62}(,(?=.)|$))*$")
     runner_home: Path  # mirrors, trees, leases, spool; on a file system that can be an overlay
     runner_uid: int = 64001  # what a runner started as root becomes before anything else
     toolchains: str = ""  # ':'-separated folders of the host, read-only in every sandbox
@@ -21,6 +24,9 @@ class RunnerSettings(BrokerSettings):
     service_token: str = ""
     probe_every_s: float = 300.0  # escape probes through the real backend
     ready_file: Path | None = None  # written once registered, for a supervisor
+
+    def labels(self) -> tuple[str, ...]:
+        return tuple(sorted(set(self.runner_labels.split(",")) - {""}))
 
     def toolchain_paths(self) -> tuple[Path, ...]:
         return tuple(Path(part) for part in self.toolchains.split(":") if part)

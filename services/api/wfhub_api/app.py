@@ -22,7 +22,18 @@ from wfhub_common.service import Stop
 from wfhub_api import edge, openapi, validation
 from wfhub_api.hub import Hub
 from wfhub_api.proof_store import ProofStore
-from wfhub_api.routes import events, health, logs, projects, proofs, tasks
+from wfhub_api.routes import (
+    batches,
+    dead_letters,
+    events,
+    health,
+    logs,
+    operations,
+    projects,
+    proofs,
+    schedules,
+    tasks,
+)
 from wfhub_api.settings import ApiSettings
 from wfhub_api.wakeups import Wakeups
 
@@ -76,7 +87,17 @@ def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, s
     openapi.install(app)
     token = [Security(HTTPBearer(auto_error=False, description="an API token, wht_…"))]
     app.include_router(health.router)
-    for module in (projects, tasks, events, logs, proofs):
+    for module in (
+        projects,
+        operations,
+        tasks,
+        batches,
+        events,
+        logs,
+        proofs,
+        dead_letters,
+        schedules,
+    ):
         app.include_router(module.router, dependencies=token)
     return app
 

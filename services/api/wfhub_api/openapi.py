@@ -15,7 +15,7 @@ _SENTENCES = {
     409: "too late, or in conflict with what is there",
     413: "the body is too large",
     422: "the request is malformed; `errors` names each field",
-    429: "too many open streams",
+    429: "too many open streams, or a queue is full: `Retry-After` seconds",
     500: "something failed here",
     503: "something needed is down; `Retry-After` seconds",
 }

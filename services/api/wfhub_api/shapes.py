@@ -54,6 +54,8 @@ class Project(Shape):
     name: str
     running_limit: int
     weight: int
+    queue_limit: int
+    paused: bool
     created_at: datetime
 
 

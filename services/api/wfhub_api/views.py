@@ -30,10 +30,11 @@ _TASK_COLUMNS = """task_id, project_id, project, state, reason, message, title, 
 
 
 async def projects(engine: AsyncEngine, *, after: str, limit: int) -> list[Project]:
-    rows = await _rows(
+    rows = await select(
         engine,
         """
-        SELECT project_id, name, running_limit, weight, created_at FROM sched.api_project
+        SELECT project_id, name, running_limit, weight, queue_limit, paused, created_at
+          FROM sched.api_project
          WHERE name > :after ORDER BY name LIMIT :limit
         """,
         after=after,
@@ -61,7 +62,7 @@ async def tasks(
     if before is not None:
         conditions.append("(created_at, task_id) < (:at, :task_id)")
         values.update(at=before.created_at, task_id=before.task_id)
-    rows = await _rows(
+    rows = await select(
         engine,
         f"SELECT {_TASK_COLUMNS} FROM sched.api_task WHERE {' AND '.join(conditions)}"  # noqa: S608 - constant parts, values are bound
         " ORDER BY created_at DESC, task_id DESC LIMIT :limit",
@@ -72,7 +73,7 @@ async def tasks(
 
 async def task(engine: AsyncEngine, task_id: str) -> TaskSummary:
     """Raises: Rejected (404)."""
-    rows = await _rows(
+    rows = await select(
         engine,
         f"SELECT {_TASK_COLUMNS} FROM sched.api_task WHERE task_id = :id",  # noqa: S608 - constant
         id=task_id,
@@ -84,7 +85,7 @@ async def task(engine: AsyncEngine, task_id: str) -> TaskSummary:
 
 async def attempts(engine: AsyncEngine, task_id: str) -> list[Attempt]:
     """Oldest first."""
-    rows = await _rows(
+    rows = await select(
         engine,
         """
         SELECT attempt_id, kind, number, state, runner_id, reason, message, base_commit,
@@ -101,7 +102,7 @@ async def events(
     engine: AsyncEngine, *, after: Position, limit: int, task_id: str | None = None
 ) -> list[CloudEvent]:
     """The next events in the log's order, of one task or of all."""
-    rows = await _rows(
+    rows = await select(
         engine,
         f"""
         SELECT generation, pos, event_id, project_id, entity_id, type, time, data
@@ -120,7 +121,7 @@ async def events(
 
 async def final_event_is_out(engine: AsyncEngine, task_id: str) -> bool:
     """Whether the log holds the task's change to a final state."""
-    rows = await _rows(
+    rows = await select(
         engine,
         """
         SELECT 1 FROM sched.api_event
@@ -135,7 +136,7 @@ async def final_event_is_out(engine: AsyncEngine, task_id: str) -> bool:
 async def missing(engine: AsyncEngine) -> str | None:
     """What has to be migrated before the API can answer, as a sentence, or None."""
     wanted = ("sched.api_project", "sched.api_task", "sched.api_attempt", "sched.api_event")
-    rows = await _rows(
+    rows = await select(
         engine,
         "SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(name) IS NULL",
         names=[*wanted, "api.token"],
@@ -146,7 +147,8 @@ async def missing(engine: AsyncEngine) -> str | None:
     return f"not migrated: {', '.join(names)} missing; run the services' `migrate` command"
 
 
-async def _rows(engine: AsyncEngine, sql: str, **values: Any) -> Sequence[Row[Any]]:
+async def select(engine: AsyncEngine, sql: str, **values: Any) -> Sequence[Row[Any]]:
+    """One statement in a transaction of its own."""
     try:
         async with db.transaction(engine) as connection:
             return (await connection.execute(text(sql), values)).fetchall()
@@ -165,14 +167,15 @@ async def _rows(engine: AsyncEngine, sql: str, **values: Any) -> Sequence[Row[An
         raise RetryLater("database-down", f"cannot connect to the database: {e}") from e
 
 
-def _json(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """A jsonb column, whether the driver decoded it or not."""
     return json.loads(value) if isinstance(value, str) else value
 
 
 def _task(row: Row[Any]) -> TaskSummary:
     values = row._asdict()
     values["commit"] = values.pop("commit_id")
-    values["spec"] = _json(values["spec"])
+    values["spec"] = plain_json(values["spec"])
     return TaskSummary.model_validate(values)
 
 
@@ -180,7 +183,7 @@ def _attempt(row: Row[Any]) -> Attempt:
     values = row._asdict()
     values["commit"] = values.pop("commit_id")
     for name in ("verdict", "base_verdict", "artifacts", "changes"):
-        values[name] = _json(values[name])
+        values[name] = plain_json(values[name])
     values["artifacts"] = values["artifacts"] or []
     return Attempt.model_validate(values)
 
@@ -191,7 +194,7 @@ def _event(row: Row[Any]) -> CloudEvent:
         type=row.type,
         subject=row.entity_id,
         time=row.time,
-        data=_json(row.data) or {},
+        data=plain_json(row.data) or {},
         wfhubproject=row.project_id,
         wfhubpos=row.pos,
         wfhubgeneration=row.generation,

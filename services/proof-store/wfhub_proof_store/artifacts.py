@@ -1,25 +1,13 @@
-"""SQL of artifacts: receipts given, receipts refused, and messages that nobody could use.
+"""SQL of artifacts: receipts given, receipts refused.
 
 Every write may be repeated (a message is acknowledged after its commit): the first one stands.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common.messages import Receipt, Receipts
-
-
-@dataclass(frozen=True)
-class DeadLetter:
-    stream_seq: int
-    published_at: datetime
-    subject: str
-    body: bytes
-    code: str
-    reason: str
 
 
 async def record(connection: AsyncConnection, receipt: Receipt) -> None:
@@ -79,16 +67,4 @@ async def settled(
     return Receipts(
         receipts=receipts,
         refused={name: reason for name, reason in refused.tuples() if name not in have},
-    )
-
-
-async def bury(connection: AsyncConnection, letter: DeadLetter) -> None:
-    await connection.execute(
-        text("""
-            INSERT INTO proofs.dead_letter
-                   (stream_seq, published_at, subject, body, code, reason)
-            VALUES (:stream_seq, :published_at, :subject, :body, :code, :reason)
-            ON CONFLICT (stream_seq, published_at) DO NOTHING
-        """),
-        letter.__dict__,
     )

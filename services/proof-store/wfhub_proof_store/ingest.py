@@ -1,29 +1,26 @@
 """Ingest: each ArtifactStored on the work queue becomes a receipt, a refusal, or a dead letter.
 
 A message is acknowledged after the commit: a crash in between repeats it, and the repeat changes
-nothing. What cannot be decided now (blob not here yet, database down) goes back with a delay.
+nothing. What cannot be decided now (blob not here yet, database down) goes back with a delay, and
+so does a message on which the handler fails, until it has failed often enough (letters.py).
 Order for a dead letter: row, copy on the DLQ, terminate.
 """
 
-import asyncio
 from datetime import UTC, datetime
 
 import nats.errors
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.js.api import ConsumerConfig
-from pydantic import ValidationError
-from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import db, digests, receipts, signing, subjects
+from wfhub_common import dead_letters, subjects
 from wfhub_common.errors import Rejected, RetryLater
+from wfhub_common.flood import FloodGate
 from wfhub_common.log import get_logger
-from wfhub_common.messages import ArtifactStored, Receipt
-from wfhub_common.subjects import AttemptSubject
 
-from wfhub_proof_store import admission, artifacts
-from wfhub_proof_store.arrivals import Arrivals
-from wfhub_proof_store.blobs import Blobs
-from wfhub_proof_store.clock import now_text
+from wfhub_proof_store import admission
+from wfhub_proof_store.admission import NotYet, Refused
+from wfhub_proof_store.letters import Letters, is_outage
+from wfhub_proof_store.settlement import Settlement, claimed
 
 DURABLE = "proof-store"
 WORKERS = 8  # messages at once in one process; each is one short transaction
@@ -35,18 +32,9 @@ log = get_logger(__name__)
 
 
 class Ingest:
-    def __init__(
-        self,
-        *,
-        engine: AsyncEngine,
-        broker: NatsBroker,
-        blobs: Blobs,
-        key: signing.PrivateKey,
-        arrivals: Arrivals,
-        blob_wait_s: float,
-    ) -> None:
-        self._engine, self._broker, self._blobs = engine, broker, blobs
-        self._key, self._arrivals, self._blob_wait_s = key, arrivals, blob_wait_s
+    def __init__(self, *, broker: NatsBroker, settlement: Settlement, letters: Letters) -> None:
+        self._broker, self._settlement, self._letters = broker, settlement, letters
+        self._gate = FloodGate()
 
     def subscribe(self, *, inbox_user: str) -> None:
         """Declare the durable consumer; it starts with the broker, once the stream exists."""
@@ -68,111 +56,94 @@ class Ingest:
     async def handle(self, body: bytes, message: NatsMessage) -> None:
         try:
             await self._settle(body, message)
-        except RetryLater as e:
-            log.warning("ingest postponed", error=e.code, reason=e.message)
+        except Exception as e:  # noqa: BLE001 - a message must come back, whatever it was
+            if not is_outage(e):
+                self._say("ingest failed", message, type(e).__name__, exc_info=e)
+                await self._failed(message, e)
+                return
+            self._say("ingest postponed", message, dead_letters.code_of(e), reason=str(e)[:500])
             await message.nack(delay=admission.backoff_s(_deliveries(message)))
-        except Exception:
-            log.exception("ingest failed", subject=message.raw_message.subject)
-            await message.nack(delay=admission.RETRY_MAX_S)
 
     async def _settle(self, body: bytes, message: NatsMessage) -> None:
-        try:
-            at = subjects.parse_ingest(message.raw_message.subject)
-            announced = _parsed(body)
-            admission.check_claim(at, announced)
-        except Rejected as e:
-            await self._bury(message, e)
-            return
-        try:
-            admission.check_fields(announced)
-        except Rejected as e:
-            await self._refuse(at, announced, e.message)
-            await self._bury(message, e)
-            return
-        stored_bytes = await asyncio.to_thread(self._blobs.size, digests.parse(announced.digest))
-        match admission.decide(
-            announced,
-            stored_bytes=stored_bytes,
-            age_s=(datetime.now(UTC) - message.raw_message.metadata.timestamp).total_seconds(),
-            deliveries=_deliveries(message),
-            blob_wait_s=self._blob_wait_s,
-        ):
-            case admission.Admitted():
-                await self._give_receipt(at, announced)
-                await message.ack()
-            case admission.Refused(reason):
-                log.warning("artifact refused", attempt_id=at.attempt_id, reason=reason)
-                await self._refuse(at, announced, reason)
-                await message.ack()
-            case admission.NotYet(retry_after_s):
-                await message.nack(delay=retry_after_s)
-
-    async def _give_receipt(self, at: AttemptSubject, announced: ArtifactStored) -> None:
-        receipt = Receipt(
-            attempt_id=at.attempt_id,
-            name=announced.name,
-            digest=announced.digest,
-            size=announced.size,
-            media_type=announced.media_type,
-            sender=at.runner_id,
-            stored_at=now_text(),
-        )
-        async with db.transaction(self._engine) as connection:
-            await artifacts.record(connection, receipts.sign(receipt, self._key))
-        self._arrivals.announce(at.attempt_id)
-
-    async def _refuse(self, at: AttemptSubject, announced: ArtifactStored, reason: str) -> None:
-        async with db.transaction(self._engine) as connection:
-            await artifacts.refuse(
-                connection,
-                attempt_id=at.attempt_id,
-                name=_storable(announced.name),
-                sender=at.runner_id,
-                reason=_storable(reason),
-            )
-        self._arrivals.announce(at.attempt_id)
-
-    async def _bury(self, message: NatsMessage, error: Rejected) -> None:
         raw = message.raw_message
-        letter = artifacts.DeadLetter(
-            stream_seq=raw.metadata.sequence.stream,
+        age = datetime.now(UTC) - raw.metadata.timestamp
+        try:
+            decision = await self._settlement.settle(
+                raw.subject, body, age_s=age.total_seconds(), deliveries=_deliveries(message)
+            )
+        except Rejected as e:
+            await self._bury(message, e)
+            return
+        match decision:
+            case NotYet(retry_after_s):
+                await message.nack(delay=retry_after_s)
+                return
+            case Refused(reason):
+                self._say("artifact refused", message, "artifact-refused", reason=reason)
+        await message.ack()
+
+    async def _failed(self, message: NatsMessage, error: Exception) -> None:
+        try:
+            await self._bury(message, error)
+        except Exception as e:  # noqa: BLE001 - not counted this time: it comes back
+            log.warning("ingest failure not counted", why=str(e)[:500])
+            await message.nack(delay=admission.RETRY_MAX_S)
+
+    async def _bury(self, message: NatsMessage, error: Exception) -> None:
+        raw = message.raw_message
+        buried = await self._letters.count(
+            raw.subject,
+            raw.data,
+            error,
+            seq=raw.metadata.sequence.stream,
             published_at=raw.metadata.timestamp,
-            subject=raw.subject,
-            body=raw.data,
-            code=error.code,
-            reason=_storable(error.message),
         )
-        async with db.transaction(self._engine) as connection:
-            await artifacts.bury(connection, letter)
+        refused = isinstance(error, Rejected)
+        if buried is None and not refused:  # too many to keep: not to be lost for that
+            await message.nack(delay=admission.RETRY_MAX_S)
+            return
+        if buried is not None and not buried.is_open:
+            await message.nack(delay=admission.backoff_s(buried.failures + 2))
+            return
+        if buried is not None:
+            if not refused:
+                await self._tell_runner(message, buried.dead_letter_id)
+            await self._copy(message, buried.dead_letter_id, dead_letters.code_of(error))
+        await message.reject()
+
+    async def _tell_runner(self, message: NatsMessage, dead_letter_id: str) -> None:
+        """It waits for a receipt that will not come, unless the letter is replayed."""
+        raw = message.raw_message
+        reason = f"the proof-store fails on this announcement; see dead letter {dead_letter_id}"
+        try:
+            at, announced = claimed(raw.subject, raw.data)
+            await self._settlement.refuse(at, announced.name, reason)
+        except Exception as e:  # noqa: BLE001 - the letter is what counts
+            log.warning("refusal not recorded", dead_letter_id=dead_letter_id, why=str(e)[:500])
+
+    async def _copy(self, message: NatsMessage, dead_letter_id: str, code: str) -> None:
+        raw = message.raw_message
+        headers = {"Nats-Msg-Id": dead_letter_id, "wfhub-subject": raw.subject, "wfhub-code": code}
         try:
             await self._broker.publish(
-                raw.data,
+                dead_letters.kept(raw.data),
                 subjects.dlq(subjects.PROOF_STORE),
-                headers={"wfhub-subject": raw.subject, "wfhub-code": error.code},
+                headers=headers,
                 stream=subjects.DLQ_STREAM,
                 timeout=DLQ_TIMEOUT_S,
             )
         except (nats.errors.Error, OSError) as e:
             raise RetryLater("dlq-down", f"the dead-letter stream did not answer: {e}") from e
-        log.warning("dead letter", subject=raw.subject, error=error.code, reason=error.message)
-        await message.reject()
+
+    def _say(self, event: str, message: NatsMessage, code: str, **fields: object) -> None:
+        subject = message.raw_message.subject
+        sender = ".".join(subject.split(".")[:4])
+        if (unsaid := self._gate.admit(event, sender, code)) is not None:
+            log.warning(event, subject=subject, error=code, unsaid=unsaid, **fields)
 
 
 async def _raw(message: NatsMessage) -> bytes:
     return bytes(message.body)
-
-
-def _parsed(body: bytes) -> ArtifactStored:
-    try:
-        return ArtifactStored.model_validate_json(body)
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Rejected("message-malformed", f"ArtifactStored.{where}: {first['msg']}") from e
-
-
-def _storable(text: str) -> str:
-    return text.replace("\x00", "\ufffd")  # Postgres has no NUL in text
 
 
 def _deliveries(message: NatsMessage) -> int:

@@ -8,15 +8,18 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from faststream.nats import NatsBroker
+from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import broker as rpc
 from wfhub_common import db, httpauth, log, service, signing, subjects
 from wfhub_common.errors import RetryLater, WfhubError
-from wfhub_common.messages import ReceiptsOf, SealProof
+from wfhub_common.messages import DiscardDeadLetter, ReceiptsOf, ReplayDeadLetter, SealProof
 from wfhub_common.service import Stop
 
 from wfhub_proof_store import http, supply
@@ -24,13 +27,17 @@ from wfhub_proof_store.arrivals import Arrivals
 from wfhub_proof_store.blobs import Blobs
 from wfhub_proof_store.collect import Collector
 from wfhub_proof_store.ingest import Ingest
+from wfhub_proof_store.letters import Letters, forgetting
 from wfhub_proof_store.seal import Sealer
 from wfhub_proof_store.settings import MigrateSettings, ProofStoreSettings
+from wfhub_proof_store.settlement import Settlement
 
 SCHEMA = "proofs"
 MIGRATIONS = Path(__file__).parent / "migrations"
 USAGE = "usage: wfhub-proof-store [serve | migrate]"
 ASKED_TO_STOP = "signal "  # how service.run words it
+
+R = TypeVar("R", bound=BaseModel)
 
 
 def main() -> None:
@@ -53,23 +60,29 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
         settings, name=subjects.PROOF_STORE, on_closed=lambda: stop("nats connection closed")
     )
     arrivals = Arrivals()
-    rpc.serve(
-        broker,
-        "receipts",
-        ReceiptsOf,
-        Collector(engine, arrivals).receipts,
-        queue=subjects.PROOF_STORE,
-    )
-    sealer = Sealer(engine=engine, broker=broker, blobs=blobs, key=key)
-    rpc.serve(broker, "seal", SealProof, sealer.seal, queue=subjects.PROOF_STORE)
-    Ingest(
+    settlement = Settlement(
         engine=engine,
-        broker=broker,
         blobs=blobs,
         key=key,
         arrivals=arrivals,
         blob_wait_s=settings.blob_wait_s,
-    ).subscribe(inbox_user=settings.nats_user or subjects.PROOF_STORE)
+    )
+    letters = Letters(engine, settlement)
+    collector = Collector(engine, arrivals)
+    sealer = Sealer(engine=engine, broker=broker, blobs=blobs, key=key)
+
+    def answer(
+        command: str, request_type: type[R], handler: Callable[[str, R], Awaitable[BaseModel]]
+    ) -> None:
+        queue, failed = subjects.PROOF_STORE, letters.count_request
+        rpc.serve(broker, command, request_type, handler, queue=queue, on_failure=failed)
+
+    answer("receipts", ReceiptsOf, collector.receipts)
+    answer("seal", SealProof, sealer.seal)
+    answer("replay_ingest_letter", ReplayDeadLetter, letters.replay)
+    answer("discard_ingest_letter", DiscardDeadLetter, letters.discard)
+    ingest = Ingest(broker=broker, settlement=settlement, letters=letters)
+    ingest.subscribe(inbox_user=settings.nats_user or subjects.PROOF_STORE)
     consuming = asyncio.Event()
 
     async def ready() -> str:
@@ -89,9 +102,13 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            consumer = tasks.create_task(consume())
+            background = [
+                tasks.create_task(consume()),
+                tasks.create_task(forgetting(engine)),
+            ]
             await service.serve_http(app, settings.http_listen, stop)
-            consumer.cancel()
+            for task in background:
+                task.cancel()
     finally:
         await rpc.stop(broker)
         await engine.dispose()

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nats.errors
-from faststream.nats import NatsBroker
+from nats.aio.client import Client
 from nats.js.api import Header
 from wfhub_common.log import get_logger
-from wfhub_common.messages import CloudEvent
 
-BATCH_MESSAGES_MAX = 500
-ACK_TIMEOUT_S = 5.0
+from wfhub_scheduler.positions import Position
+
+BATCH_MESSAGES_MAX = 1000
+ACK_TIMEOUT_S = 4.0
 POS_HEADER = "wfhub-pos"
 GENERATION_HEADER = "wfhub-generation"
 _DUPLICATE_MESSAGE_ID = 10201
@@ -38,56 +39,52 @@ class StreamMissing(Exception):
 
 @dataclass(frozen=True)
 class Entry:
+    """An event as it is published; `body` is a CloudEvent."""
+
+    at: Position
+    event_id: str
     subject: str
-    event: CloudEvent
+    body: bytes
 
 
-async def publish(broker: NatsBroker, entries: Sequence[Entry], *, last_seq: int) -> int:
+async def publish(client: Client, entries: Sequence[Entry], *, last_seq: int) -> int:
     """Write `entries` right behind `last_seq`; the sequence of the last one."""
     assert 0 < len(entries) <= BATCH_MESSAGES_MAX
     try:
-        answer = await _send(broker, entries, last_seq, with_ids=True)
+        answer = await _send(client, entries, last_seq, with_ids=True)
         if _error_code(answer) == _DUPLICATE_MESSAGE_ID:
             # A purge empties a stream but not its dedupe window: these events are not in it (we
             # compared), yet their ids are still remembered. Subscribers dedupe by id themselves.
             log.info("events replayed within the dedupe window", count=len(entries))
-            answer = await _send(broker, entries, last_seq, with_ids=False)
+            answer = await _send(client, entries, last_seq, with_ids=False)
     except nats.errors.NoRespondersError as e:
         raise StreamMissing from e
-    if "error" in answer:
-        raise OutOfStep(str(answer["error"]))
+    if "error" in answer or "seq" not in answer:
+        raise OutOfStep(str(answer.get("error", "the batch was not acknowledged")))
     return int(str(answer["seq"]))
 
 
 async def _send(
-    broker: NatsBroker, entries: Sequence[Entry], last_seq: int, *, with_ids: bool
+    client: Client, entries: Sequence[Entry], last_seq: int, *, with_ids: bool
 ) -> dict[str, object]:
+    """Only the last message is waited for: what was wrong with an earlier one is its answer."""
     batch_id = secrets.token_hex(16)
-    answer: dict[str, object] = {}
     for number, entry in enumerate(entries, start=1):
-        event = entry.event
         headers = {
             Header.BATCH_ID.value: batch_id,
             Header.BATCH_SEQUENCE.value: str(number),
-            POS_HEADER: str(event.wfhubpos),
-            GENERATION_HEADER: str(event.wfhubgeneration),
+            POS_HEADER: str(entry.at.pos),
+            GENERATION_HEADER: str(entry.at.generation),
         }
         if with_ids:
-            headers[Header.MSG_ID.value] = event.id
+            headers[Header.MSG_ID.value] = entry.event_id
         if number == 1:
             headers[Header.EXPECTED_LAST_SEQUENCE.value] = str(last_seq)
-        if number == len(entries):
-            headers[Header.BATCH_COMMIT.value] = "1"
-        body = event.model_dump_json().encode()
-        if number in (1, len(entries)):  # the first to learn early that nobody is there
-            message = await broker.request(
-                body, entry.subject, headers=headers, timeout=ACK_TIMEOUT_S
-            )
-            answer = json.loads(message.body) if message.body else {}
-            if "error" in answer:
-                return answer
-        else:
-            await broker.publish(body, entry.subject, headers=headers)
+        if number < len(entries):
+            await client.publish(entry.subject, entry.body, headers=headers)
+    headers[Header.BATCH_COMMIT.value] = "1"
+    last = await client.request(entry.subject, entry.body, ACK_TIMEOUT_S, headers=headers)
+    answer: dict[str, object] = json.loads(last.data) if last.data else {}
     return answer
 
 

@@ -3,241 +3,218 @@
 A claim_id stands for one answer: asked again, the same attempts come back (those still live), with
 a lease renewed and a *new* token. We store only a token's hash, so the old one cannot be told
 again; since the runner asks again only when no answer reached it, nobody holds the old one.
-All schedulers compete; SKIP LOCKED lets no two lease one unit. Waiting is a long poll: woken by a
-hint, and looking each CLAIM_POLL_S anyway.
+Claims of a pool go one transaction at a time, over all schedulers (fairness.py); each transaction
+serves all that wait in its process (claim_desk.py). A drained runner waits and gets nothing.
 Raises: Rejected (409 `runner-unknown`, `incarnation-stale`: register first).
 """
 
+import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from itertools import cycle
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
-from wfhub_common import httpauth, ids
+from wfhub_common import db
 from wfhub_common.errors import Rejected
-from wfhub_common.messages import (
-    BUNDLE_ARTIFACT,
-    Assignment,
-    AttemptState,
-    Claim,
-    Claimed,
-    PublishOrder,
-    TaskSpec,
-    TaskState,
-    UnitKind,
-)
+from wfhub_common.messages import Assignment, Claim, Claimed, UnitKind
 
-from wfhub_scheduler import fairness, stored_json
+from wfhub_scheduler import fairness, leasing, stored_json
+from wfhub_scheduler.claim_desk import Desk, Served, Waiting
 from wfhub_scheduler.core import Core, Tx
-from wfhub_scheduler.outbox import emit
-from wfhub_scheduler.states import Facts, TaskEvent, decide
+from wfhub_scheduler.leasing import Holder
 
-CLAIM_POLL_S = 1.0
-CLAIM_BATCH_MAX = 4  # units of one project under one lock: then another's turn
+ROUNDS_MAX = 8  # looks for more units in one transaction; what is left is the next one's
+URGENCY = (UnitKind.PUBLISH, UnitKind.VERIFY, UnitKind.AGENT)  # what ends a task goes first
 
-_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
-_RUNNER = text("SELECT incarnation FROM sched.runner WHERE runner_id = :runner_id FOR SHARE")
-_SAME_CLAIM = text("""
-SELECT attempt_id, state IN ('leased', 'running', 'verifying') AS live, kind
-  FROM sched.attempt WHERE runner_id = :runner_id AND claim_id = :claim_id ORDER BY claim_slot
+_RUNNERS = text("""
+-- Shared: a new incarnation or a drain waits for this claim; the next one sees it.
+SELECT runner_id, incarnation, draining, ARRAY(SELECT jsonb_array_elements_text(labels)) AS labels
+  FROM sched.runner WHERE runner_id = ANY(CAST(:ids AS text[])) ORDER BY runner_id FOR SHARE
 """)
-_REMINT = text("""
-UPDATE sched.attempt
-   SET token_sha256 = :token_sha256, lease_until = now() + make_interval(secs => :ttl_s)
- WHERE attempt_id = :attempt_id AND state IN ('leased', 'running', 'verifying')
+_SAME_CLAIMS = text("""
+SELECT a.runner_id, a.claim_id, a.attempt_id, a.kind,
+       a.state IN ('leased', 'running', 'verifying') AS live
+  FROM unnest(CAST(:runner_ids AS text[]), CAST(:claim_ids AS text[])) AS c (runner_id, claim_id)
+  JOIN sched.attempt a USING (runner_id, claim_id) ORDER BY a.claim_slot
 """)
-_UNITS = text("""
--- What finishes a task goes first, then by priority and age.
-SELECT u.unit_id, u.task_id, u.project_id, u.kind, u.tries + u.losses + 1 AS number, t.state
-  FROM sched.unit u JOIN sched.task t USING (task_id)
- WHERE u.state = 'ready' AND u.pool = :pool AND u.project_id = :project_id
-   AND u.run_at <= now() AND u.kind = ANY(CAST(:kinds AS text[]))
- ORDER BY u.kind = 'publish' DESC, u.priority DESC, u.created_at, u.unit_id
- LIMIT :count FOR UPDATE OF t, u SKIP LOCKED
-""")
-_LEASE_UNIT = text("UPDATE sched.unit SET state = 'leased' WHERE unit_id = :unit_id")
-_NEW_ATTEMPT = text("""
-INSERT INTO sched.attempt (attempt_id, unit_id, task_id, project_id, kind, number, runner_id,
-                           incarnation, claim_id, claim_slot, state, lease_until, token_sha256)
-VALUES (:attempt_id, :unit_id, :task_id, :project_id, :kind, :number, :runner_id,
-        :incarnation, :claim_id, :claim_slot, 'leased',
-        now() + make_interval(secs => :ttl_s), :token_sha256)
-""")
-_MAKE_CURRENT = text("""
-UPDATE sched.task SET state = :to, current_attempt = :attempt_id, updated_at = now(),
-       reason = '', message = ''
- WHERE task_id = :task_id AND state = :from AND current_attempt IS NULL
-""")
-_ASSIGNMENT = text("""
-SELECT a.attempt_id, a.task_id, a.project_id, p.name AS project, a.kind, a.number, a.lease_until,
-       t.spec, t.commit_id, t.base_commit,
-       (SELECT r ->> 'digest' FROM sched.attempt w, jsonb_array_elements(w.receipts) r
-         WHERE w.attempt_id = t.winner AND r ->> 'name' = :bundle LIMIT 1) AS bundle_digest
-  FROM sched.attempt a JOIN sched.task t USING (task_id)
-  JOIN sched.project p ON p.project_id = a.project_id
- WHERE a.attempt_id = :attempt_id
+_NEWS = text("""
+SELECT EXISTS (SELECT FROM sched.unit
+                WHERE state = 'ready' AND NOT due AND pool = :pool AND run_at <= now())
+    OR EXISTS (SELECT FROM sched.runner
+                WHERE runner_id = ANY(CAST(:draining AS text[])) AND NOT draining)
 """)
 
 
 @dataclass(frozen=True)
-class _Asker:
-    runner_id: str
-    incarnation: str
-    claim_id: str
+class Ability:
+    """What a runner can be given. `kinds` in the order of their urgency."""
+
+    kinds: tuple[str, ...]
+    labels: tuple[str, ...]
 
 
 async def claim(core: Core, sender: str, command: Claim) -> Claimed:
-    asker = _Asker(
-        sender, stored_json.clean(command.incarnation), stored_json.clean(command.claim_id)
+    waiting = Waiting(
+        sender,
+        stored_json.clean(command.incarnation),
+        stored_json.clean(command.claim_id),
+        command,
+        time.monotonic() + command.wait_s,
+        asyncio.get_running_loop().create_future(),
     )
-    give_up_at = time.monotonic() + command.wait_s
-    while True:
-        ticket = core.units.ticket()
-        claimed = await core.commit(lambda tx: _claim_once(tx, asker, command))
-        left_s = give_up_at - time.monotonic()
-        if claimed is not None or left_s <= 0 or core.units.closed:
-            return claimed or Claimed()
-        await ticket.wait(min(left_s, CLAIM_POLL_S))
+    return await _desk(core, command.pool).claim(waiting)
 
 
-async def _claim_once(tx: Tx, asker: _Asker, command: Claim) -> Claimed | None:
-    # The same claim twice at once (a retry that overtook): the second sees what the first got.
-    name = f"claim {asker.runner_id} {asker.claim_id}"
-    await tx.connection.execute(_ONE_AT_A_TIME, {"name": name})
-    await _admit(tx, asker)
-    at = {"runner_id": asker.runner_id, "claim_id": asker.claim_id}
-    same = (await tx.connection.execute(_SAME_CLAIM, at)).all()
-    if same:
-        live = [row for row in same if row.live]
-        return Claimed(
-            assignments=tuple([await _given_again(tx, r.attempt_id, r.kind) for r in live])
+def _desk(core: Core, pool: str) -> Desk:
+    """The pool's one desk in this process, as long as somebody waits at it."""
+    name = f"claim {pool}"
+    desk: Desk | None = core.groups.get(name)
+    if desk is None:
+        desk = Desk(
+            lambda group: _serve(core, pool, group),
+            core.units,
+            lambda: core.groups.pop(name, None),
         )
-    assignments = await _take_units(tx, asker, command)
-    return Claimed(assignments=tuple(assignments)) if assignments else None
+        core.groups[name] = desk
+    return desk
 
 
-async def _admit(tx: Tx, asker: _Asker) -> None:
-    """Shared lock on the runner's row: a new incarnation waits for this claim, then loses it."""
-    row = (await tx.connection.execute(_RUNNER, {"runner_id": asker.runner_id})).one_or_none()
-    if row is None:
-        raise Rejected("runner-unknown", "this runner is not registered: register", status=409)
-    if row.incarnation != asker.incarnation:
-        raise Rejected(
-            "incarnation-stale",
-            "another process of this runner registered since: end this one, or register again",
-            status=409,
-        )
+async def _serve(core: Core, pool: str, group: Sequence[Waiting]) -> Served:
+    if all(claim.looked for claim in group) and not await _worth_a_look(core, pool, group):
+        return {}
+    served: Served = await core.commit(lambda tx: _serve_all(tx, pool, group))
+    return served
 
 
-async def _take_units(tx: Tx, asker: _Asker, command: Claim) -> list[Assignment]:
-    assignments: list[Assignment] = []
-    tried: list[str] = []
-    wanted: dict[str, Any] = {"pool": command.pool, "kinds": [kind.value for kind in command.kinds]}
-    while (free := command.slots - len(assignments)) > 0:
-        turn = await fairness.next_project(tx.connection, **wanted, tried=tried)
-        if turn is None:
-            break
-        at = {**wanted, "project_id": turn.project_id}
-        count = min(free, turn.room, CLAIM_BATCH_MAX)
-        units = (await tx.connection.execute(_UNITS, {**at, "count": count})).all()
-        if not units:
-            tried.append(turn.project_id)
-            continue
-        for unit in units:
-            assignments.append(await _lease(tx, asker, unit, slot=len(assignments)))
-        await fairness.take(tx.connection, command.pool, turn.project_id, len(units))
-    return assignments
+async def _worth_a_look(core: Core, pool: str, group: Sequence[Waiting]) -> bool:
+    """Without a lock or a write: most wake-ups are for somebody else."""
+    async with db.transaction(core.engine) as connection:
+        for ability in {_ability(claim) for claim in group if not claim.draining}:
+            if await fairness.candidates(connection, pool, ability.kinds, ability.labels):
+                return True
+        of = {"pool": pool, "draining": [c.runner_id for c in group if c.draining]}
+        return bool((await connection.execute(_NEWS, of)).scalar_one())
 
 
-async def _lease(tx: Tx, asker: _Asker, unit: Any, *, slot: int) -> Assignment:
-    attempt_id, (token, sha256) = ids.new_attempt_id(), _mint(unit.kind)
-    state = TaskState(unit.state)
-    rule = decide(state, TaskEvent.CLAIMED, Facts())
-    assert rule is not None, f"a unit of a {state} task was ready"
-    await tx.connection.execute(_LEASE_UNIT, {"unit_id": unit.unit_id})
-    of_task = {"task_id": unit.task_id, "project_id": unit.project_id}
-    row = {"attempt_id": attempt_id, "unit_id": unit.unit_id, "kind": unit.kind}
-    await tx.connection.execute(
-        _NEW_ATTEMPT,
-        {
-            **of_task,
-            **row,
-            "number": unit.number,
-            "runner_id": asker.runner_id,
-            "incarnation": asker.incarnation,
-            "claim_id": asker.claim_id,
-            "claim_slot": slot,
-            "ttl_s": tx.timing.lease_ttl_s,
-            "token_sha256": sha256,
-        },
-    )
-    moved = await tx.connection.execute(
-        _MAKE_CURRENT,
-        {
-            "task_id": unit.task_id,
-            "attempt_id": attempt_id,
-            "from": state.value,
-            "to": rule.to.value,
-        },
-    )
-    assert moved.rowcount == 1, "the task changed under its own lock"
-    data = {
-        "task_id": unit.task_id,
-        "from": None,
-        "to": AttemptState.LEASED.value,
-        "reason": "",
-        "number": unit.number,
-        "kind": unit.kind,
-        "runner_id": asker.runner_id,
+async def _serve_all(tx: Tx, pool: str, group: Sequence[Waiting]) -> Served:
+    turn = await fairness.lock_pool(tx.connection, pool)
+    served = await _refused(tx, group)
+    served |= await _answered_before(tx, [claim for claim in group if claim not in served])
+    if turn is None:
+        return served
+    await leasing.make_due(tx.connection, pool)
+    able: dict[Ability, list[Waiting]] = {}
+    for claim in group:
+        if claim not in served and not claim.draining:
+            able.setdefault(_ability(claim), []).append(claim)
+    for ability, claims in able.items():
+        given, turn = await _give(tx, pool, turn, ability, claims)
+        served |= given
+    return served
+
+
+async def _refused(tx: Tx, group: Sequence[Waiting]) -> Served:
+    """Who may not claim. It is noted of the others what they are admitted as."""
+    asked = {"ids": sorted({claim.runner_id for claim in group})}
+    runners = {row.runner_id: row for row in await tx.connection.execute(_RUNNERS, asked)}
+    refused: Served = {}
+    for claim in group:
+        row = runners.get(claim.runner_id)
+        if row is None:
+            refused[claim] = Rejected(
+                "runner-unknown", "this runner is not registered: register", status=409
+            )
+        elif row.incarnation != claim.incarnation:
+            refused[claim] = Rejected(
+                "incarnation-stale",
+                "another process of this runner registered since: end this one, or register again",
+                status=409,
+            )
+        else:
+            claim.looked, claim.draining = True, row.draining
+            claim.labels = tuple(sorted(row.labels))
+    return refused
+
+
+def _ability(claim: Waiting) -> Ability:
+    kinds = tuple(kind.value for kind in URGENCY if kind in claim.command.kinds)
+    return Ability(kinds, claim.labels)
+
+
+async def _answered_before(tx: Tx, claims: Sequence[Waiting]) -> Served:
+    """Claims that were asked before and got units: the same again, as far as they live."""
+    if not claims:
+        return {}
+    by_name = {(claim.runner_id, claim.claim_id): claim for claim in claims}
+    asked = {
+        "runner_ids": [runner_id for runner_id, _ in by_name],
+        "claim_ids": [claim_id for _, claim_id in by_name],
     }
-    await emit(tx.connection, "attempt.state_changed", attempt_id, data, **of_task)
-    if rule.to != state:
-        data = {"from": state.value, "to": rule.to.value, "reason": "", "message": ""}
-        await emit(tx.connection, "task.state_changed", unit.task_id, data, **of_task)
-    return await _assignment(tx.connection, attempt_id, token)
+    rows = (await tx.connection.execute(_SAME_CLAIMS, asked)).all()
+    if not rows:
+        return {}
+    live = {row.attempt_id: row.kind for row in rows if row.live}
+    again = await leasing.given_again(tx, live)
+    served: Served = {}
+    for (runner_id, claim_id), claim in by_name.items():
+        of_it = [row for row in rows if (row.runner_id, row.claim_id) == (runner_id, claim_id)]
+        if of_it:
+            still = tuple(again[row.attempt_id] for row in of_it if row.attempt_id in again)
+            served[claim] = Claimed(assignments=still)
+    return served
 
 
-async def _given_again(tx: Tx, attempt_id: str, kind: str) -> Assignment:
-    token, sha256 = _mint(kind)
-    renewal = {"attempt_id": attempt_id, "token_sha256": sha256, "ttl_s": tx.timing.lease_ttl_s}
-    await tx.connection.execute(_REMINT, renewal)
-    return await _assignment(tx.connection, attempt_id, token)
+async def _give(
+    tx: Tx,
+    pool: str,
+    turn: fairness.PoolTurn,
+    ability: Ability,
+    claims: Sequence[Waiting],
+) -> tuple[Served, fairness.PoolTurn]:
+    """Leases what there is for such runners; once, unless a project had less than its turns."""
+    free = {claim: claim.command.slots for claim in claims}
+    given: dict[Waiting, list[Assignment]] = {}
+    tried: list[str] = []
+    for _ in range(ROUNDS_MAX):
+        slots = sum(free.values())
+        slots = slots if turn.room is None else min(slots, turn.room)
+        if slots <= 0:
+            break
+        wanted = (pool, ability.kinds, ability.labels)
+        found = await fairness.candidates(tx.connection, *wanted, tried=tried, count=slots)
+        if not found:
+            break
+        await fairness.lock_projects(tx.connection, found)
+        shares = await fairness.shares(tx.connection, pool, turn, found)
+        allotted = fairness.allot(shares, slots)
+        taken = dict.fromkeys(shares, 0)
+        picked = await leasing.pick(tx.connection, *wanted, allotted) if allotted else []
+        by_id = {share.project_id: share for share in shares}
+        for unit in picked:
+            taken[by_id[unit.project_id]] += 1
+        if picked:
+            turn = await fairness.advance(tx.connection, pool, turn, taken)
+            dealt = _dealt(len(picked), free)
+            assignments = await leasing.lease(tx, picked, [holder for _, holder in dealt])
+            for (claim, _), assignment in zip(dealt, assignments, strict=True):
+                given.setdefault(claim, []).append(assignment)
+        done = [s for s, count in taken.items() if count < allotted.get(s, 1) or count == s.room]
+        tried += [share.project_id for share in done]
+        if len(done) == len(shares) and len(found) < slots:
+            break  # there is no other project, and of these nothing is left
+    return {claim: Claimed(assignments=tuple(of)) for claim, of in given.items()}, turn
 
 
-def _mint(kind: str) -> tuple[str, str | None]:
-    """A token and its SHA-256; only agents talk to models."""
-    if kind != UnitKind.AGENT:
-        return "", None
-    token = httpauth.new_token(httpauth.ATTEMPT_TOKEN_PREFIX)
-    return token, httpauth.token_sha256(token)
-
-
-async def _assignment(connection: AsyncConnection, attempt_id: str, token: str) -> Assignment:
-    wanted = {"attempt_id": attempt_id, "bundle": BUNDLE_ARTIFACT}
-    row = (await connection.execute(_ASSIGNMENT, wanted)).one()
-    lease_until: datetime = row.lease_until
-    kind = UnitKind(row.kind)
-    return Assignment(
-        attempt_id=attempt_id,
-        task_id=row.task_id,
-        project_id=row.project_id,
-        project=row.project,
-        kind=kind,
-        number=row.number,
-        spec=TaskSpec.model_validate(row.spec),
-        lease_until=lease_until,
-        token=token,
-        publish=publish_order(row) if kind is UnitKind.PUBLISH else None,
-    )
-
-
-def publish_order(row: Any) -> PublishOrder:
-    return PublishOrder(
-        bundle_digest=row.bundle_digest,
-        commit=row.commit_id,
-        base_commit=row.base_commit or "",
-        branch_ref=f"refs/heads/wfhub/{row.task_id}",
-        marker_ref=f"refs/wfhub/published/{row.task_id}",
-    )
+def _dealt(count: int, free: dict[Waiting, int]) -> list[tuple[Waiting, Holder]]:
+    """Who gets each of `count` units: one a claim in turn, so that work spreads over runners."""
+    dealt: list[tuple[Waiting, Holder]] = []
+    for claim in cycle(free):
+        if len(dealt) == count:
+            break
+        if free[claim] > 0:
+            slot = claim.command.slots - free[claim]
+            free[claim] -= 1
+            holder = Holder(claim.runner_id, claim.incarnation, claim.claim_id, slot)
+            dealt.append((claim, holder))
+    return dealt

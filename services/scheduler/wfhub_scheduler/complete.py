@@ -2,35 +2,27 @@
 
 The same completion again is answered as the first one was (`repeated`), so that a lost reply costs
 nothing. What a completion must bring is in evidence.py, what follows from it in states.py.
+Completions that come at the same time share a transaction; each is answered for itself, and one
+that is refused takes none with it.
 Raises: LeaseLost; Rejected or Corrupt (evidence); RetryLater (`proof-key-missing`).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import text
 from wfhub_common import receipts, signing
-from wfhub_common.errors import Corrupt, Rejected, RetryLater
-from wfhub_common.log import get_logger
-from wfhub_common.messages import (
-    AttemptState,
-    Complete,
-    Completed,
-    Receipt,
-    RunnerObservations,
-    UnitKind,
-)
+from wfhub_common.errors import Rejected, RetryLater, WfhubError
+from wfhub_common.messages import AttemptState, Complete, Completed, Receipt, UnitKind
 
 from wfhub_scheduler import evidence, stored_json
 from wfhub_scheduler.core import Core, Tx
-from wfhub_scheduler.rows import Attempt, Task, lease_lost, lock_attempt
-from wfhub_scheduler.transitions import Ending, end_attempt, ended
+from wfhub_scheduler.rows import Attempt, lease_lost
+from wfhub_scheduler.states import COMPLETED_AS
+from wfhub_scheduler.transitions import Ending, Transitions
 
-log = get_logger(__name__)
+GROUP_COMPLETIONS_MAX = 100  # what one transaction takes on
 
-_NOTE_RESULT = text("""
-UPDATE sched.task SET verdict = :verdict, commit_id = :commit_id, base_commit = :base_commit
- WHERE task_id = :task_id
-""")
+Asked = tuple[str, Complete]  # by whom
 
 
 class ReceiptCheck:
@@ -53,25 +45,37 @@ class ReceiptCheck:
 
 
 async def complete(core: Core, check: ReceiptCheck, sender: str, command: Complete) -> Completed:
-    try:
-        evidence.check_receipts(command.receipts, command.attempt_id, sender, check)
-    except Corrupt as e:
-        log.error("receipt refused", runner_id=sender, attempt_id=command.attempt_id, why=str(e))
-        raise
+    evidence.check_receipts(command.receipts, command.attempt_id, sender, check)
+    group = core.grouped("complete", _complete_group, max_items=GROUP_COMPLETIONS_MAX)
+    return await group((sender, command))
 
-    async def work(tx: Tx) -> Completed:
-        task, attempt = await lock_attempt(tx.connection, command.attempt_id)
-        if _is_repeat(attempt, sender, command):
-            return Completed(task_state=task.state, repeated=True)
-        if task.current_attempt != attempt.attempt_id or attempt.runner_id != sender:
-            raise lease_lost(command.attempt_id)  # said before its evidence is judged
-        evidence.check_outcome(command, attempt.kind, sender, verify_count=task.verify_count)
-        await end_attempt(tx, task, attempt, sender, _ending(command, attempt.kind))
-        if attempt.kind is UnitKind.AGENT and command.observed is not None:
-            await _note_result(tx, task, command, command.observed)
-        return Completed(task_state=await ended(tx, task, attempt, _ending(command, attempt.kind)))
+
+async def _complete_group(core: Core, group: Sequence[Asked]) -> list[Completed | WfhubError]:
+    async def work(tx: Tx) -> list[Completed | WfhubError]:
+        ids = {stored_json.clean(command.attempt_id) for _, command in group}
+        moves = await Transitions.of_attempts(tx, ids)
+        answers: list[Completed | WfhubError] = []
+        for sender, command in group:
+            try:
+                answers.append(_completed(moves, sender, command))
+            except WfhubError as e:
+                answers.append(e)
+        await moves.write()
+        return answers
 
     return await core.commit(work)
+
+
+def _completed(moves: Transitions, sender: str, command: Complete) -> Completed:
+    task, attempt = moves.attempt(command.attempt_id)
+    if _is_repeat(attempt, sender, command):
+        return Completed(task_state=task.state, repeated=True)
+    if task.current_attempt != attempt.attempt_id or attempt.runner_id != sender:
+        raise lease_lost(command.attempt_id)  # said before its evidence is judged
+    evidence.check_outcome(command, attempt.kind, sender, verify_count=task.verify_count)
+    return Completed(
+        task_state=moves.end(attempt.attempt_id, sender, _ending(command, attempt.kind))
+    )
 
 
 def _is_repeat(attempt: Attempt, sender: str, command: Complete) -> bool:
@@ -89,24 +93,10 @@ def _reason(command: Complete, kind: UnitKind) -> str:
 
 def _ending(command: Complete, kind: UnitKind) -> Ending:
     return Ending(
-        to=command.outcome,
+        event=COMPLETED_AS[command.outcome],
         reason=_reason(command, kind),
         message=stored_json.clean(command.message),
         retryable=command.retryable,
         receipts=command.receipts,
         observed=command.observed,
-    )
-
-
-async def _note_result(tx: Tx, task: Task, command: Complete, observed: RunnerObservations) -> None:
-    """The verdict of the last attempt that has one; the commit only of the one that won."""
-    won = command.outcome is AttemptState.WON
-    await tx.connection.execute(
-        _NOTE_RESULT,
-        {
-            "task_id": task.task_id,
-            "verdict": observed.verdict.status.value,
-            "commit_id": observed.commit if won else None,
-            "base_commit": observed.base_commit or None,
-        },
     )

@@ -6,23 +6,27 @@ hints: a crash between commit and announcement costs a poll interval, never a re
 Raises: RetryLater when the database is away; whatever `work` raises.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import nats.errors
 from faststream.nats import NatsBroker
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from wfhub_common import db, subjects
-from wfhub_common.errors import RetryLater
+from wfhub_common.errors import RetryLater, WfhubError
 from wfhub_common.log import get_logger
 from wfhub_common.messages import AttemptEnded
 
+from wfhub_scheduler.grouping import Grouped
 from wfhub_scheduler.timing import Timing
 from wfhub_scheduler.wakeups import Bell
 
 log = get_logger(__name__)
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 @dataclass
@@ -31,6 +35,7 @@ class After:
 
     units_ready: bool = False
     seal_due: bool = False
+    workflow_due: bool = False  # a task of a workflow came to its end
     ended: list[str] = field(default_factory=list)  # attempt ids
 
 
@@ -48,8 +53,10 @@ class Core:
     timing: Timing
     units: Bell = field(default_factory=Bell)  # rung when a unit became ready
     seals: Bell = field(default_factory=Bell)  # rung when a proof is to be asked for
+    workflows: Bell = field(default_factory=Bell)  # rung when a task of a workflow ended
     events: Bell = field(default_factory=Bell)  # rung when the outbox may hold new rows
     sweeps: Bell = field(default_factory=Bell)  # never rung: sweeping goes by the clock
+    groups: dict[str, Any] = field(default_factory=dict)  # commands that are answered in groups
 
     async def commit(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         after = After()
@@ -63,10 +70,27 @@ class Core:
         await self._announce(after)
         return result
 
+    def grouped(
+        self,
+        name: str,
+        work: Callable[["Core", Sequence[Q]], Awaitable[Sequence[A | WfhubError]]],
+        *,
+        max_items: int,
+        at_once: int = 1,
+    ) -> Grouped[Q, A]:
+        """This process's one group of that name, made when it is first asked for."""
+        found: Grouped[Q, A] | None = self.groups.get(name)
+        if found is None:
+            found = Grouped(partial(work, self), max_items=max_items, at_once=at_once)
+            self.groups[name] = found
+        return found
+
     async def _announce(self, after: After) -> None:
         self.events.ring()
         if after.seal_due:
             self.seals.ring()
+        if after.workflow_due:
+            self.workflows.ring()
         if after.units_ready:
             self.units.ring()
             await self._hint(subjects.WAKE, b"")
@@ -92,7 +116,7 @@ class Core:
     def close(self) -> None:
         """The process stops: long polls answer, loops end. (Cancelling them is not enough: before
         Python 3.12 `wait_for`, which nats-py uses, can lose a cancellation.)"""
-        for bell in (self.units, self.seals, self.events, self.sweeps):
+        for bell in (self.units, self.seals, self.workflows, self.events, self.sweeps):
             bell.close()
 
 

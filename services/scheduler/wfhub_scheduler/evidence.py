@@ -24,14 +24,15 @@ def check_receipts(
 ) -> None:
     names = [receipt.name for receipt in receipts]
     if len(set(names)) != len(names):
-        raise Rejected("receipt-twice", "an artifact name occurs twice: send one receipt a name")
+        message = "an artifact name occurs twice: send one receipt a name"
+        raise _refused("receipt-twice", message, attempt_id)
     for receipt in receipts:
         if (receipt.attempt_id, receipt.sender) != (attempt_id, sender):
-            raise Rejected(
-                "receipt-foreign",
+            message = (
                 f"the receipt for {receipt.name[:80]!r} is for attempt {receipt.attempt_id[:64]}"
-                f" of {receipt.sender[:64]}: send only receipts of this attempt",
+                f" of {receipt.sender[:64]}: send only receipts of this attempt"
             )
+            raise _refused("receipt-foreign", message, attempt_id)
         verify(receipt)
 
 
@@ -39,17 +40,24 @@ def check_outcome(command: Complete, kind: UnitKind, sender: str, *, verify_coun
     """What the outcome itself needs, of a unit of this kind."""
     observed = command.observed
     if observed is not None and observed.runner_id != sender:
-        raise Rejected("observer-foreign", f"observed.runner_id must be {sender[:64]}")
+        message = f"observed.runner_id must be {sender[:64]}"
+        raise _refused("observer-foreign", message, command.attempt_id)
     if kind is not UnitKind.AGENT or command.outcome is not AttemptState.WON:
         return
     if observed is None or not observed.commit:
-        raise Rejected("commit-missing", "a won attempt must say which commit it made")
+        message = "a won attempt must say which commit it made"
+        raise _refused("commit-missing", message, command.attempt_id)
     if BUNDLE_ARTIFACT not in {receipt.name for receipt in command.receipts}:
-        raise Rejected("bundle-missing", f"a won attempt needs the receipt of {BUNDLE_ARTIFACT}")
+        message = f"a won attempt needs the receipt of {BUNDLE_ARTIFACT}"
+        raise _refused("bundle-missing", message, command.attempt_id)
     wanted = VerdictStatus.PASSED if verify_count else VerdictStatus.NONE
     if observed.verdict.status is not wanted:
-        raise Rejected(
-            "verdict-not-passed",
+        message = (
             f"the task asked for {verify_count} verification commands, so a won attempt's verdict"
-            f" is {wanted.value!r}, not {observed.verdict.status.value!r}: complete it as rejected",
+            f" is {wanted.value!r}, not {observed.verdict.status.value!r}: complete it as rejected"
         )
+        raise _refused("verdict-not-passed", message, command.attempt_id)
+
+
+def _refused(code: str, message: str, attempt_id: str) -> Rejected:
+    return Rejected(code, message, attempt_id=attempt_id[:64])

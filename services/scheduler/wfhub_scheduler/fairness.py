@@ -1,90 +1,189 @@
-"""Fairness: within a pool, the project with the lowest virtual time and room goes next.
+"""Fairness: whose turn it is in a pool, and how many units each project may start.
 
-A unit leased adds 1/weight to its project's virtual time. A project that was idle joins at the
-level of the busy ones, so that it neither saves up turns nor waits for old debts.
-`running` never passes `running_limit`: both change only under the row's lock.
-pool_project is locked last by every writer but a claim, which locks it first and then waits for
-nothing (SKIP LOCKED), so that no circle can close.
+Start-time fair queueing: a unit started adds 1/weight to its project's virtual time, and the
+project with the lowest goes next. The pool's own virtual time is the start of the last turn given;
+a project that was idle, paused or full counts from there, so that it neither saves up turns nor
+waits for old debts.
+
+What runs is counted, not kept: the units that are leased, of a project over all pools, of a pool
+over all projects. Claims of a pool go one at a time (its row is locked), and hold a lock on each
+project that they start something of: nobody else raises what they counted. Whatever ends work only
+lowers it, and locks nothing here.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import heapq
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from wfhub_common.messages import UnitKind
 
-_JOIN = text("""
-INSERT INTO sched.pool_project (pool, project_id, running_limit, weight)
-SELECT :pool, project_id, running_limit, weight FROM sched.project WHERE project_id = :project_id
-ON CONFLICT DO NOTHING
+# While a pause lasts only this is started: it ends what was won, and no model is paid for it.
+STARTED_WHILE_PAUSED = UnitKind.PUBLISH.value
+
+# For a claim's transaction. A scheduler that stops in it loses the pool after so long. Its plans
+# are steps into indexes whatever the statistics say (a queue may be analysed while it is empty and
+# full a minute later, or the other way), and so are made once.
+_SETTINGS = {
+    "idle_in_transaction_session_timeout": "5s",
+    "plan_cache_mode": "force_generic_plan",
+    **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
+}
+_LOCK_POOL = text(f"""
+SELECT vtime, running_limit, paused,
+       {", ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())}
+  FROM sched.pool WHERE pool = :pool FOR NO KEY UPDATE
+""")  # noqa: S608 - our own text
+_POOL_RUNNING = text("""
+SELECT count(*) FROM sched.unit WHERE state = 'leased' AND pool = :pool
 """)
-_BUSY = """(pp.running > 0 OR EXISTS (SELECT FROM sched.unit u WHERE u.state = 'ready'
-            AND u.pool = pp.pool AND u.project_id = pp.project_id))"""
-# What is put into SQL text below are this module's own constants.
-_IS_BUSY = text(
-    f"SELECT {_BUSY} FROM sched.pool_project pp WHERE pool = :pool AND project_id = :project_id"  # noqa: S608
-)
-_LEVEL = text(f"""
--- To the level of the busy projects, or, where none is, to the furthest ever reached.
-UPDATE sched.pool_project SET vtime = greatest(vtime, coalesce(
-    (SELECT min(pp.vtime) FROM sched.pool_project pp
-      WHERE pp.pool = :pool AND pp.project_id <> :project_id AND {_BUSY}),
-    (SELECT max(pp.vtime) FROM sched.pool_project pp WHERE pp.pool = :pool)))
- WHERE pool = :pool AND project_id = :project_id
-""")  # noqa: S608
-_PICK = """
-SELECT pp.project_id, pp.running_limit - pp.running AS room
-  FROM sched.pool_project pp
- WHERE pp.pool = :pool AND pp.running < pp.running_limit
-   AND pp.project_id <> ALL(CAST(:tried AS text[]))
-   AND EXISTS (SELECT FROM sched.unit u WHERE u.state = 'ready' AND u.pool = pp.pool
-                  AND u.project_id = pp.project_id AND u.run_at <= now()
-                  AND u.kind = ANY(CAST(:kinds AS text[])))
- ORDER BY pp.vtime, pp.project_id LIMIT 1
-   FOR UPDATE OF pp
-"""
-# First one that nobody holds; if there is none, wait for a busy one rather than answer "nothing".
-_PICK_FREE, _PICK_WAIT = text(_PICK + " SKIP LOCKED"), text(_PICK)
-_TAKE = text("""
-UPDATE sched.pool_project
-   SET running = running + :count, vtime = vtime + CAST(:count AS double precision) / weight
- WHERE pool = :pool AND project_id = :project_id
+_RUNNING = """(SELECT count(*) FROM sched.unit u JOIN sched.pool_project m
+                    ON m.pool = u.pool AND m.project_id = u.project_id
+                 WHERE u.state = 'leased' AND m.project_id = {project_id})"""
+_CANDIDATES = text(f"""
+-- Projects by turn that have something for such a runner, and room: looked at one by one until
+-- there are enough. An EXISTS here would be planned as a hash of all units;
+-- a LATERAL with ORDER BY and LIMIT is one step into unit_ready.
+SELECT c.project_id FROM (
+    SELECT m.project_id, greatest(m.vtime, l.vtime) AS start, m.vtime, l.paused
+      FROM sched.pool l JOIN sched.pool_project m USING (pool)
+     WHERE l.pool = :pool AND m.project_id <> ALL(CAST(:tried AS text[]))
+     ORDER BY start, vtime, project_id OFFSET 0) c
+  JOIN sched.project p USING (project_id)
+ CROSS JOIN LATERAL (
+    SELECT 1 FROM sched.lane l CROSS JOIN unnest(CAST(:kinds AS text[])) AS k (kind)
+     CROSS JOIN LATERAL (
+        SELECT 1 FROM sched.unit u
+         WHERE u.lane_id = l.lane_id AND u.kind = k.kind AND u.state = 'ready' AND u.due
+         ORDER BY u.priority DESC, u.created_at LIMIT 1) first
+     WHERE l.pool = :pool AND l.project_id = c.project_id AND l.labels <@ CAST(:labels AS text[])
+       AND (NOT (c.paused OR p.paused) OR k.kind = '{STARTED_WHILE_PAUSED}')
+     LIMIT 1) fit
+ WHERE p.running_limit > {_RUNNING.format(project_id="c.project_id")}
+ ORDER BY c.start, c.vtime, c.project_id LIMIT :count
+""")  # noqa: S608 - our own text
+_LOCK_PROJECTS = text("""
+SELECT pg_advisory_xact_lock(hashtextextended('running of ' || project_id, 0))
+  FROM unnest(CAST(:projects AS text[])) AS p (project_id)
 """)
-_RELEASE = text("""
-UPDATE sched.pool_project SET running = running - 1
- WHERE pool = :pool AND project_id = :project_id
+_SHARES = text(f"""
+SELECT p.project_id, m.vtime, p.weight, p.paused,
+       p.running_limit - {_RUNNING.format(project_id="p.project_id")} AS room
+  FROM sched.project p JOIN sched.pool_project m USING (project_id)
+ WHERE m.pool = :pool AND p.project_id = ANY(CAST(:projects AS text[]))
+""")  # noqa: S608 - our own text
+_ADVANCE = text("""
+WITH clock AS (UPDATE sched.pool SET vtime = :clock WHERE pool = :pool)
+UPDATE sched.pool_project m SET vtime = n.vtime
+  FROM unnest(CAST(:projects AS text[]), CAST(:vtimes AS double precision[]))
+       AS n (project_id, vtime)
+ WHERE m.pool = :pool AND m.project_id = n.project_id
 """)
 
 
 @dataclass(frozen=True)
-class Turn:
+class PoolTurn:
+    """A pool whose claims wait for us. `room` None: as many as the projects allow."""
+
+    clock: float
+    room: int | None
+    paused: bool
+
+
+@dataclass(frozen=True)
+class Share:
+    """A project, locked. `start`: its next turn's virtual time."""
+
     project_id: str
-    room: int  # units the project may still have running
+    start: float
+    vtime: float
+    weight: int
+    room: int
+    paused: bool
 
 
-async def join(connection: AsyncConnection, pool: str, project_id: str) -> None:
-    """Before a unit of the project is made ready by a new task."""
-    at = {"pool": pool, "project_id": project_id}
-    await connection.execute(_JOIN, at)
-    if not (await connection.execute(_IS_BUSY, at)).scalar_one():
-        await connection.execute(_LEVEL, at)
+def allot(shares: Collection[Share], slots: int) -> dict[Share, int]:
+    """How many of `slots` each project gets, turn by turn, within its room."""
+    line = [
+        (share.start, share.vtime, share.project_id, share) for share in shares if share.room > 0
+    ]
+    heapq.heapify(line)
+    given: dict[Share, int] = {}
+    while line and slots > 0:
+        start, vtime, project_id, share = heapq.heappop(line)
+        slots -= 1
+        given[share] = given.get(share, 0) + 1
+        if given[share] < share.room:
+            heapq.heappush(line, (start + 1 / share.weight, vtime, project_id, share))
+    return given
 
 
-async def next_project(
-    connection: AsyncConnection, pool: str, kinds: Collection[str], tried: Collection[str]
-) -> Turn | None:
-    """Whose turn it is, its row locked. `tried`: projects this claim found nothing in."""
-    wanted = {"pool": pool, "kinds": list(kinds), "tried": list(tried)}
-    for statement in (_PICK_FREE, _PICK_WAIT):
-        row = (await connection.execute(statement, wanted)).one_or_none()
-        if row is not None:
-            return Turn(row.project_id, row.room)
-    return None
+async def lock_pool(connection: AsyncConnection, pool: str) -> PoolTurn | None:
+    """None: no task was ever submitted to it."""
+    row = (await connection.execute(_LOCK_POOL, {"pool": pool})).one_or_none()
+    if row is None:
+        return None
+    room = None
+    if row.running_limit is not None:
+        running = (await connection.execute(_POOL_RUNNING, {"pool": pool})).scalar_one()
+        room = max(0, row.running_limit - running)
+    return PoolTurn(row.vtime, room, row.paused)
 
 
-async def take(connection: AsyncConnection, pool: str, project_id: str, count: int) -> None:
-    await connection.execute(_TAKE, {"pool": pool, "project_id": project_id, "count": count})
+async def candidates(
+    connection: AsyncConnection,
+    pool: str,
+    kinds: Sequence[str],
+    labels: Collection[str],
+    *,
+    tried: Collection[str] = (),
+    count: int = 1,
+) -> list[str]:
+    """Projects that seem to have a unit for such a runner, in the order of their turns."""
+    wanted = {"pool": pool, "kinds": list(kinds), "labels": list(labels)}
+    found = await connection.execute(_CANDIDATES, {**wanted, "tried": list(tried), "count": count})
+    return list(found.scalars())
 
 
-async def release(connection: AsyncConnection, pool: str, project_id: str) -> None:
-    await connection.execute(_RELEASE, {"pool": pool, "project_id": project_id})
+async def lock_projects(connection: AsyncConnection, projects: Collection[str]) -> None:
+    """Until the transaction ends nobody else starts anything of them, nor changes their limits."""
+    await connection.execute(_LOCK_PROJECTS, {"projects": sorted(projects)})
+
+
+async def shares(
+    connection: AsyncConnection, pool: str, turn: PoolTurn, projects: Collection[str]
+) -> list[Share]:
+    """What each of the locked `projects` may start now."""
+    rows = await connection.execute(_SHARES, {"pool": pool, "projects": list(projects)})
+    return [
+        Share(
+            row.project_id,
+            max(row.vtime, turn.clock),
+            row.vtime,
+            row.weight,
+            max(0, row.room),
+            row.paused or turn.paused,
+        )
+        for row in rows
+    ]
+
+
+async def advance(
+    connection: AsyncConnection, pool: str, turn: PoolTurn, taken: Mapping[Share, int]
+) -> PoolTurn:
+    """The clocks after `taken` units of each share were started; the pool's turn that is left."""
+    started = {share: count for share, count in taken.items() if count}
+    last = max(share.start + (count - 1) / share.weight for share, count in started.items())
+    clock = max(turn.clock, last)
+    await connection.execute(
+        _ADVANCE,
+        {
+            "pool": pool,
+            "clock": clock,
+            "projects": [share.project_id for share in started],
+            "vtimes": [share.start + count / share.weight for share, count in started.items()],
+        },
+    )
+    room = None if turn.room is None else turn.room - sum(taken.values())
+    return replace(turn, clock=clock, room=room)

@@ -17,20 +17,45 @@ from wfhub_common.messages import (
     Claim,
     Complete,
     CreateProject,
+    DeleteSchedule,
+    DiscardDeadLetter,
+    DrainRunner,
+    FireSchedule,
     Heartbeat,
     Introspect,
+    PauseSchedule,
+    PreviewSchedule,
+    PutSchedule,
     Register,
+    ReplayDeadLetter,
     Report,
     SubmitTask,
+    SubmitTasks,
+    UpdatePool,
+    UpdateProject,
 )
 
+from wfhub_scheduler import dead_letters
+from wfhub_scheduler.cancel import cancel_task
 from wfhub_scheduler.claim import claim
 from wfhub_scheduler.complete import ReceiptCheck, complete
 from wfhub_scheduler.core import Core
+from wfhub_scheduler.drains import drain_runner
+from wfhub_scheduler.heartbeats import heartbeat
 from wfhub_scheduler.introspect import introspect
+from wfhub_scheduler.pools import update_pool
+from wfhub_scheduler.projects import create_project, update_project
+from wfhub_scheduler.replays import Replays
 from wfhub_scheduler.report import report
-from wfhub_scheduler.runners import heartbeat, register
-from wfhub_scheduler.submission import cancel_task, create_project, submit_task
+from wfhub_scheduler.runners import register
+from wfhub_scheduler.schedules.commands import (
+    delete_schedule,
+    fire_schedule,
+    pause_schedule,
+    preview_schedule,
+    put_schedule,
+)
+from wfhub_scheduler.submission import submit_task, submit_tasks
 
 SERVICES = frozenset(
     {subjects.API, subjects.SCHEDULER, subjects.PROOF_STORE, subjects.GATEWAY}
@@ -40,6 +65,11 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def subscribe(core: Core, check: ReceiptCheck) -> None:
+    replays = Replays(core, {})
+
+    async def failed(failure: rpc.Failure) -> None:
+        await dead_letters.count_request(core, failure)
+
     def answer(
         command: str,
         request_type: type[R],
@@ -51,11 +81,37 @@ def subscribe(core: Core, check: ReceiptCheck) -> None:
                 raise Rejected("not-allowed", f"{sender[:64]} may not ask {command}", status=403)
             return await handler(sender, request)
 
-        rpc.serve(core.broker, command, request_type, admitted, queue=subjects.SCHEDULER)
+        async def again(sender: str, body: bytes) -> BaseModel:
+            return await admitted(sender, rpc.parsed(request_type, body))
+
+        replays.commands[command] = again
+        rpc.serve(
+            core.broker,
+            command,
+            request_type,
+            admitted,
+            queue=subjects.SCHEDULER,
+            on_failure=failed,
+        )
 
     answer("create_project", CreateProject, is_api, lambda _, asked: create_project(core, asked))
+    answer("update_project", UpdateProject, is_api, lambda _, asked: update_project(core, asked))
+    answer("update_pool", UpdatePool, is_api, lambda _, asked: update_pool(core, asked))
+    answer("drain_runner", DrainRunner, is_api, lambda _, asked: drain_runner(core, asked))
     answer("submit_task", SubmitTask, is_api, lambda _, asked: submit_task(core, asked))
+    answer("submit_tasks", SubmitTasks, is_api, lambda _, asked: submit_tasks(core, asked))
     answer("cancel_task", CancelTask, is_api, lambda _, asked: cancel_task(core, asked))
+    answer("replay_dead_letter", ReplayDeadLetter, is_api, lambda _, asked: replays.replay(asked))
+    answer(
+        "discard_dead_letter", DiscardDeadLetter, is_api, lambda _, asked: replays.discard(asked)
+    )
+    answer("put_schedule", PutSchedule, is_api, lambda _, asked: put_schedule(core, asked))
+    answer("pause_schedule", PauseSchedule, is_api, lambda _, asked: pause_schedule(core, asked))
+    answer("fire_schedule", FireSchedule, is_api, lambda _, asked: fire_schedule(core, asked))
+    answer("delete_schedule", DeleteSchedule, is_api, lambda _, asked: delete_schedule(core, asked))
+    answer(
+        "preview_schedule", PreviewSchedule, is_api, lambda _, asked: preview_schedule(core, asked)
+    )
     answer("introspect", Introspect, is_gateway, lambda _, asked: introspect(core, asked))
     answer("register", Register, is_runner, lambda who, asked: register(core, who, asked))
     answer("claim", Claim, is_runner, lambda who, asked: claim(core, who, asked))

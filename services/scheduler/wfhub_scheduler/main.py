@@ -22,7 +22,8 @@ from wfhub_scheduler import handlers
 from wfhub_scheduler.complete import ReceiptCheck
 from wfhub_scheduler.core import Core, every
 from wfhub_scheduler.relay import Relay
-from wfhub_scheduler.sealing import SEAL_POLL_S, seal_due
+from wfhub_scheduler.schedules.turns import SCHEDULES_POLL_S, Turns
+from wfhub_scheduler.sealing import Sealing
 from wfhub_scheduler.settings import MigrateSettings, SchedulerSettings
 from wfhub_scheduler.sweeper import Sweeper
 from wfhub_scheduler.timing import Timing
@@ -57,7 +58,13 @@ async def serve(settings: SchedulerSettings, stop: Stop) -> None:
     broker = rpc.make_broker(
         settings, name=subjects.SCHEDULER, on_closed=lambda: stop("nats connection closed")
     )
-    timing = Timing(settings.lease_ttl_s, settings.heartbeat_s, settings.retry_base_s)
+    timing = Timing(
+        settings.lease_ttl_s,
+        settings.heartbeat_s,
+        settings.retry_base_s,
+        settings.stop_grace_s,
+        settings.attempt_margin_s,
+    )
     core = Core(engine, broker, timing)
     handlers.subscribe(core, ReceiptCheck(settings.proof_public_key_file))
     working = asyncio.create_task(_work(core))
@@ -85,8 +92,10 @@ async def _work(core: Core) -> None:
     sweeper = Sweeper(core)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(Relay(core).run())
-        tasks.create_task(every("seal", core.seals, SEAL_POLL_S, lambda: seal_due(core)))
+        tasks.create_task(Sealing(core).run())
         tasks.create_task(every("sweep", core.sweeps, sweeper.period_s, sweeper.turn))
+        # By the clock as well: nobody rings for an instant.
+        tasks.create_task(every("fire", core.sweeps, SCHEDULES_POLL_S, Turns(core).turn))
 
 
 async def _database(engine: AsyncEngine) -> None:

@@ -1,12 +1,16 @@
 """The relay: gives events their position and carries them to the stream, in that order.
 
 One at a time, under an advisory lock held by a dedicated connection; positions are given on that
-connection, so a relay that lost it gives none. Order of things: position committed, then
-published (positions are given while NATS is away too), then noted as published. At first, after
-any failure, and whenever the stream is not where it was left, the stream's last message is
-compared with Postgres (positions.py) and what is missing is replayed.
-A stream that is purged between the look and the write has a hole that no relay sees: subscribers
-see positions that are not dense, and read `GET /v1/events?after=`.
+connection. Order of things: position committed, then published (positions are given while NATS is
+away too), then noted as published. At first, after any failure, and whenever the stream is not
+where it was left, the stream's last message is compared with Postgres (positions.py) and what is
+missing is replayed.
+The lock only saves work: positions are given under a row's lock, a batch is written only behind
+the sequence that was compared. So a leader that stands still may be replaced: Postgres ends its
+session LEAD_IDLE_S after its last query, and another leads LOCK_POLL_S later.
+What is gone from the stream's front (aged out, or purged up to a sequence, even between a look
+and a write) is not written again behind newer events: subscribers see positions that are not
+dense, and read `GET /v1/events?after=`.
 Units: seconds.
 """
 
@@ -21,6 +25,7 @@ from nats.js.api import StreamState
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import streams, subjects
 from wfhub_common.log import get_logger
@@ -29,8 +34,12 @@ from wfhub_common.messages import CloudEvent
 from wfhub_scheduler import batches, ledger
 from wfhub_scheduler.batches import OutOfStep, StreamMissing
 from wfhub_scheduler.core import Core
+from wfhub_scheduler.floors import Floor
 from wfhub_scheduler.positions import START, NewGeneration, Position, StreamEnd, compare
 
+LEAD_IDLE_S = 10  # longer than NATS can keep a living leader from its next query
+LEAD_IDLE_IN_TRANSACTION_S = 5
+LOOK_TIMEOUT_S = 2.0
 RELAY_POLL_S = 0.25  # commits of other schedulers ring no bell here
 CHECK_S = 2.0  # between two looks at streams while there is nothing to tell
 LOCK_POLL_S = 1.0
@@ -40,12 +49,21 @@ LOCK_NAME = "wfhub-relay"
 log = get_logger(__name__)
 
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+_LEADERS_SESSION = (
+    f"SET idle_session_timeout = '{LEAD_IDLE_S}s'",
+    f"SET idle_in_transaction_session_timeout = '{LEAD_IDLE_IN_TRANSACTION_S}s'",
+    # Always by an index, in its order: without statistics, or with those of an emptier table, the
+    # planner would read and sort all that waits for each batch of it.
+    "SET enable_seqscan = off",
+    "SET enable_bitmapscan = off",
+)
 
 
 class Relay:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._end: StreamEnd | None = None  # None: compare first
+        self._floor = Floor()
         self._checked_at = 0.0  # monotonic
 
     async def run(self) -> None:
@@ -55,6 +73,8 @@ class Relay:
                 async with self._alone() as connection:
                     if connection is not None:
                         await self._lead(connection)
+            except (DBAPIError, OSError) as e:
+                log.warning("relay lost its database session, starts again", why=str(e)[:300])
             except Exception:
                 log.exception("relay stopped, starts again")
             await asyncio.sleep(LOCK_POLL_S)
@@ -73,41 +93,50 @@ class Relay:
                     await connection.invalidate()  # its end is what gives the lock back
 
     async def _lead(self, connection: AsyncConnection) -> None:
+        async with connection.begin():
+            for setting in _LEADERS_SESSION:
+                await connection.exec_driver_sql(setting)
         log.info("relay leads")
-        self._end = None
+        if await ledger.is_another_database(connection):
+            log.error("new generation of positions", why="this database is a copy or was restored")
+        self._end, self._floor = None, Floor()
         while not self._core.events.closed:
             ticket = self._core.events.ticket()
-            more = await ledger.place(connection)
+            more = await ledger.place(connection, self._floor)
             try:
                 if self._core.connected:
-                    more = await self._carry(connection) or more
-            except (OutOfStep, StreamMissing, nats.errors.Error, OSError, TimeoutError) as e:
+                    more = await self._carry(connection, unplaced=more)
+            except (OutOfStep, StreamMissing, nats.errors.Error) as e:
                 self._end = None
                 log.warning("events not published yet", why=repr(e))
-                await asyncio.sleep(FAILURE_WAIT_S)
+                await ticket.wait(FAILURE_WAIT_S)
                 continue
             if not more:
                 await ticket.wait(RELAY_POLL_S)
 
-    async def _carry(self, connection: AsyncConnection) -> bool:
-        """Publish the next batch, if there is one; True: there may be another."""
-        js = self._core.broker.connection.jetstream()
+    async def _carry(self, connection: AsyncConnection, *, unplaced: bool) -> bool:
+        """Publish what is placed, and place what is `unplaced` meanwhile; True: there is more."""
+        client = self._core.broker.connection
+        js = client.jetstream(timeout=LOOK_TIMEOUT_S)
         if time.monotonic() - self._checked_at > CHECK_S:
             await _make_missing(js)
-            end = await self._look(js, connection)
-        else:
-            end = self._end or await self._look(js, connection)
+            await self._look(js, connection)
+        end = self._end or await self._look(js, connection)
         entries = await ledger.entries(connection, end.at)
-        if not entries:
-            return False
-        if await self._look(js, connection) != end:
-            return True  # it moved while we read: begin again from where it is now
-        seq = await batches.publish(self._core.broker, entries, last_seq=end.seq)
-        last = entries[-1].event
-        at = Position(last.wfhubgeneration, last.wfhubpos)
-        self._end = StreamEnd(seq, at, last.id)
-        await ledger.note_published(connection, at)
-        return len(entries) == batches.BATCH_MESSAGES_MAX
+        while entries and not self._core.events.closed:
+            if await self._look(js, connection) != end:
+                return True  # it moved while we read: begin again from where it is now
+            self._end = None  # unknown until the answer is here
+            sending = asyncio.create_task(batches.publish(client, entries, last_seq=end.seq))
+            last = entries[-1]
+            try:
+                unplaced = unplaced and await ledger.place(connection, self._floor)
+                entries = await ledger.entries(connection, last.at)
+            finally:
+                (seq,) = await asyncio.gather(sending)
+            self._end = end = StreamEnd(seq, last.at, last.event_id)
+            await ledger.note_published(connection, end.at)
+        return unplaced
 
     async def _look(self, js: JetStreamContext, connection: AsyncConnection) -> StreamEnd:
         """The stream's end: where we left it, or compared anew."""
@@ -117,20 +146,20 @@ class Relay:
         emptied = end is not None and end.at != START and state.messages == 0
         if end is None or state.last_seq != end.seq or emptied:
             end = await _read_end(js, state)
-            await _reconcile(connection, end)
+            await self._reconcile(connection, end)
             self._end = end
         return end
 
-
-async def _reconcile(connection: AsyncConnection, end: StreamEnd) -> None:
-    placed = await ledger.placed(connection)
-    verdict = compare(end, placed, await ledger.event_at(connection, end.at))
-    if isinstance(verdict, NewGeneration):
-        log.error("new generation of positions", number=verdict.generation, why=verdict.why)
-        await ledger.begin_generation(connection, verdict.generation)
-        await ledger.place(connection)
-    elif end.at != placed:
-        log.info("events to replay", stream_at=end.at, database_at=placed)
+    async def _reconcile(self, connection: AsyncConnection, end: StreamEnd) -> None:
+        placed = await ledger.placed(connection)
+        verdict = compare(end, placed, await ledger.event_at(connection, end.at))
+        if isinstance(verdict, NewGeneration):
+            log.error("new generation of positions", number=verdict.generation, why=verdict.why)
+            await ledger.begin_generation(connection, verdict.generation)
+            self._floor = Floor()  # rows lost their positions
+            await ledger.place(connection, self._floor)
+        elif end.at != placed:
+            log.info("events to replay", stream_at=end.at, database_at=placed)
 
 
 async def _read_end(js: JetStreamContext, state: StreamState) -> StreamEnd:

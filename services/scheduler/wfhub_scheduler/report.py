@@ -1,29 +1,22 @@
 """Command `report`: a live attempt's progress, as events; the answer tells of a cancel.
 
+Reports that come at the same time share a transaction, each answered for itself.
 Raises: LeaseLost; Rejected (`step-too-large`, `attempt-backwards`).
 """
 
-from sqlalchemy import text
-from wfhub_common.errors import Rejected
-from wfhub_common.messages import LIVE_ATTEMPT_STATES, Report, Reported
+from collections.abc import Sequence
+
+from wfhub_common.errors import Rejected, WfhubError
+from wfhub_common.messages import Report, Reported
 
 from wfhub_scheduler import stored_json
 from wfhub_scheduler.core import Core, Tx
-from wfhub_scheduler.outbox import emit
-from wfhub_scheduler.rows import lease_lost, lock_attempt
-from wfhub_scheduler.states import attempt_may
-from wfhub_scheduler.transitions import attempt_event
+from wfhub_scheduler.transitions import Transitions
 
 STEP_BYTES_MAX = 16 * 1024  # an event is a line to read; what is long is an artifact
+GROUP_REPORTS_MAX = 200  # what one transaction takes on
 
-_MOVE_ATTEMPT = text("""
--- Only the current attempt may report, and only by its own runner; 0 rows = lease lost.
-UPDATE sched.attempt a SET state = :to, started_at = coalesce(a.started_at, now())
-  FROM sched.task t
- WHERE a.attempt_id = :attempt_id AND t.task_id = a.task_id
-   AND t.current_attempt = :attempt_id AND a.runner_id = :sender
-   AND a.state IN ('leased', 'running', 'verifying')
-""")
+Asked = tuple[str, Report]  # by whom
 
 
 async def report(core: Core, sender: str, command: Report) -> Reported:
@@ -34,32 +27,24 @@ async def report(core: Core, sender: str, command: Report) -> Reported:
             f"the step's fields are {size} bytes, the limit is {STEP_BYTES_MAX}: store an artifact",
             status=413,
         )
+    group = core.grouped("report", _report_group, max_items=GROUP_REPORTS_MAX)
+    return await group((sender, command))
 
-    async def work(tx: Tx) -> Reported:
-        task, attempt = await lock_attempt(tx.connection, command.attempt_id)
-        if attempt.state not in LIVE_ATTEMPT_STATES:
-            raise lease_lost(command.attempt_id)
-        to = command.state or attempt.state
-        fence = {"attempt_id": command.attempt_id, "sender": sender, "to": to.value}
-        if (await tx.connection.execute(_MOVE_ATTEMPT, fence)).rowcount == 0:
-            raise lease_lost(command.attempt_id)
-        if to != attempt.state:
-            if not attempt_may(attempt.state, to):
-                raise Rejected(
-                    "attempt-backwards",
-                    f"the attempt is {attempt.state} already and cannot become {to} again",
-                    status=409,
-                )
-            await attempt_event(tx.connection, task, attempt, to)
-        data = {**command.fields, "task_id": task.task_id, "step": command.step}
-        await emit(
-            tx.connection,
-            "attempt.step",
-            attempt.attempt_id,
-            data,
-            project_id=task.project_id,
-            task_id=task.task_id,
-        )
-        return Reported(cancel=task.cancel_requested)
+
+async def _report_group(core: Core, group: Sequence[Asked]) -> list[Reported | WfhubError]:
+    async def work(tx: Tx) -> list[Reported | WfhubError]:
+        ids = {stored_json.clean(command.attempt_id) for _, command in group}
+        moves = await Transitions.of_attempts(tx, ids)
+        answers: list[Reported | WfhubError] = []
+        for sender, command in group:
+            step = {**command.fields, "step": command.step}
+            try:
+                task = moves.report(command.attempt_id, sender, command.state, step)
+            except WfhubError as e:
+                answers.append(e)
+            else:
+                answers.append(Reported(cancel=task.stopping))
+        await moves.write()
+        return answers
 
     return await core.commit(work)

@@ -1,18 +1,21 @@
 """Rows as the rules need them, and the locks that come before any change.
 
-Lock order everywhere: project → task → attempt → unit, pool_project last. Whoever changes a task,
-its attempts or its units holds the task's row lock, so what is read under it stays true.
-Raises: LeaseLost.
+Lock order everywhere: project → task → attempt → unit, pool_project last; tasks by ascending id.
+Whoever changes a task, its attempts or its units holds the task's row lock, so what is read under
+it stays true. Only heartbeats change a row without it, an attempt's lease_until: so attempts are
+locked after their tasks, by ascending id as well.
+Raises: nothing; `lease_lost` makes the error for whoever is not current.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common.errors import LeaseLost
-from wfhub_common.messages import AttemptState, TaskState, UnitKind
+from wfhub_common.messages import AttemptState, Retry, TaskState, UnitKind
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,18 @@ class Task:
     winner: str | None
     cancel_requested: bool
     cancel_reason: str
-    attempts_max: int
+    deadline_passed: bool
+    stopping: bool  # its runner is told to stop, by a cancel or the deadline
+    tries: int  # attempts that ended by themselves
+    losses: int
+    retry: Retry
     verify_count: int
     pool: str
     priority: int
+    workflow_id: str | None
+
+
+_TASK_FIELDS = [field.name for field in fields(Task)]
 
 
 @dataclass(frozen=True)
@@ -38,46 +49,74 @@ class Attempt:
     kind: UnitKind
     number: int
     runner_id: str
+    incarnation: str
     state: AttemptState
     reason: str
     lease_until: datetime
+    lease_over: bool
+    ran_s: float  # since it was claimed
+    stopping_s: float | None  # since its runner was told to stop
+    budget_s: int  # what its task's own limits allow an agent attempt
+    unit_tries: int
+    unit_losses: int
 
 
-_TASK_COLUMNS = """
-    task_id, project_id, state, current_attempt, winner, cancel_requested, cancel_reason,
-    CAST(spec ->> 'attempts_max' AS integer) AS attempts_max,
-    jsonb_array_length(spec -> 'verify') AS verify_count,
-    spec ->> 'pool' AS pool, CAST(spec ->> 'priority' AS integer) AS priority
+# Also the output of every query that finds tasks to be changed; `t` is the task.
+TASK_COLUMNS = """
+    t.task_id, t.project_id, t.state, t.current_attempt, t.winner, t.cancel_requested,
+    t.cancel_reason, coalesce(t.deadline_at <= now(), false) AS deadline_passed,
+    t.stopping_since IS NOT NULL AS stopping, t.attempts_used AS tries, t.infra_losses AS losses,
+    t.spec -> 'retry' AS retry, jsonb_array_length(t.spec -> 'verify') AS verify_count,
+    t.spec ->> 'pool' AS pool, CAST(t.spec ->> 'priority' AS integer) AS priority,
+    t.workflow_id
 """
-_LOCK_TASK = text(f"SELECT {_TASK_COLUMNS} FROM sched.task WHERE task_id = :task_id FOR UPDATE")  # noqa: S608 - our own column list
-_ATTEMPT = text("""
-SELECT attempt_id, task_id, unit_id, kind, number, runner_id, state, reason, lease_until
-  FROM sched.attempt WHERE attempt_id = :attempt_id
+_LOCK_TASKS = text(f"""
+SELECT {TASK_COLUMNS} FROM sched.task t WHERE t.task_id = ANY(CAST(:ids AS text[]))
+ ORDER BY t.task_id FOR UPDATE
+""")  # noqa: S608 - our own column list
+_LOCK_TASKS_OF = text(f"""
+SELECT {TASK_COLUMNS} FROM sched.task t
+ WHERE t.task_id IN (SELECT task_id FROM sched.attempt
+                      WHERE attempt_id = ANY(CAST(:ids AS text[])))
+ ORDER BY t.task_id FOR UPDATE
+""")  # noqa: S608 - our own column list
+_LOCK_ATTEMPTS = text("""
+SELECT a.attempt_id, a.task_id, a.unit_id, a.kind, a.number, a.runner_id, a.incarnation, a.state,
+       a.reason, a.lease_until, a.lease_until < now() AS lease_over,
+       CAST(extract(epoch FROM now() - a.created_at) AS double precision) AS ran_s,
+       CAST(extract(epoch FROM now() - t.stopping_since) AS double precision) AS stopping_s,
+       t.attempt_s AS budget_s, u.tries AS unit_tries, u.losses AS unit_losses
+  FROM sched.attempt a JOIN sched.unit u USING (unit_id) JOIN sched.task t ON t.task_id = a.task_id
+ WHERE a.attempt_id = ANY(CAST(:ids AS text[])) ORDER BY a.attempt_id
+   FOR UPDATE OF a
 """)
 
 
-async def lock_task(connection: AsyncConnection, task_id: str) -> Task | None:
-    row = (await connection.execute(_LOCK_TASK, {"task_id": task_id})).one_or_none()
-    if row is None:
-        return None
-    values: dict[str, Any] = dict(row._mapping)
-    return Task(**{**values, "state": TaskState(values["state"])})
+async def lock_tasks(connection: AsyncConnection, task_ids: Collection[str]) -> dict[str, Task]:
+    rows = await connection.execute(_LOCK_TASKS, {"ids": list(task_ids)})
+    return {row.task_id: as_task(row) for row in rows}
 
 
-async def lock_attempt(connection: AsyncConnection, attempt_id: str) -> tuple[Task, Attempt]:
-    """The attempt under its task's lock, whoever holds it: callers compare, and fence in SQL."""
-    found = await _attempt(connection, attempt_id)
-    task = None if found is None else await lock_task(connection, found.task_id)
-    attempt = await _attempt(connection, attempt_id)  # again: now nothing changes it under us
-    if task is None or attempt is None:
-        raise lease_lost(attempt_id)
-    return task, attempt
+async def lock_tasks_of(connection: AsyncConnection, attempts: Collection[str]) -> dict[str, Task]:
+    """The tasks of these attempts, by task id."""
+    rows = await connection.execute(_LOCK_TASKS_OF, {"ids": list(attempts)})
+    return {row.task_id: as_task(row) for row in rows}
 
 
-async def _attempt(connection: AsyncConnection, attempt_id: str) -> Attempt | None:
-    row = (await connection.execute(_ATTEMPT, {"attempt_id": attempt_id})).one_or_none()
-    if row is None:
-        return None
+async def lock_attempts(connection: AsyncConnection, ids: Collection[str]) -> dict[str, Attempt]:
+    """After their tasks were locked: read in a statement of its own, they are as they stay."""
+    rows = await connection.execute(_LOCK_ATTEMPTS, {"ids": list(ids)})
+    return {row.attempt_id: _as_attempt(row) for row in rows}
+
+
+def as_task(row: Any) -> Task:
+    """From a row of TASK_COLUMNS."""
+    values = {name: getattr(row, name) for name in _TASK_FIELDS}
+    state, retry = TaskState(values["state"]), Retry.model_validate(values["retry"])
+    return Task(**{**values, "state": state, "retry": retry})
+
+
+def _as_attempt(row: Any) -> Attempt:
     values: dict[str, Any] = dict(row._mapping)
     state, kind = AttemptState(values["state"]), UnitKind(values["kind"])
     return Attempt(**{**values, "state": state, "kind": kind})

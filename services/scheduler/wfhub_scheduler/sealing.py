@@ -3,37 +3,34 @@
 A task in `sealing` has `seal_due_at`; who takes it moves that ahead in a committed transaction, so
 one scheduler asks at a time and a crash only means a later one. Asking again is harmless: the
 proof-store answers with the same proof for the same attempt.
+Up to SEALS_AT_ONCE questions are open at a time; a slow answer holds up no other, and answers that
+come at the same time share a transaction.
 Its refusal is final: the task fails with the refusal's code, and a dead letter keeps the question.
 Units: seconds.
 """
 
 import asyncio
 import random
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import text
 from wfhub_common import broker as rpc
-from wfhub_common import digests, subjects
-from wfhub_common.errors import Corrupt, LeaseLost, Rejected, RetryLater
+from wfhub_common import subjects
+from wfhub_common.errors import Corrupt, LeaseLost, Rejected, RetryLater, WfhubError
 from wfhub_common.log import get_logger
-from wfhub_common.messages import (
-    RunnerObservations,
-    SchedulerObservations,
-    Sealed,
-    SealProof,
-    TaskSpec,
-)
+from wfhub_common.messages import Sealed, SealProof
 
 from wfhub_scheduler import stored_json, timing
-from wfhub_scheduler.core import Core, Tx
+from wfhub_scheduler.core import Core, Tx, every
+from wfhub_scheduler.dead_letters import SEAL, Letter, bury
 from wfhub_scheduler.outbox import emit
-from wfhub_scheduler.rows import lock_task
-from wfhub_scheduler.states import Facts, TaskEvent, decide
-from wfhub_scheduler.transitions import add_publish_unit, move_task
+from wfhub_scheduler.seal_questions import questions
+from wfhub_scheduler.transitions import Transitions
 
 SEAL_POLL_S = 1.0
 SEAL_TIMEOUT_S = 15.0
-SEALS_AT_ONCE = 8
+SEALS_AT_ONCE = 64  # questions open, a process
 
 log = get_logger(__name__)
 
@@ -45,115 +42,145 @@ UPDATE sched.task
                     ORDER BY seal_due_at LIMIT :count FOR UPDATE SKIP LOCKED)
 RETURNING task_id, winner, seal_tries
 """)
-_QUESTION = text("""
-SELECT t.task_id, t.project_id, p.name AS project, t.spec, t.submitted_by, t.created_at,
-       a.attempt_id, a.number, a.runner_id, a.observed, a.receipts,
-       a.created_at AS claimed_at, a.finished_at
-  FROM sched.task t JOIN sched.attempt a ON a.attempt_id = t.winner
-  JOIN sched.project p ON p.project_id = t.project_id
- WHERE t.task_id = :task_id
-""")
 _PUT_OFF = text("""
 UPDATE sched.task SET seal_due_at = now() + make_interval(secs => :delay_s)
  WHERE task_id = :task_id AND state = 'sealing'
 """)
-_NOTE_PROOF = text("""
-UPDATE sched.task SET proof_id = :proof_id, tokens = :tokens WHERE task_id = :task_id
+_NOTE_LATE_PROOF = text("""
+-- A proof asked for again: the task stays what it is, the work it won with is proven.
+UPDATE sched.task SET proof_id = :proof_id, tokens = :tokens
+ WHERE task_id = :task_id AND winner = :winner AND proof_id IS NULL
+RETURNING project_id
 """)
-_BURY = text("""
-INSERT INTO sched.dead_letter (source, subject, error, body)
-VALUES ('seal', :task_id, :error, CAST(:body AS jsonb))
-""")
+
+Refusal = Rejected | Corrupt | LeaseLost
 
 
-async def seal_due(core: Core) -> bool:
-    """Ask for every proof that is due; True: there may be more."""
-    if not core.connected:
-        return False
-
-    async def take(tx: Tx) -> list[tuple[str, str, int]]:
-        limits = {"count": SEALS_AT_ONCE, "timeout_s": SEAL_TIMEOUT_S * 2}
-        rows = await tx.connection.execute(_DUE, limits)
-        return [(row.task_id, row.winner, row.seal_tries) for row in rows]
-
-    due = await core.commit(take)
-    await asyncio.gather(*(_seal(core, task_id, winner, tries) for task_id, winner, tries in due))
-    return len(due) == SEALS_AT_ONCE
+@dataclass(frozen=True)
+class _Asked:
+    task_id: str
+    winner: str
+    tries: int
+    question: SealProof
 
 
-async def _seal(core: Core, task_id: str, winner: str, tries: int) -> None:
-    question = await core.commit(lambda tx: _question(tx, task_id))
+_Answered = tuple[_Asked, Sealed | Refusal | RetryLater]
+
+
+class Sealing:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._open = 0
+
+    async def run(self) -> None:
+        """Until the process stops."""
+        async with asyncio.TaskGroup() as asking:
+            await every("seal", self._core.seals, SEAL_POLL_S, lambda: self.turn(asking))
+
+    async def turn(self, asking: asyncio.TaskGroup) -> bool:
+        """Take what is due and begin to ask, each question in a task of `asking`; True: there may
+        be more."""
+        room = SEALS_AT_ONCE - self._open
+        if not room or not self._core.connected:
+            return False
+        due = await self._core.commit(lambda tx: _take(tx, room))
+        for asked in due:
+            self._open += 1
+            asking.create_task(self._ask(asked, ring=len(due) == room))
+        return False  # what is taken but not due any more, or the end of an answer, rings
+
+    async def _ask(self, asked: _Asked, *, ring: bool) -> None:
+        try:
+            answer = await _answer(self._core, asked)
+            settled = self._core.grouped("seal", _settle_group, max_items=SEALS_AT_ONCE)
+            await settled((asked, answer))
+        except RetryLater as e:  # our own database: the proof is asked for again
+            log.warning("proof not noted yet", task_id=asked.task_id, why=str(e))
+        except Exception:
+            log.exception("sealing failed", task_id=asked.task_id)
+        finally:
+            self._open -= 1
+            if ring:
+                self._core.seals.ring()
+
+
+async def _take(tx: Tx, count: int) -> list[_Asked]:
+    limits = {"count": count, "timeout_s": SEAL_TIMEOUT_S * 2}
+    rows = (await tx.connection.execute(_DUE, limits)).all()
+    asked = await questions(tx, [row.task_id for row in rows]) if rows else {}
+    return [_Asked(row.task_id, row.winner, row.seal_tries, asked[row.task_id]) for row in rows]
+
+
+async def _answer(core: Core, asked: _Asked) -> Sealed | Refusal | RetryLater:
     try:
-        sealed = await rpc.ask(
-            core.broker,
-            subjects.SCHEDULER,
-            "seal",
-            question,
-            Sealed,
-            timeout_s=SEAL_TIMEOUT_S,
-        )
-    except (Rejected, Corrupt, LeaseLost) as e:
-        refusal = e
-        log.error("proof refused", task_id=task_id, attempt_id=winner, why=str(e))
-        await core.commit(lambda tx: _refused(tx, task_id, winner, question, refusal))
+        return await _ask(core, asked.question)
     except RetryLater as e:
-        log.warning("proof not there yet", task_id=task_id, tries=tries, why=str(e))
-        luck = random.random()  # noqa: S311 - jitter
-        delay_s = timing.seal_delay_s(core.timing.retry_base_s, tries - 1, luck)
-        await core.commit(lambda tx: _put_off(tx, task_id, delay_s))
-    else:
-        await core.commit(lambda tx: _sealed(tx, task_id, winner, sealed))
+        log.warning("proof not there yet", task_id=asked.task_id, tries=asked.tries, why=str(e))
+        return e
+    except (Rejected, Corrupt, LeaseLost) as e:
+        log.error("proof refused", task_id=asked.task_id, attempt_id=asked.winner, why=str(e))
+        return e
 
 
-async def _question(tx: Tx, task_id: str) -> SealProof:
-    row: Any = (await tx.connection.execute(_QUESTION, {"task_id": task_id})).one()
-    spec = TaskSpec.model_validate(row.spec)
-    return SealProof(
-        scheduler=SchedulerObservations(
-            task_id=row.task_id,
-            project_id=row.project_id,
-            project=row.project,
-            attempt_id=row.attempt_id,
-            attempt_number=row.number,
-            runner_id=row.runner_id,
-            prompt_digest=digests.of_bytes(spec.prompt.encode()),
-            # The digest stands for the prompt, which alone could be larger than a message.
-            spec=spec.model_dump(mode="json", exclude={"prompt"}),
-            submitted_by=row.submitted_by,
-            submitted_at=row.created_at.isoformat(),
-            claimed_at=row.claimed_at.isoformat(),
-            completed_at=row.finished_at.isoformat(),
-        ),
-        runner=RunnerObservations.model_validate(row.observed),
-        receipts=stored_json.receipts(row.receipts),
+async def _ask(core: Core, question: SealProof) -> Sealed:
+    return await rpc.ask(
+        core.broker, subjects.SCHEDULER, "seal", question, Sealed, timeout_s=SEAL_TIMEOUT_S
     )
 
 
-async def _sealed(tx: Tx, task_id: str, winner: str, sealed: Sealed) -> None:
-    task = await lock_task(tx.connection, task_id)
-    rule = None if task is None else decide(task.state, TaskEvent.SEALED, Facts())
-    if task is None or rule is None or task.winner != winner:
-        return  # cancelled while the proof was made, or another scheduler was first
-    note = {"task_id": task_id, "proof_id": sealed.proof_id, "tokens": sealed.tokens}
-    await tx.connection.execute(_NOTE_PROOF, note)
-    data = {"task_id": task_id, "proof_id": sealed.proof_id, "digest": sealed.envelope_digest}
-    of_task = {"project_id": task.project_id, "task_id": task_id}
-    await emit(tx.connection, "proof.sealed", sealed.proof_id, data, **of_task)
-    await move_task(tx, task, rule)
-    await add_publish_unit(tx, task)
+async def _settle_group(core: Core, group: Sequence[_Answered]) -> list[WfhubError | None]:
+    async def work(tx: Tx) -> list[WfhubError | None]:
+        moves = await Transitions.of_tasks(tx, {asked.task_id for asked, _ in group})
+        for asked, answer in group:
+            await _settle(tx, moves, asked, answer)
+        await moves.write()
+        return [None] * len(group)
+
+    return await core.commit(work)
 
 
-async def _refused(
-    tx: Tx, task_id: str, winner: str, question: SealProof, why: Rejected | Corrupt | LeaseLost
+async def _settle(
+    tx: Tx, moves: Transitions, asked: _Asked, answer: Sealed | Refusal | RetryLater
 ) -> None:
-    task = await lock_task(tx.connection, task_id)
-    rule = None if task is None else decide(task.state, TaskEvent.SEAL_REFUSED, Facts())
-    if task is None or rule is None or task.winner != winner:
-        return
-    letter = {"task_id": task_id, "error": str(why), "body": stored_json.dumped(question)}
-    await tx.connection.execute(_BURY, letter)
-    await move_task(tx, task, rule, reason=why.code, message=why.message)
+    """Nothing, where it was cancelled while the proof was made, or another scheduler was first."""
+    match answer:
+        case Sealed():
+            moves.sealed(asked.task_id, asked.winner, answer)
+        case RetryLater():
+            luck = random.random()  # noqa: S311 - jitter
+            delay_s = timing.seal_delay_s(tx.timing.retry_base_s, asked.tries - 1, luck)
+            await tx.connection.execute(_PUT_OFF, {"task_id": asked.task_id, "delay_s": delay_s})
+        case _:
+            if moves.seal_refused(asked.task_id, asked.winner, answer.code, answer.message):
+                body = stored_json.dumped(asked.question)
+                letter = Letter(SEAL, asked.task_id, answer.code, answer.message, body)
+                await bury(tx.connection, letter)
 
 
-async def _put_off(tx: Tx, task_id: str, delay_s: float) -> None:
-    await tx.connection.execute(_PUT_OFF, {"task_id": task_id, "delay_s": delay_s})
+async def seal_again(core: Core, task_id: str) -> str:
+    """Ask once more for the proof of a task that failed because it was refused; the proof's id.
+
+    A failed task is final and stays so: what comes of this is evidence, never a publication.
+    Raises: what the proof-store answers.
+    """
+    question = (await core.commit(lambda tx: questions(tx, [task_id])))[task_id]
+    sealed = await _ask(core, question)
+
+    async def work(tx: Tx) -> None:
+        note = {"task_id": task_id, "proof_id": sealed.proof_id, "tokens": sealed.tokens}
+        winner = question.scheduler.attempt_id
+        noted = await tx.connection.execute(_NOTE_LATE_PROOF, {**note, "winner": winner})
+        if (row := noted.one_or_none()) is None:
+            return
+        data = {"task_id": task_id, "proof_id": sealed.proof_id, "digest": sealed.envelope_digest}
+        await emit(
+            tx.connection,
+            "proof.sealed",
+            sealed.proof_id,
+            data,
+            project_id=row.project_id,
+            task_id=task_id,
+        )
+
+    await core.commit(work)
+    return sealed.proof_id

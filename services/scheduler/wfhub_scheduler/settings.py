@@ -10,7 +10,9 @@ class SchedulerSettings(BrokerSettings):
     proof_public_key_file: str = Field(min_length=1)  # PEM; may appear after we started
     lease_ttl_s: float = Field(limits.LEASE_TTL_S, gt=0)  # 3 heartbeats: one lost is not a loss
     heartbeat_s: float = Field(limits.HEARTBEAT_S, gt=0)
-    retry_base_s: float = Field(2.0, gt=0)  # before the second try; doubles from there
+    retry_base_s: float = Field(2.0, gt=0)  # of publications and proofs; doubles from there
+    stop_grace_s: float = Field(300.0, gt=0)  # for a runner told to stop to hand in its evidence
+    attempt_margin_s: float = Field(3600.0, gt=0)  # beside a task's limits: checkout, outages
 
 
 class MigrateSettings(Settings):

@@ -1,172 +1,224 @@
-"""Commands of the API: create_project, submit_task, cancel_task.
+"""Commands of the API: submit_task and submit_tasks.
 
 A key names one task of a project for good: the same canonical spec gets that task again.
-Raises: Rejected (404 `project-unknown`, `task-unknown`; 409 `project-exists`,
-`idempotency-conflict`; 422 `nul-character`).
+What is submitted at the same time shares a transaction; each task is answered for itself, and one
+that is refused takes none with it. Answered after the commit.
+Raises: Rejected (404 `project-unknown`; 409 `idempotency-conflict`; 422 `nul-character`,
+`label-sets-full`; 429 `queue-full`).
 """
 
 import hashlib
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import text
-from wfhub_common import digests, ids, limits
-from wfhub_common.errors import Rejected
+from sqlalchemy.ext.asyncio import AsyncConnection
+from wfhub_common import digests
+from wfhub_common.errors import Rejected, WfhubError, to_wire
 from wfhub_common.messages import (
-    Cancelled,
-    CancelTask,
-    CreateProject,
-    Project,
+    SubmitResult,
     SubmitTask,
+    SubmitTasks,
     Submitted,
-    TaskSpec,
+    SubmittedTasks,
     TaskState,
 )
 
-from wfhub_scheduler import fairness, stored_json
+from wfhub_scheduler import queue_caps, stored_json
 from wfhub_scheduler.core import Core, Tx
-from wfhub_scheduler.outbox import emit
-from wfhub_scheduler.rows import lock_task
-from wfhub_scheduler.states import Effect, Facts, TaskEvent, decide
-from wfhub_scheduler.transitions import kill_ready_units, move_task, task_event
+from wfhub_scheduler.creation import NewTaskRow, insert_tasks
+from wfhub_scheduler.projects import ProjectRow, find_all, project_unknown
 
-_NEW_PROJECT = text("""
-INSERT INTO sched.project (project_id, name, running_limit, weight)
-VALUES (:project_id, :name, :running_limit, :weight) ON CONFLICT (name) DO NOTHING
-""")
-_PROJECT = text("""
-SELECT project_id, name, running_limit, weight, created_at
-  FROM sched.project WHERE name = :project OR project_id = :project
-""")
-_TAKE_KEY = text("""
--- A rival with the same key waits here for our commit, then finds our task.
+GROUP_COMMANDS_MAX = 200  # of one task each, or of a whole batch: what one transaction takes on
+
+_TAKE_KEYS = text("""
+-- A rival with the same key waits here for our commit, then finds our task. Sorted: no deadlock.
 INSERT INTO sched.idempotency (project_id, key, request_sha256, task_id)
-VALUES (:project_id, :key, :request_sha256, :task_id) ON CONFLICT DO NOTHING
+SELECT project_id, key, sha256, task_id
+  FROM unnest(CAST(:project_ids AS text[]), CAST(:keys AS text[]), CAST(:sha256s AS text[]),
+              CAST(:task_ids AS text[])) AS n (project_id, key, sha256, task_id)
+ ORDER BY project_id, key ON CONFLICT DO NOTHING
+RETURNING task_id
 """)
-_BY_KEY = text("""
-SELECT i.request_sha256, t.task_id, t.state
-  FROM sched.idempotency i JOIN sched.task t USING (task_id)
- WHERE i.project_id = :project_id AND i.key = :key
+_BY_KEYS = text("""
+SELECT i.project_id, i.key, i.request_sha256, t.task_id, t.state
+  FROM unnest(CAST(:project_ids AS text[]), CAST(:keys AS text[])) AS n (project_id, key)
+  JOIN sched.idempotency i USING (project_id, key) JOIN sched.task t USING (task_id)
 """)
-_NEW_TASK = text("""
-INSERT INTO sched.task (task_id, project_id, state, spec, title, submitted_by)
-VALUES (:task_id, :project_id, 'ready', CAST(:spec AS jsonb), :title, :submitted_by)
-""")
-_NEW_UNIT = text("""
-INSERT INTO sched.unit (unit_id, task_id, project_id, kind, pool, priority, state)
-VALUES (:unit_id, :task_id, :project_id, 'agent', :pool, :priority, 'ready')
-""")
-_ASK_CANCEL = text("""
-UPDATE sched.task SET cancel_requested = true, cancel_reason = :reason, updated_at = now()
- WHERE task_id = :task_id AND NOT cancel_requested
-""")
+_GIVE_BACK = text("DELETE FROM sched.idempotency WHERE task_id = ANY(CAST(:task_ids AS text[]))")
 
 
-async def create_project(core: Core, command: CreateProject) -> Project:
-    async def work(tx: Tx) -> Project:
-        wanted = command.model_dump()
-        made = await tx.connection.execute(
-            _NEW_PROJECT, {**wanted, "project_id": ids.new_project_id()}
-        )
-        row = (await tx.connection.execute(_PROJECT, {"project": command.name})).one()
-        project = Project(**row._mapping, created=made.rowcount == 1)
-        differs = [name for name, value in wanted.items() if getattr(project, name) != value]
-        if differs:
-            raise Rejected(
-                "project-exists",
-                f"project {command.name!r} exists with another {', '.join(differs)};"
-                " choose another name, or ask with its settings",
-                status=409,
-            )
-        return project
+@dataclass(frozen=True)
+class _Candidate:
+    """One task of a group: where it goes, and what its key stands for."""
 
-    return await core.commit(work)
+    project: ProjectRow
+    row: NewTaskRow
+    key: str | None
+    sha256: str
+
+    @property
+    def at(self) -> tuple[str, str | None]:
+        return self.project.project_id, self.key
+
+
+Outcome = Submitted | WfhubError
 
 
 async def submit_task(core: Core, command: SubmitTask) -> Submitted:
-    if not stored_json.storable(command.spec.model_dump(mode="json")):
-        raise Rejected("nul-character", "a task must not hold the character U+0000: remove it")
+    (outcome,) = await _submit(core, (command,))
+    if isinstance(outcome, WfhubError):
+        raise outcome
+    return outcome
 
-    async def work(tx: Tx) -> Submitted:
-        found = (
-            await tx.connection.execute(_PROJECT, {"project": stored_json.clean(command.project)})
-        ).one_or_none()
-        if found is None:
-            raise Rejected(
-                "project-unknown",
-                f"there is no project {command.project[:64]!r}: create it first",
-                status=404,
+
+async def submit_tasks(core: Core, command: SubmitTasks) -> SubmittedTasks:
+    outcomes = await _submit(core, command.tasks)
+    return SubmittedTasks(
+        results=tuple(
+            SubmitResult(error=to_wire(outcome))
+            if isinstance(outcome, WfhubError)
+            else SubmitResult(submitted=outcome)
+            for outcome in outcomes
+        )
+    )
+
+
+async def _submit(core: Core, commands: Sequence[SubmitTask]) -> Sequence[Outcome]:
+    group = core.grouped("submit", _submit_group, max_items=GROUP_COMMANDS_MAX)
+    return await group(tuple(commands))
+
+
+async def _submit_group(
+    core: Core, group: Sequence[tuple[SubmitTask, ...]]
+) -> list[Sequence[Outcome] | WfhubError]:
+    commands = [command for batch in group for command in batch]
+    outcomes = await core.commit(lambda tx: _submit_all(tx, commands))
+    answers = iter(outcomes)
+    return [[next(answers) for _ in batch] for batch in group]
+
+
+async def _submit_all(tx: Tx, commands: Sequence[SubmitTask]) -> list[Outcome]:
+    """One outcome a command, in order. A refusal is found before anything of it is written."""
+    projects = await find_all(tx.connection, [command.project for command in commands])
+    outcomes: dict[int, Outcome] = {}
+    candidates: dict[int, _Candidate] = {}
+    for n, command in enumerate(commands):
+        project = projects.get(command.project)
+        if project is None:
+            outcomes[n] = project_unknown(command.project)
+        elif not stored_json.storable(command.spec.model_dump(mode="json")):
+            outcomes[n] = Rejected(
+                "nul-character", "a task must not hold the character U+0000: remove it"
             )
-        task_id = ids.new_task_id()
-        if command.idempotency_key is not None:
-            known = await _known(tx, found.project_id, task_id, command)
-            if known is not None:
-                return known
-        await _create(tx, found.project_id, task_id, command)
-        tx.after.units_ready = True
-        return Submitted(
-            task_id=task_id, project_id=found.project_id, state=TaskState.READY, created=True
+        else:
+            candidates[n] = _candidate(project, command)
+    first, repeats = _firsts(candidates)
+    known = await _known(tx.connection, first)
+    fresh = {n: candidate for n, candidate in first.items() if n not in known}
+    refused = await _create(tx, fresh)
+    for n, candidate in fresh.items():
+        outcomes[n] = refused.get(n) or _submitted(candidate)
+    outcomes |= known
+    for n, of in repeats.items():
+        outcomes[n] = _again(outcomes[of], candidates[n], candidates[of])
+    return [outcomes[n] for n in range(len(commands))]
+
+
+def _candidate(project: ProjectRow, command: SubmitTask) -> _Candidate:
+    row = NewTaskRow(spec=command.spec, submitted_by=command.submitted_by)
+    if command.idempotency_key is None:
+        return _Candidate(project, row, None, "")
+    spec = digests.canonical_json(command.spec.model_dump(mode="json"))
+    key = stored_json.clean(command.idempotency_key)
+    return _Candidate(project, row, key, hashlib.sha256(spec).hexdigest())
+
+
+def _firsts(candidates: dict[int, _Candidate]) -> tuple[dict[int, _Candidate], dict[int, int]]:
+    """Those with a key of their own or none; and for each other the one that has its key."""
+    by_key: dict[tuple[str, str | None], int] = {}
+    repeats: dict[int, int] = {}
+    for n, candidate in candidates.items():
+        if candidate.key is not None and by_key.setdefault(candidate.at, n) != n:
+            repeats[n] = by_key[candidate.at]
+    return {n: c for n, c in candidates.items() if n not in repeats}, repeats
+
+
+async def _known(
+    connection: AsyncConnection, candidates: dict[int, _Candidate]
+) -> dict[int, Outcome]:
+    """Outcomes of those whose key had a task already; the keys of the others are now theirs."""
+    keyed = {n: candidate for n, candidate in candidates.items() if candidate.key is not None}
+    if not keyed:
+        return {}
+    columns = {
+        "project_ids": [candidate.project.project_id for candidate in keyed.values()],
+        "keys": [candidate.key for candidate in keyed.values()],
+        "sha256s": [candidate.sha256 for candidate in keyed.values()],
+        "task_ids": [candidate.row.task_id for candidate in keyed.values()],
+    }
+    taken = set((await connection.execute(_TAKE_KEYS, columns)).scalars())
+    if len(taken) == len(keyed):
+        return {}
+    at = {name: columns[name] for name in ("project_ids", "keys")}
+    rows = {(row.project_id, row.key): row for row in await connection.execute(_BY_KEYS, at)}
+    known: dict[int, Outcome] = {}
+    for n, candidate in keyed.items():
+        if candidate.row.task_id in taken:
+            continue
+        row = rows[candidate.at]
+        known[n] = (
+            Submitted(
+                task_id=row.task_id,
+                project_id=row.project_id,
+                state=TaskState(row.state),
+                created=False,
+            )
+            if row.request_sha256 == candidate.sha256
+            else _key_conflict(row.task_id)
         )
+    return known
 
-    return await core.commit(work)
+
+async def _create(tx: Tx, fresh: dict[int, _Candidate]) -> dict[int, WfhubError]:
+    """Makes as many as their projects' queues have room for; answers for the others."""
+    wanted: dict[str, list[int]] = {}
+    for n, candidate in fresh.items():
+        wanted.setdefault(candidate.project.project_id, []).append(n)
+    if not wanted:
+        return {}
+    fit = await queue_caps.admit(tx.connection, {of: len(each) for of, each in wanted.items()})
+    refused = {n for of, each in wanted.items() for n in each[fit[of] :]}
+    if refused:
+        given_back = [fresh[n].row.task_id for n in refused if fresh[n].key is not None]
+        await tx.connection.execute(_GIVE_BACK, {"task_ids": given_back})
+    made = [(c.project.project_id, c.row) for n, c in fresh.items() if n not in refused]
+    await insert_tasks(tx, made)
+    return {n: queue_caps.queue_full(fresh[n].project.name) for n in refused}
 
 
-async def _known(tx: Tx, project_id: str, task_id: str, command: SubmitTask) -> Submitted | None:
-    """The task that has the key already; None: the key is now this task's."""
-    spec = command.spec.model_dump(mode="json")
-    at = {"project_id": project_id, "key": stored_json.clean(command.idempotency_key or "")}
-    sha256 = hashlib.sha256(digests.canonical_json(spec)).hexdigest()
-    taken = await tx.connection.execute(
-        _TAKE_KEY, {**at, "request_sha256": sha256, "task_id": task_id}
-    )
-    if taken.rowcount == 1:
-        return None
-    row = (await tx.connection.execute(_BY_KEY, at)).one()
-    if row.request_sha256 != sha256:
-        raise Rejected(
-            "idempotency-conflict",
-            "this idempotency key was used for another task; use a new key for a new task",
-            status=409,
-            task_id=row.task_id,
-        )
+def _submitted(candidate: _Candidate) -> Submitted:
     return Submitted(
-        task_id=row.task_id, project_id=project_id, state=TaskState(row.state), created=False
+        task_id=candidate.row.task_id,
+        project_id=candidate.project.project_id,
+        state=candidate.row.state,
+        created=True,
     )
 
 
-async def _create(tx: Tx, project_id: str, task_id: str, command: SubmitTask) -> None:
-    spec, title = command.spec, title_of(command.spec)
-    at = {"task_id": task_id, "project_id": project_id}
-    row: dict[str, Any] = {"spec": stored_json.dumped(spec), "title": title}
-    submitted_by = stored_json.clean(command.submitted_by)
-    await tx.connection.execute(_NEW_TASK, {**at, **row, "submitted_by": submitted_by})
-    await fairness.join(tx.connection, spec.pool, project_id)
-    unit = {"unit_id": ids.new_unit_id(), "pool": spec.pool, "priority": spec.priority}
-    await tx.connection.execute(_NEW_UNIT, {**at, **unit})
-    data = {"state": TaskState.READY.value, "title": title, "submitted_by": submitted_by}
-    await emit(tx.connection, "task.submitted", task_id, data, **at)
+def _again(outcome: Outcome, candidate: _Candidate, first: _Candidate) -> Outcome:
+    """What a second task with the same key in the same group is told."""
+    if isinstance(outcome, WfhubError):
+        return outcome
+    if candidate.sha256 != first.sha256:
+        return _key_conflict(outcome.task_id)
+    return outcome.model_copy(update={"created": False})
 
 
-def title_of(spec: TaskSpec) -> str:
-    """What was given, or the first line of the prompt that says something."""
-    lines = (line.strip() for line in spec.prompt.splitlines())
-    return (spec.title or next((line for line in lines if line), ""))[: limits.TITLE_CHARS_MAX]
-
-
-async def cancel_task(core: Core, command: CancelTask) -> Cancelled:
-    async def work(tx: Tx) -> Cancelled:
-        task = await lock_task(tx.connection, stored_json.clean(command.task_id))
-        if task is None:
-            raise Rejected("task-unknown", f"there is no task {command.task_id[:64]}", status=404)
-        rule = decide(task.state, TaskEvent.CANCEL, Facts())
-        if rule is None:
-            return Cancelled(accepted=False, state=task.state)
-        reason = stored_json.clean(command.reason)
-        asked = {"task_id": task.task_id, "reason": reason}
-        if (await tx.connection.execute(_ASK_CANCEL, asked)).rowcount:
-            await task_event(tx.connection, task, "task.cancel_requested", {"reason": reason})
-        if rule.effect is Effect.END:
-            await kill_ready_units(tx, task)
-            await move_task(tx, task, rule, reason="cancelled", message=reason)
-        return Cancelled(accepted=True, state=rule.to)
-
-    return await core.commit(work)
+def _key_conflict(task_id: str) -> Rejected:
+    return Rejected(
+        "idempotency-conflict",
+        "this idempotency key was used for another task; use a new key for a new task",
+        status=409,
+        task_id=task_id,
+    )

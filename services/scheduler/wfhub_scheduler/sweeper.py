@@ -1,6 +1,6 @@
-"""The sweeper: what nobody asks for. Leases that ran out, and rows that aged out.
+"""The sweeper: what nobody asks for. Leases and times that ran out, and rows that aged out.
 
-Every scheduler sweeps; one transaction an attempt, so sweeping at once is harmless.
+Every scheduler sweeps; what one has locked the others skip, so sweeping at once is harmless.
 After an outage of the database or the broker, or a long pause of this process, a lease is given
 one TTL before its silence counts (timing.Calm).
 Units: seconds.
@@ -10,7 +10,10 @@ import time
 
 from wfhub_scheduler import ledger
 from wfhub_scheduler.core import Core, Tx
-from wfhub_scheduler.runners import EXPIRE_BATCH, expired, lose
+from wfhub_scheduler.dead_letters import LETTERS
+from wfhub_scheduler.runners import lose_expired
+from wfhub_scheduler.states import TaskEvent
+from wfhub_scheduler.timeouts import end_overdue
 from wfhub_scheduler.timing import Calm
 
 SWEEP_S_MAX = 1.0
@@ -29,22 +32,23 @@ class Sweeper:
     async def turn(self) -> bool:
         """Asks the database even while nothing may expire: that is how an outage is noticed."""
         try:
-            silent = await expired(self._core)
+            late = await end_overdue(self._core, TaskEvent.QUEUE_TIMEOUT)
+            late |= await end_overdue(self._core, TaskEvent.DEADLINE)
         except Exception:
             self._calm.turn(time.monotonic(), healthy=False)
             raise
         if not self._calm.turn(time.monotonic(), healthy=self._core.connected):
-            return False
-        for attempt_id, runner_id in silent:
-            await lose(self._core, attempt_id, runner_id, reason="lease-expired", if_expired=True)
+            return late
+        silent = await lose_expired(self._core)
         await self._forget()
-        return len(silent) == EXPIRE_BATCH
+        return late or silent
 
     async def _forget(self) -> None:
         if time.monotonic() < self._forget_at:
             return
 
         async def work(tx: Tx) -> int:
+            await LETTERS.forget_old(tx.connection)
             return await ledger.forget_old(tx.connection)
 
         if await self._core.commit(work) < ledger.FORGET_ROWS_MAX:

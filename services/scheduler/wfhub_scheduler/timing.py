@@ -5,7 +5,9 @@ Pure. Units: seconds. `luck` is a random number in [0, 1), so that a rule has on
 
 from dataclasses import dataclass
 
-RETRY_DELAY_S_MAX = 300.0
+from wfhub_common.messages import Retry
+
+PUBLISH_DELAY_S_MAX = 300.0
 SEAL_DELAY_S_MAX = 60.0
 LOSS_DELAY_S_MAX = 60.0
 
@@ -15,11 +17,27 @@ class Timing:
     lease_ttl_s: float
     heartbeat_s: float
     retry_base_s: float
+    stop_grace_s: float = 300.0  # to stop in and hand in the evidence, before the lease ends
+    attempt_margin_s: float = 3600.0  # beside an attempt's own limits: checkout, delivery, outages
 
 
-def retry_delay_s(base_s: float, tries: int, luck: float) -> float:
+def retry_delay_s(retry: Retry, tries: int, luck: float) -> float:
+    """After the `tries`-th try, as the task's policy says."""
+    grown_ms = retry.backoff_ms * float(retry.factor) ** min(tries - 1, 32)
+    full_ms = min(grown_ms, float(retry.backoff_max_ms))
+    return full_ms / 1000 * (1 - luck * retry.jitter_percent / 100)
+
+
+def retried_on(retry: Retry, reason: str) -> bool:
+    """Whether the task's policy names this reason; one that ends in `:` names all that begin so."""
+    if retry.on is None:
+        return True
+    return any(reason == each or (each[-1] == ":" and reason.startswith(each)) for each in retry.on)
+
+
+def publish_delay_s(base_s: float, tries: int, luck: float) -> float:
     """After the `tries`-th try: base, 2 base, 4 base …, each between a half and all of it."""
-    return _spread(min(base_s * 2.0 ** min(tries - 1, 32), RETRY_DELAY_S_MAX), luck)
+    return _spread(min(base_s * 2.0 ** min(tries - 1, 32), PUBLISH_DELAY_S_MAX), luck)
 
 
 def loss_delay_s(losses: int, luck: float) -> float:

@@ -1,47 +1,54 @@
-"""Transitions: what the rule of states.py decided, written down, with its events.
+"""Transitions: what the rules of states.py decide, gathered, and written with its events.
 
-`end_attempt` closes an attempt (the fence is its SQL); `advance` moves the task and its unit.
-Both run in a transaction that holds the task's row lock.
-Raises: LeaseLost (0 rows: another is current).
+A `Transitions` is one transaction's: it locks its tasks (ascending ids), lets each be moved in
+memory, and `write` puts all of it down in one statement a table, whether it is one task or a
+hundred. A move that raises has recorded nothing, so a bad one harms no other of its group. Every
+statement repeats the fence in SQL, as a last line: what was decided under the lock must still hold.
+Raises: LeaseLost (whoever asks is not current).
 """
 
 import random
-from dataclasses import dataclass
-from typing import Any, assert_never
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, Self, assert_never
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
-from wfhub_common import ids
+from wfhub_common.errors import Rejected
 from wfhub_common.messages import (
     FINAL_TASK_STATES,
     AttemptState,
     Receipt,
     RunnerObservations,
+    Sealed,
     TaskState,
     UnitKind,
 )
 
-from wfhub_scheduler import fairness, stored_json, timing
+from wfhub_scheduler import rows, timing
 from wfhub_scheduler.core import Tx
-from wfhub_scheduler.outbox import emit
+from wfhub_scheduler.outbox import Event
 from wfhub_scheduler.rows import Attempt, Task, lease_lost
 from wfhub_scheduler.states import (
-    ENDED_AS,
+    LIVE,
     PUBLISH_TRIES_MAX,
+    REPORTED_AS,
+    AttemptEvent,
+    AttemptFacts,
+    AttemptRule,
     Effect,
     Facts,
     Rule,
     TaskEvent,
-    attempt_may,
     decide,
+    decide_attempt,
 )
+from wfhub_scheduler.writes import Changes, TaskChange, UnitChange
 
 
 @dataclass(frozen=True)
 class Ending:
     """How an attempt ended, and what its runner saw."""
 
-    to: AttemptState
+    event: AttemptEvent
     reason: str = ""
     message: str = ""
     retryable: bool = True
@@ -49,205 +56,275 @@ class Ending:
     observed: RunnerObservations | None = None
 
 
-_END_ATTEMPT = text("""
--- Only the current attempt may end, and only by its own runner; 0 rows = lease lost.
-UPDATE sched.attempt a
-   SET state = :to, reason = :reason, message = :message, finished_at = now(),
-       observed = CAST(:observed AS jsonb), receipts = CAST(:receipts AS jsonb)
-  FROM sched.task t
- WHERE a.attempt_id = :attempt_id AND t.task_id = a.task_id
-   AND t.current_attempt = :attempt_id AND a.runner_id = :sender
-   AND a.state IN ('leased', 'running', 'verifying')
-   AND (NOT :expired OR a.lease_until < now())  -- a heartbeat may have come since we looked
-""")
-_UNIT_BACK = text("""
-UPDATE sched.unit
-   SET state = 'ready', tries = tries + :tries, losses = losses + :losses,
-       run_at = now() + make_interval(secs => :delay_s)
- WHERE unit_id = :unit_id AND state = 'leased'
-""")
-_UNIT_OVER = text("""
-UPDATE sched.unit SET state = :state, tries = tries + :tries, losses = losses + :losses
- WHERE unit_id = :unit_id AND state = 'leased'
-""")
-_UNIT_COUNTS = text("SELECT tries, losses FROM sched.unit WHERE unit_id = :unit_id")
-_UNITS_DEAD = text("""
-UPDATE sched.unit SET state = 'dead' WHERE task_id = :task_id AND state = 'ready'
-""")
-_PUBLISH_UNIT = text("""
-INSERT INTO sched.unit (unit_id, task_id, project_id, kind, pool, priority, state)
-VALUES (:unit_id, :task_id, :project_id, 'publish', :pool, :priority, 'ready')
-""")
-_MOVE_TASK = text("""
-UPDATE sched.task
-   SET state = :to, reason = :reason, message = :message, current_attempt = NULL,
-       winner = coalesce(:winner, winner),
-       attempts_used = attempts_used + :tries, infra_losses = infra_losses + :losses,
-       seal_due_at = CASE WHEN :to = 'sealing' THEN now() END,
-       branch = CASE WHEN :to = 'succeeded' THEN 'wfhub/' || task_id ELSE branch END,
-       finished_at = CASE WHEN :final THEN now() END, updated_at = now()
- WHERE task_id = :task_id AND state = :from AND current_attempt IS NOT DISTINCT FROM :current
-""")
+class Transitions:
+    def __init__(self, tx: Tx, tasks: dict[str, Task]) -> None:
+        """`tasks`: by id, their rows locked by this transaction."""
+        self.tasks = tasks
+        self._tx = tx
+        self._attempts: dict[str, Attempt] = {}
+        self._changes = Changes()
 
+    @classmethod
+    async def of_tasks(cls, tx: Tx, task_ids: Collection[str]) -> Self:
+        return cls(tx, await rows.lock_tasks(tx.connection, task_ids))
 
-async def end_attempt(
-    tx: Tx, task: Task, attempt: Attempt, sender: str, ending: Ending, *, expired: bool = False
-) -> None:
-    if not attempt_may(attempt.state, ending.to):
-        raise lease_lost(attempt.attempt_id)
-    observed = None if ending.observed is None else stored_json.dumped(ending.observed)
-    changed = await tx.connection.execute(
-        _END_ATTEMPT,
-        {
-            "attempt_id": attempt.attempt_id,
-            "sender": sender,
-            "expired": expired,
-            "to": ending.to.value,
-            "reason": ending.reason,
-            "message": ending.message,
-            "observed": observed,
-            "receipts": stored_json.dumped(list(ending.receipts)),
-        },
-    )
-    if changed.rowcount == 0:
-        raise lease_lost(attempt.attempt_id)
-    await attempt_event(tx.connection, task, attempt, ending.to, ending.reason)
-    await fairness.release(tx.connection, task.pool, task.project_id)
-    tx.after.ended.append(attempt.attempt_id)
-    tx.after.units_ready = True  # a place below the project's limit came free
+    @classmethod
+    async def of_attempts(cls, tx: Tx, attempts: Collection[str]) -> Self:
+        made = cls(tx, await rows.lock_tasks_of(tx.connection, attempts))
+        await made.lock_attempts(attempts)
+        return made
 
+    async def lock_attempts(self, attempts: Collection[str]) -> None:
+        """Of the tasks that are here."""
+        self._attempts |= await rows.lock_attempts(self._tx.connection, attempts)
 
-async def ended(tx: Tx, task: Task, attempt: Attempt, ending: Ending) -> TaskState:
-    """The task after its current attempt ended."""
-    event = ENDED_AS[ending.to]
-    lost = event is TaskEvent.LOST
-    counts = (await tx.connection.execute(_UNIT_COUNTS, {"unit_id": attempt.unit_id})).one()
-    agent = attempt.kind is UnitKind.AGENT
-    facts = Facts(
-        cancel_requested=task.cancel_requested,
-        retryable=ending.retryable,
-        tries=counts.tries + (not lost),
-        losses=counts.losses + lost,
-        tries_max=task.attempts_max if agent else PUBLISH_TRIES_MAX,
-    )
-    rule = decide(task.state, event, facts)
-    if rule is None:
-        raise lease_lost(attempt.attempt_id)
-    counted = {"unit_id": attempt.unit_id, "tries": int(not lost), "losses": int(lost)}
-    luck = random.random()  # noqa: S311 - jitter
-    match rule.effect:
-        case Effect.RETRY | Effect.REQUEUE:
-            delay_s = (
-                timing.retry_delay_s(tx.timing.retry_base_s, facts.tries, luck)
-                if rule.effect is Effect.RETRY
-                else timing.loss_delay_s(facts.losses, luck)
-            )
-            await tx.connection.execute(_UNIT_BACK, {**counted, "delay_s": delay_s})
-        case Effect.SEAL | Effect.FINISH:
-            await tx.connection.execute(_UNIT_OVER, {**counted, "state": "done"})
-            tx.after.seal_due = rule.effect is Effect.SEAL
-        case Effect.END:
-            await tx.connection.execute(_UNIT_OVER, {**counted, "state": "dead"})
-        case Effect.LEASE | Effect.TELL | Effect.PUBLISH:
-            raise AssertionError(f"{rule.effect} does not follow the end of an attempt")
-        case _:
-            assert_never(rule.effect)
-    await move_task(
-        tx,
-        task,
-        rule,
-        reason=ending.reason,
-        message=ending.message,
-        winner=attempt.attempt_id if rule.effect is Effect.SEAL else None,
-        tries=int(agent and not lost),
-        losses=int(lost),
-    )
-    return rule.to
+    def attempt(self, attempt_id: str) -> tuple[Task, Attempt]:
+        """Whoever holds it, and whether it is over."""
+        attempt = self._attempts.get(attempt_id)
+        if attempt is None:
+            raise lease_lost(attempt_id)
+        return self.tasks[attempt.task_id], attempt
 
+    def held(self, attempt_id: str, sender: str) -> tuple[Task, Attempt]:
+        """Live, current, and the sender's own."""
+        task, attempt = self.attempt(attempt_id)
+        if not _is_held(task, attempt, sender) or attempt.state not in LIVE:
+            raise lease_lost(attempt_id)
+        return task, attempt
 
-async def add_publish_unit(tx: Tx, task: Task) -> None:
-    await tx.connection.execute(
-        _PUBLISH_UNIT,
-        {
-            "unit_id": ids.new_unit_id(),
-            "task_id": task.task_id,
-            "project_id": task.project_id,
-            "pool": task.pool,
-            "priority": task.priority,
-        },
-    )
-    tx.after.units_ready = True
+    def report(
+        self, attempt_id: str, sender: str, to: AttemptState | None, step: dict[str, Any]
+    ) -> Task:
+        """A step of a live attempt, and a new state where it names another."""
+        task, attempt = self.held(attempt_id, sender)
+        if to is not None and to != attempt.state:
+            rule = decide_attempt(attempt.state, REPORTED_AS[to], AttemptFacts(held=True))
+            if rule is None:
+                raise Rejected(
+                    "attempt-backwards",
+                    f"the attempt is {attempt.state} already and cannot become {to} again",
+                    status=409,
+                )
+            self._move_attempt(task, attempt, rule)
+        data = {**step, "task_id": task.task_id}
+        self._changes.events.append(
+            Event("attempt.step", attempt_id, data, task.project_id, task.task_id)
+        )
+        return task
 
+    def end(
+        self, attempt_id: str, sender: str, ending: Ending, *, process: str | None = None
+    ) -> TaskState:
+        """The attempt is over, and its task goes on: which way is the answer.
+        `process`: the incarnation that its runner is now, where that is why."""
+        task, attempt = self.attempt(attempt_id)
+        facts = AttemptFacts(
+            held=_is_held(task, attempt, sender),
+            lease_over=attempt.lease_over,
+            other_process=process is not None and process != attempt.incarnation,
+        )
+        attempt_rule = decide_attempt(attempt.state, ending.event, facts)
+        if attempt_rule is None or attempt_rule.then is None:
+            raise lease_lost(attempt_id)
+        lost = attempt_rule.to is AttemptState.LOST
+        agent = attempt.kind is UnitKind.AGENT
+        unit = UnitChange(attempt.unit_id, tries=int(not lost), losses=int(lost))
+        after = Facts(
+            cancel_requested=task.cancel_requested,
+            deadline_passed=task.deadline_passed,
+            retryable=ending.retryable
+            and (not agent or timing.retried_on(task.retry, ending.reason)),
+            tries=attempt.unit_tries + unit.tries,
+            losses=attempt.unit_losses + unit.losses,
+            tries_max=task.retry.attempts_max if agent else PUBLISH_TRIES_MAX,
+        )
+        rule = decide(task.state, attempt_rule.then, after)
+        if rule is None:
+            raise lease_lost(attempt_id)
+        self._move_attempt(task, attempt, attempt_rule, ending)
+        self._changes.units.append(self._unit_after(unit, rule, after, task if agent else None))
+        self._tx.after.ended.append(attempt_id)
+        self._tx.after.units_ready = True  # a place below the limits came free
+        observed = ending.observed if agent else None
+        won = rule.effect is Effect.SEAL
+        self._move(
+            task,
+            rule,
+            reason=ending.reason,
+            message=ending.message,
+            winner=attempt_id if won else None,
+            tries=int(agent and not lost),
+            losses=int(lost),
+            # The verdict of the last attempt that has one; the commit only of the one that won.
+            verdict=observed.verdict.status.value if observed else None,
+            commit_id=observed.commit if observed and won else None,
+            base_commit=(observed.base_commit or None) if observed else None,
+        )
+        return rule.to
 
-async def kill_ready_units(tx: Tx, task: Task) -> None:
-    await tx.connection.execute(_UNITS_DEAD, {"task_id": task.task_id})
+    def cancel(self, task_id: str, reason: str) -> tuple[bool, TaskState]:
+        """Whether it was accepted, and the task's state now."""
+        task = self.tasks[task_id]
+        rule = decide(task.state, TaskEvent.CANCEL, Facts())
+        if rule is None:
+            return False, task.state
+        if not task.cancel_requested:
+            self._task_event(task, "task.cancel_requested", {"reason": reason})
+            task = self._keep(replace(task, cancel_requested=True, cancel_reason=reason))
+            self._move(task, rule, message=reason, cancel=reason)
+        return True, rule.to
 
+    def skip(self, task_id: str, reason: str, message: str) -> bool:
+        """A task of a workflow that has not started is not needed any more."""
+        task = self.tasks[task_id]
+        rule = decide(task.state, TaskEvent.SKIPPED, Facts())
+        if rule is not None:
+            self._move(task, rule, reason=reason, message=message)
+        return rule is not None
 
-async def move_task(
-    tx: Tx,
-    task: Task,
-    rule: Rule,
-    *,
-    reason: str = "",
-    message: str = "",
-    winner: str | None = None,
-    tries: int = 0,
-    losses: int = 0,
-) -> None:
-    reason = reason if rule.reason is None else rule.reason
-    if rule.to is TaskState.CANCELLED and task.cancel_requested:
-        message = task.cancel_reason
-    changed = await tx.connection.execute(
-        _MOVE_TASK,
-        {
-            "task_id": task.task_id,
-            "from": task.state.value,
-            "to": rule.to.value,
-            "reason": reason,
-            "message": message,
-            "current": task.current_attempt,
-            "winner": winner,
-            "tries": tries,
-            "losses": losses,
-            "final": rule.to in FINAL_TASK_STATES,
-        },
-    )
-    assert changed.rowcount == 1, "the task changed under its own lock"
-    if rule.to != task.state:
+    def timed_out(self, task_id: str, event: TaskEvent, message: str) -> bool:
+        """QUEUE_TIMEOUT or DEADLINE; False: by now it does not matter."""
+        task = self.tasks[task_id]
+        facts = Facts(deadline_passed=task.deadline_passed, tries=task.tries, losses=task.losses)
+        rule = decide(task.state, event, facts)
+        if rule is None or (rule.effect is Effect.TELL and task.stopping):
+            return False
+        if rule.effect is Effect.TELL:
+            self._task_event(task, "task.deadline_passed", {"message": message})
+        self._move(task, rule, message=message)
+        return True
+
+    def sealed(self, task_id: str, winner: str, proof: Sealed) -> bool:
+        """False: it was cancelled while the proof was made, or another scheduler was first."""
+        task = self.tasks.get(task_id)
+        if task is None or task.winner != winner:
+            return False
+        rule = decide(task.state, TaskEvent.SEALED, Facts(deadline_passed=task.deadline_passed))
+        if rule is None:
+            return False
+        data = {"task_id": task_id, "proof_id": proof.proof_id, "digest": proof.envelope_digest}
+        self._changes.events.append(
+            Event("proof.sealed", proof.proof_id, data, task.project_id, task_id)
+        )
+        self._move(task, rule, proof_id=proof.proof_id, tokens=proof.tokens)
+        return True
+
+    def seal_refused(self, task_id: str, winner: str, reason: str, message: str) -> bool:
+        task = self.tasks.get(task_id)
+        rule = None if task is None else decide(task.state, TaskEvent.SEAL_REFUSED, Facts())
+        if task is None or rule is None or task.winner != winner:
+            return False
+        self._move(task, rule, reason=reason, message=message)
+        return True
+
+    async def write(self) -> None:
+        """Once, last in the transaction."""
+        await self._changes.write(self._tx.connection)
+
+    def _unit_after(
+        self, unit: UnitChange, rule: Rule, facts: Facts, agents: Task | None
+    ) -> UnitChange:
+        """`agents`: the task whose agent unit it is; else it is a publish unit."""
+        luck = random.random()  # noqa: S311 - jitter
+        match rule.effect:
+            case Effect.RETRY if agents is not None:
+                delay_s = timing.retry_delay_s(agents.retry, facts.tries, luck)
+                return replace(unit, state="ready", delay_s=delay_s)
+            case Effect.RETRY:
+                base_s = self._tx.timing.retry_base_s
+                delay_s = timing.publish_delay_s(base_s, facts.tries, luck)
+                return replace(unit, state="ready", delay_s=delay_s)
+            case Effect.REQUEUE:
+                delay_s = timing.loss_delay_s(facts.losses, luck)
+                return replace(unit, state="ready", delay_s=delay_s)
+            case Effect.SEAL | Effect.FINISH:
+                return replace(unit, state="done")
+            case Effect.END:
+                return replace(unit, state="dead")
+            case Effect.ENQUEUE | Effect.LEASE | Effect.TELL | Effect.PUBLISH:
+                raise AssertionError(f"{rule.effect} does not follow the end of an attempt")
+            case _:
+                assert_never(rule.effect)
+
+    def _move_attempt(
+        self, task: Task, attempt: Attempt, rule: AttemptRule, ending: Ending | None = None
+    ) -> None:
+        reason = ending.reason if ending else ""
+        self._changes.attempt(
+            attempt,
+            rule.to,
+            over=rule.then is not None,
+            reason=reason,
+            message=ending.message if ending else "",
+            observed=ending.observed if ending else None,
+            receipts=ending.receipts if ending else (),
+        )
+        self._attempts[attempt.attempt_id] = replace(attempt, state=rule.to, reason=reason)
         data = {
-            "from": task.state.value,
+            "task_id": task.task_id,
+            "from": attempt.state.value,
             "to": rule.to.value,
             "reason": reason,
-            "message": message,
+            "number": attempt.number,
+            "kind": attempt.kind.value,
+            "runner_id": attempt.runner_id,
         }
-        await task_event(tx.connection, task, "task.state_changed", data)
+        self._changes.events.append(
+            Event("attempt.state_changed", attempt.attempt_id, data, task.project_id, task.task_id)
+        )
+
+    def _move(
+        self,
+        task: Task,
+        rule: Rule,
+        *,
+        reason: str = "",
+        message: str = "",
+        **noted: Any,
+    ) -> None:
+        """The task's own row, and what follows from it. `noted`: fields of TaskChange."""
+        reason = reason if rule.reason is None else rule.reason
+        if rule.to is TaskState.CANCELLED and task.cancel_requested:
+            message = task.cancel_reason
+        final = rule.to in FINAL_TASK_STATES
+        stopping = rule.effect is Effect.TELL
+        if stopping:
+            message = ""  # it runs: said when it ends
+        self._changes.tasks.append(
+            TaskChange(
+                task.task_id,
+                was=task.state.value,
+                held_by=task.current_attempt,
+                to=rule.to.value,
+                reason=reason,
+                message=message,
+                final=final,
+                stopping=stopping,
+                **noted,
+            )
+        )
+        if rule.effect is Effect.PUBLISH:
+            self._changes.publish.append(task.task_id)
+            self._tx.after.units_ready = True
+        elif rule.effect is Effect.END and task.state in (TaskState.BLOCKED, TaskState.READY):
+            self._changes.dead.append(task.task_id)
+        self._tx.after.seal_due |= rule.effect is Effect.SEAL
+        self._tx.after.workflow_due |= final and task.workflow_id is not None
+        if rule.to != task.state:
+            said = {"from": task.state.value, "to": rule.to.value}
+            self._task_event(
+                task, "task.state_changed", {**said, "reason": reason, "message": message}
+            )
+        kept = task.current_attempt if stopping else None
+        self._keep(replace(task, state=rule.to, current_attempt=kept, stopping=stopping))
+
+    def _task_event(self, task: Task, type_: str, data: dict[str, Any]) -> None:
+        self._changes.events.append(Event(type_, task.task_id, data, task.project_id, task.task_id))
+
+    def _keep(self, task: Task) -> Task:
+        self.tasks[task.task_id] = task
+        return task
 
 
-async def task_event(
-    connection: AsyncConnection, task: Task, type_: str, data: dict[str, Any]
-) -> None:
-    await emit(
-        connection, type_, task.task_id, data, project_id=task.project_id, task_id=task.task_id
-    )
-
-
-async def attempt_event(
-    connection: AsyncConnection, task: Task, attempt: Attempt, to: AttemptState, reason: str = ""
-) -> None:
-    data = {
-        "task_id": task.task_id,
-        "from": attempt.state.value,
-        "to": to.value,
-        "reason": reason,
-        "number": attempt.number,
-        "kind": attempt.kind.value,
-        "runner_id": attempt.runner_id,
-    }
-    await emit(
-        connection,
-        "attempt.state_changed",
-        attempt.attempt_id,
-        data,
-        project_id=task.project_id,
-        task_id=task.task_id,
-    )
+def _is_held(task: Task, attempt: Attempt, sender: str) -> bool:
+    return task.current_attempt == attempt.attempt_id and attempt.runner_id == sender

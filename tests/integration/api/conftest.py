@@ -21,7 +21,9 @@ from typing import Any
 import asyncpg
 import httpx
 import nats
+import operations_double
 import pytest
+import schedules_double
 from faststream.nats import NatsBroker
 from nats.aio.client import Client as NatsClient
 from pydantic import BaseModel
@@ -53,7 +55,7 @@ READY_WAIT_S = 20.0
 VIEW_TABLES = """
 CREATE SCHEMA sched;
 CREATE TABLE sched.api_project (project_id text, name text, running_limit int, weight int,
-  created_at timestamptz);
+  created_at timestamptz, queue_limit int, paused bool DEFAULT false);
 CREATE TABLE sched.api_task (task_id text PRIMARY KEY, project_id text, project text, state text,
   reason text, message text, title text, spec jsonb, branch text, commit_id text, verdict text,
   proof_id text, attempts_used int DEFAULT 0, current_attempt text,
@@ -115,12 +117,13 @@ class Scheduler:
             project_id=ids.new_project_id(), created_at=now(), created=True, **command.model_dump()
         )
         await self.pool.execute(
-            "INSERT INTO sched.api_project VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO sched.api_project VALUES ($1, $2, $3, $4, $5, $6)",
             project.project_id,
             project.name,
             project.running_limit,
             project.weight,
             project.created_at,
+            project.queue_limit,
         )
         return project
 
@@ -372,7 +375,7 @@ async def migrated(database_url: str) -> str:
 @pytest.fixture
 async def scheduler(migrated: str, nats_url: str) -> AsyncIterator[Scheduler]:
     pool = await asyncpg.create_pool(migrated, min_size=1, max_size=4)
-    await pool.execute(VIEW_TABLES)
+    await pool.execute(VIEW_TABLES + operations_double.TABLES + schedules_double.TABLES)
     client = await nats.connect(nats_url)
     await streams.provision(client.jetstream())
     double = Scheduler(pool, client)
@@ -382,6 +385,8 @@ async def scheduler(migrated: str, nats_url: str) -> AsyncIterator[Scheduler]:
     serve(broker, "submit_task", SubmitTask, double.submit_task, queue="scheduler")
     serve(broker, "cancel_task", CancelTask, double.cancel_task, queue="scheduler")
     serve(broker, "usage", UsageOf, double.usage_of, queue="gateway")
+    schedules_double.SchedulesDouble(pool, broker)
+    operations_double.OperationsDouble(pool, broker, double.submit_task)
     await broker.start()
     yield double
     await broker.stop()

@@ -68,7 +68,7 @@ async def test_run_prints_one_object_last_and_progress_elsewhere(hub: Any, repo:
     assert "agent-started" in done.err
     spec = hub.scheduler.submitted[0].spec
     assert spec.agent.argv == ("sh", "-c", "exit 0")
-    assert spec.attempts_max == 2
+    assert spec.retry.attempts_max == 2
 
 
 async def test_on_a_terminal_steps_stay_and_the_log_moves_below_them(hub: Any, repo: Path) -> None:

@@ -2,60 +2,19 @@
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
-from wfhub_common.httpauth import token_sha256
-
-TOKEN = "wht_real"
-WAIT_S = 30.0
+import real_api
+from real_api import WAIT_S
 
 
 @pytest.fixture
 async def api(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    env = {
-        "PATH": os.environ["PATH"],
-        "DATABASE_URL": database_url,
-        "NATS_URL": nats_url,
-        "HTTP_LISTEN": address,
-        "ADMIN_TOKEN_SHA256": token_sha256(TOKEN),
-        "PROOF_PUBLIC_KEY_FILE": str(tmp_path / "key.pub"),
-        "LOG_LEVEL": "WARNING",
-    }
-
-    async def start(module: str, command: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(sys.executable, "-m", module, command, env=env)
-
-    services = ("wfhub_scheduler.main", "wfhub_api.main")
-    for module in services:
-        assert await (await start(module, "migrate")).wait() == 0
-    running = [await start(module, "serve") for module in services]
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with httpx.AsyncClient(
-        base_url=f"http://{address}", headers=headers, timeout=WAIT_S, trust_env=False
-    ) as http:
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                try:
-                    answer = await http.post("/v1/projects", json={"name": "warm"})
-                    if answer.status_code in (200, 201):
-                        break
-                except httpx.TransportError:
-                    pass
-                await asyncio.sleep(0.05)
+    async with real_api.serving(database_url, nats_url, tmp_path) as http:
         yield http
-    for process in running:
-        process.terminate()
-    assert [await process.wait() for process in running] == [0, 0]
 
 
 async def test_a_task_is_submitted_seen_followed_and_cancelled(api: httpx.AsyncClient) -> None:

@@ -1,5 +1,6 @@
 """Announcements become receipts, refusals or dead letters, whatever is killed meanwhile."""
 
+import base64
 import json
 import signal
 
@@ -115,10 +116,14 @@ async def test_what_cannot_be_used_goes_to_the_dead_letters(running: Hub) -> Non
         return dead == 5 and await _queued(running) == 0
 
     await eventually(all_dead)
-    rows = await _rows(running, "SELECT code, subject, body FROM proofs.dead_letter")
+    rows = await _rows(running, "SELECT * FROM proofs.api_dead_letter")
     assert sorted(row["code"] for row in rows) == sorted([*bad, "message-malformed"])
     assert {row["subject"] for row in rows} == {attempt.subject()}
-    assert b"\x00not json" in {row["body"] for row in rows}
+    (binary,) = [row for row in rows if row["body_is_base64"]]
+    assert base64.b64decode(binary["body"]) == b"\x00not json"
+    assert {(row["source"], row["sender"], row["state"]) for row in rows} == {
+        ("ingest", attempt.runner, "open")
+    }
     refused = await running.receipts(attempt, "d")
     assert "is not a digest" in refused.refused["d"]
 

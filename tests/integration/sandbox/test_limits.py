@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -221,3 +222,27 @@ def test_a_folder_that_is_no_cgroup_is_refused(tmp_path: Path) -> None:
         return ""
 
     assert unprivileged.run(tmp_path, work) == "sandbox-cgroup"
+
+
+def test_a_run_without_a_sign_of_life_ends_and_its_output_is_kept(tmp_path: Path) -> None:
+    async def work() -> Ran:
+        return await Lab(tmp_path).shell("echo begun; sleep 60", idle_s=0.5)
+
+    ran = unprivileged.run(tmp_path, work)
+    assert ran.outcome == LimitExceeded("idle", 0)
+    assert ran.output == "begun\n"
+    assert 500 <= ran.result.duration_ms < 5000
+
+
+def test_output_or_another_sign_of_life_keeps_a_run_going(tmp_path: Path) -> None:
+    async def work() -> tuple[Ran, Ran]:
+        lab, began = Lab(tmp_path), time.monotonic()
+        said = await lab.shell("for i in 1 2 3 4 5 6; do echo $i; sleep 0.3; done", idle_s=1.0)
+        asked = await lab.shell(
+            "sleep 2", idle_s=1.0, signs=lambda: min(time.monotonic(), began + 600)
+        )
+        return said, asked
+
+    said, asked = unprivileged.run(tmp_path, work)
+    assert said.outcome == Exited(0)
+    assert asked.outcome == Exited(0)

@@ -4,7 +4,7 @@ import pytest
 from scheduler_hub import Hub
 from wfhub_common import ids
 from wfhub_common.errors import Rejected
-from wfhub_common.messages import AttemptState, Complete, TaskState, UnitKind
+from wfhub_common.messages import AttemptState, Complete, Retry, TaskState, UnitKind
 
 
 async def test_an_unknown_task_is_a_404(hub: Hub) -> None:
@@ -30,7 +30,7 @@ async def test_a_running_task_is_told_and_ends_cancelled_however_it_ends(
     hub: Hub, outcome: AttemptState
 ) -> None:
     runner = await hub.runner()
-    task_id = (await hub.submit(attempts_max=3)).task_id
+    task_id = (await hub.submit(retry=Retry(attempts_max=3, backoff_ms=10))).task_id
     attempt_id = (await runner.claim_one()).attempt_id
     assert not (await runner.report(attempt_id, AttemptState.RUNNING)).cancel
     assert (await runner.heartbeat(attempt_id)).cancel == ()

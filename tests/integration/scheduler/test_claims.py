@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from scheduler_hub import Hub, Runner, scheduler, until
+from scheduler_hub import SPEC, Hub, Runner, scheduler, until
 from wfhub_common import ids, subjects
 from wfhub_common.errors import Rejected
 from wfhub_common.httpauth import token_sha256
@@ -12,9 +13,15 @@ from wfhub_common.messages import (
     AttemptState,
     Complete,
     CreateProject,
+    Drained,
+    DrainRunner,
     Introspect,
     Project,
+    SubmitTask,
+    SubmitTasks,
+    SubmittedTasks,
     TokenInfo,
+    UnitKind,
 )
 
 
@@ -77,7 +84,7 @@ async def test_two_schedulers_and_many_claimers_never_lease_a_unit_twice(hub: Hu
         taken = [task for got in await asyncio.gather(*map(work, runners)) for task in got]
     assert len(taken) == 40
     assert len(set(taken)) == 40
-    assert await hub.pg.fetchval("SELECT running FROM sched.pool_project") == 40
+    assert await hub.pg.fetchval("SELECT count(*) FROM sched.unit WHERE state = 'leased'") == 40
 
 
 async def test_a_waiting_claim_is_woken_by_a_submission(hub: Hub) -> None:
@@ -105,19 +112,6 @@ async def test_priority_goes_before_age_and_other_pools_are_not_looked_at(hub: H
     assert len(await runner.claim(3, pool="gpu")) == 1
 
 
-async def test_a_project_never_runs_more_than_its_limit(hub: Hub) -> None:
-    small = CreateProject(name="small", running_limit=2)
-    await hub.ask(subjects.API, "create_project", small, Project)
-    for _ in range(4):
-        await hub.submit("small")
-    runners = [await hub.runner() for _ in range(4)]
-    claims = await asyncio.gather(*(r.claim(4, wait_s=0) for r in runners))
-    assert sum(map(len, claims)) == 2
-    holder, held = next((r, c) for r, c in zip(runners, claims, strict=True) if c)
-    await fail(holder, held[0].attempt_id)
-    assert len(await holder.claim(4, wait_s=5)) == 1
-
-
 async def test_a_flood_does_not_delay_another_projects_turn(hub: Hub) -> None:
     for name in ("flood", "calm"):
         await hub.ask(subjects.API, "create_project", CreateProject(name=name), Project)
@@ -128,6 +122,111 @@ async def test_a_flood_does_not_delay_another_projects_turn(hub: Hub) -> None:
     calm = {(await hub.submit("calm")).task_id for _ in range(6)}
     next_ones = [a.task_id for _ in range(12) for a in await runner.claim(1)]
     assert calm <= set(next_ones)  # six of twelve: every other turn
+
+
+async def test_ready_units_are_dealt_to_the_waiting_runners_in_turn(hub: Hub) -> None:
+    runners = [await hub.runner() for _ in range(4)]
+    waiting = [asyncio.create_task(runner.claim(4, wait_s=20)) for runner in runners]
+    batch = SubmitTasks(tasks=tuple(SubmitTask(project="default", spec=SPEC) for _ in range(4)))
+    await until(lambda: waits(hub, len(waiting)))
+    await hub.ask(subjects.API, "submit_tasks", batch, SubmittedTasks)
+    assert [len(await one) for one in waiting] == [1, 1, 1, 1]
+
+
+async def test_a_unit_goes_only_to_a_runner_with_all_its_labels(hub: Hub) -> None:
+    plain, gpu, both = [
+        await hub.runner(*labels) for labels in ((), ("gpu",), ("gpu", "docker", "big"))
+    ]
+    wanted = await hub.submit(labels=("docker", "gpu"))
+    assert await plain.claim(wait_s=0) == await gpu.claim(wait_s=0) == ()
+    assert [a.task_id for a in await both.claim(wait_s=0)] == [wanted.task_id]
+    anybodys = await hub.submit()
+    assert [a.task_id for a in await both.claim(wait_s=0)] == [anybodys.task_id]
+
+
+async def test_a_publication_asks_for_the_labels_of_its_task(hub: Hub) -> None:
+    gpu, plain = await hub.runner("gpu"), await hub.runner()
+    task = await hub.submit(labels=("gpu",))
+    won = await gpu.claim_one()
+    await gpu.complete(gpu.won(won.attempt_id))
+    await hub.in_state(task.task_id, "publishing")
+    assert await plain.claim(wait_s=0) == ()
+    assert (await gpu.claim_one(UnitKind.PUBLISH)).task_id == task.task_id
+
+
+async def test_a_task_is_not_given_before_its_run_at_and_then_at_once(hub: Hub) -> None:
+    runner = await hub.runner()
+    run_at = datetime.now(UTC) + timedelta(seconds=2)
+    later = await hub.submit(run_at=run_at, priority=50)
+    now = await hub.submit()
+    assert [a.task_id for a in await runner.claim(4, wait_s=0)] == [now.task_id]
+    (assignment,) = await runner.claim(4, wait_s=10)
+    assert assignment.task_id == later.task_id
+    assert run_at <= datetime.now(UTC) < run_at + timedelta(seconds=3)
+
+
+async def test_what_ends_a_task_goes_before_what_begins_one(hub: Hub) -> None:
+    runner = await hub.runner()
+    first = await hub.submit()
+    won = await runner.claim_one()
+    await hub.submit(priority=100)
+    await runner.complete(runner.won(won.attempt_id))
+    await hub.in_state(first.task_id, "publishing")
+    kinds = [a.kind for a in await runner.claim(2)]
+    assert kinds == [UnitKind.PUBLISH, UnitKind.AGENT]
+    await hub.submit()
+    assert await runner.claim(1, kinds=(UnitKind.PUBLISH,), wait_s=0) == ()
+
+
+async def test_a_claim_that_fails_harms_no_other(hub: Hub) -> None:
+    """The claim id of an attempt elsewhere, asked in another pool at the same time."""
+    runner, other = await hub.runner(), await hub.runner()
+    for pool in ("default", "other"):
+        for _ in range(3):
+            await hub.submit(pool=pool)
+    claim_id = ids.new_claim_id()
+    answers = await asyncio.gather(
+        runner.claim(1, claim_id=claim_id),
+        runner.claim(1, claim_id=claim_id, pool="other"),
+        other.claim(1),
+        other.claim(1, pool="other"),
+        return_exceptions=True,
+    )
+    assert all(isinstance(answer, tuple) and len(answer) == 1 for answer in answers[2:])
+    live = "SELECT count(*) FROM sched.attempt WHERE claim_id = $1"
+    assert await hub.pg.fetchval(live, claim_id) == 1
+
+
+async def test_a_runner_that_is_drained_ends_its_work_and_gets_no_more(hub: Hub) -> None:
+    runner = await hub.runner()
+    task = await hub.submit()
+    held = await runner.claim_one()
+    drained = await drain(hub, runner)
+    assert (drained.draining, drained.running) == (True, 1)
+    assert (await drain(hub, runner)) == drained
+    await hub.submit()
+    assert await runner.claim(wait_s=0.2) == ()
+    await runner.complete(runner.won(held.attempt_id))
+    await hub.in_state(task.task_id, "publishing")
+    restarted = await runner.again().register()
+    assert await restarted.claim(wait_s=0.2) == ()  # it is the runner that is drained
+    waiting = asyncio.create_task(restarted.claim(2, wait_s=20))
+    await until(lambda: waits(hub, 1))
+    assert not (await drain(hub, runner, drain=False)).draining
+    assert len(await waiting) == 2
+    with pytest.raises(Rejected, match="runner-unknown"):
+        await drain(hub, Runner(hub))
+
+
+async def drain(hub: Hub, runner: Runner, *, drain: bool = True) -> Drained:
+    asked = DrainRunner(runner_id=runner.runner_id, drain=drain)
+    return await hub.ask(subjects.API, "drain_runner", asked, Drained)
+
+
+async def waits(hub: Hub, count: int) -> bool:
+    """Whether so many runners' claims were looked at: each touched its row of the table."""
+    sql = "SELECT count(*) FROM sched.runner WHERE xmax <> 0"
+    return bool(await hub.pg.fetchval(sql) >= count)
 
 
 async def test_only_the_registered_process_may_claim(hub: Hub) -> None:

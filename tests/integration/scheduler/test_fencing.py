@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from scheduler_hub import Hub, Runner
+from scheduler_hub import Hub, Runner, until
 from wfhub_common import ids, signing
 from wfhub_common.errors import Corrupt, LeaseLost, Rejected
 from wfhub_common.messages import (
@@ -14,7 +14,7 @@ from wfhub_common.messages import (
     VerdictStatus,
 )
 
-TABLES = ("project", "task", "unit", "attempt", "pool_project", "event")
+TABLES = ("project", "task", "unit", "attempt", "pool", "pool_project", "event", "dead_letter")
 
 
 async def everything(hub: Hub) -> dict[str, Any]:
@@ -127,3 +127,53 @@ async def test_an_attempt_does_not_go_backwards(hub: Hub) -> None:
     with pytest.raises(Rejected, match="step-too-large"):
         await runner.report(attempt_id, text="x" * 20_000)
     assert (await hub.attempt(attempt_id))["state"] == "verifying"
+
+
+async def test_a_duplicate_completion_changes_nothing(hub: Hub) -> None:
+    hub.seal_open.clear()
+    runner = await hub.runner()
+    await hub.submit()
+    completion = runner.won((await runner.claim_one()).attempt_id)
+    await runner.complete(completion)
+
+    async def asked() -> bool:
+        return bool(hub.seal_questions)
+
+    await until(asked, "the proof is asked for: from here on nothing moves by itself")
+    before = await everything(hub)
+    for _ in range(3):
+        assert (await runner.complete(completion)).repeated
+    assert await everything(hub) == before
+    hub.seal_open.set()
+
+
+async def test_an_unknown_task_changes_nothing(hub: Hub) -> None:
+    await hub.submit()
+    before = await everything(hub)
+    for task_id in (ids.new_task_id(), "", "\x00", "x" * 100_000):
+        with pytest.raises(Rejected, match="task-unknown"):
+            await hub.cancel(task_id)
+    assert await everything(hub) == before
+
+
+async def test_what_is_refused_is_logged_once_and_says_what_and_whose(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = await hub.runner()
+    await hub.submit()
+    attempt_id = (await runner.claim_one()).attempt_id
+    stale = ids.new_attempt_id()
+    capsys.readouterr()
+    with pytest.raises(LeaseLost):
+        await runner.complete(runner.won(stale))
+    with pytest.raises(Rejected):
+        await runner.complete(runner.won(attempt_id, receipts=()))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "refused" in line]
+    assert len(lines) == 2
+    for line, code, about in (
+        (lines[0], "attempt-not-current", stale),
+        (lines[1], "bundle-missing", attempt_id),
+    ):
+        assert code in line
+        assert about in line
+        assert f"{runner.runner_id}.complete" in line

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from scheduler_hub import Hub, Runner, until
 from wfhub_common.errors import RetryLater
-from wfhub_common.messages import AttemptState, Complete, TaskState, UnitKind
+from wfhub_common.messages import AttemptState, Complete, Retry, TaskState, UnitKind
 from wfhub_scheduler.states import INFRA_LOSSES_MAX, PUBLISH_TRIES_MAX
 
 QUICK = pytest.mark.parametrize("settings", [{"lease_ttl_s": 0.6}], indirect=True)
@@ -37,7 +37,7 @@ async def test_an_expired_lease_is_lost_and_the_task_claimed_again(hub: Hub) -> 
     assert (row["state"], row["reason"]) == ("lost", "lease-expired")
     assert (await hub.task(lost.task_id))["attempts_used"] == 0
     assert await hub.pg.fetchval("SELECT infra_losses FROM sched.task") == 1
-    assert await hub.pg.fetchval("SELECT running FROM sched.pool_project") == 1
+    assert await hub.pg.fetchval("SELECT count(*) FROM sched.unit WHERE state = 'leased'") == 1
 
 
 @QUICK
@@ -72,17 +72,19 @@ async def test_infrastructure_losses_have_a_cap_of_their_own(hub: Hub) -> None:
     runner = await hub.runner()
     submitted = await hub.submit()
     for n in range(INFRA_LOSSES_MAX):
-        await hub.pg.execute("UPDATE sched.unit SET run_at = now()")  # not what is tested here
+        await hub.pg.execute(
+            "UPDATE sched.unit SET run_at = now(), due = true"
+        )  # not what is tested here
         assert (await runner.claim_one()).number == n + 1
         runner = await runner.again().register()
     task = await hub.task(submitted.task_id)
     assert (task["state"], task["reason"]) == ("failed", "infrastructure")
-    assert await hub.pg.fetchval("SELECT running FROM sched.pool_project") == 0
+    assert await hub.pg.fetchval("SELECT count(*) FROM sched.unit WHERE state = 'leased'") == 0
 
 
 async def test_a_failed_attempt_is_retried_up_to_the_tasks_limit(hub: Hub) -> None:
     runner = await hub.runner()
-    submitted = await hub.submit(attempts_max=3)
+    submitted = await hub.submit(retry=Retry(attempts_max=3, backoff_ms=10))
     for number, state in ((1, TaskState.READY), (2, TaskState.READY), (3, TaskState.FAILED)):
         assignment = await runner.claim_one()
         assert assignment.number == number
@@ -93,14 +95,14 @@ async def test_a_failed_attempt_is_retried_up_to_the_tasks_limit(hub: Hub) -> No
 
 async def test_what_is_not_retryable_fails_at_once(hub: Hub) -> None:
     runner = await hub.runner()
-    await hub.submit(attempts_max=3)
+    await hub.submit(retry=Retry(attempts_max=3, backoff_ms=10))
     assignment = await runner.claim_one()
     assert await fail(runner, assignment.attempt_id, retryable=False) is TaskState.FAILED
 
 
 async def test_a_runner_that_stops_uncalled_fails_the_task(hub: Hub) -> None:
     runner = await hub.runner()
-    await hub.submit(attempts_max=3)
+    await hub.submit(retry=Retry(attempts_max=3, backoff_ms=10))
     assignment = await runner.claim_one()
     outcome = AttemptState.CANCELLED
     assert await fail(runner, assignment.attempt_id, outcome=outcome) is TaskState.FAILED
@@ -120,7 +122,9 @@ async def test_an_unreachable_remote_is_tried_up_to_a_cap(hub: Hub) -> None:
     runner = await hub.runner()
     task_id = await at_publishing(hub, runner)
     for n in range(PUBLISH_TRIES_MAX):
-        await hub.pg.execute("UPDATE sched.unit SET run_at = now() WHERE state = 'ready'")
+        await hub.pg.execute(
+            "UPDATE sched.unit SET run_at = now(), due = true WHERE state = 'ready'"
+        )
         publish = await runner.claim_one(UnitKind.PUBLISH)
         assert publish.number == n + 1
         await fail(runner, publish.attempt_id, reason="remote-down")

@@ -33,9 +33,9 @@ async def test_a_refused_proof_fails_the_task_and_keeps_the_question(
     await hub.in_state(task_id, "failed")
     task = await hub.task(task_id)
     assert (task["reason"], task["message"]) == (refusal.code, refusal.message)
-    letter = await hub.pg.fetchrow("SELECT source, subject, error FROM sched.dead_letter")
+    letter = await hub.pg.fetchrow("SELECT source, subject, code, error FROM sched.dead_letter")
     assert letter is not None
-    assert tuple(letter) == ("seal", task_id, str(refusal))
+    assert tuple(letter) == ("seal", task_id, refusal.code, refusal.message)
 
 
 async def test_a_scheduler_that_starts_later_asks_for_the_proofs_still_due(idle_hub: Hub) -> None:

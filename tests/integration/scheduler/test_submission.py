@@ -6,7 +6,16 @@ import pytest
 from scheduler_hub import SPEC, Hub
 from wfhub_common import subjects
 from wfhub_common.errors import Rejected
-from wfhub_common.messages import CreateProject, Project, SubmitTask, Submitted, TaskState
+from wfhub_common.messages import (
+    CreateProject,
+    Project,
+    SubmitResult,
+    SubmitTask,
+    SubmitTasks,
+    Submitted,
+    SubmittedTasks,
+    TaskState,
+)
 
 
 async def create(hub: Hub, name: str = "demo", **more: int) -> Project:
@@ -71,3 +80,85 @@ async def test_a_runner_cannot_submit_nor_a_service_claim(hub: Hub) -> None:
     request = SubmitTask(project="default", spec=SPEC)
     with pytest.raises(Rejected, match="not-allowed"):
         await hub.ask("rnr_x", "submit_task", request, Submitted)
+
+
+async def batch(hub: Hub, *commands: SubmitTask) -> tuple[SubmitResult, ...]:
+    reply = await hub.ask(subjects.API, "submit_tasks", SubmitTasks(tasks=commands), SubmittedTasks)
+    return reply.results
+
+
+async def test_a_batch_answers_for_each_task_and_a_bad_one_takes_none_with_it(hub: Hub) -> None:
+    await create(hub, queue_limit=2)
+    known = await submit(hub, "known")
+
+    def task(project: str = "demo", key: str | None = None, **spec: str) -> SubmitTask:
+        spec_ = SPEC.model_copy(update=spec)
+        return SubmitTask(project=project, spec=spec_, idempotency_key=key)
+
+    results = await batch(
+        hub,
+        task("default", "known"),
+        task("nowhere"),
+        task(key="a"),
+        task(key="a"),
+        task(key="a", prompt="another"),
+        task(prompt="a\x00b"),
+        task("default", "known", prompt="another"),
+        task(),
+        task(key="b"),
+    )
+    codes = [result.error["code"] if result.error else None for result in results]
+    assert codes == [
+        None,
+        "project-unknown",
+        None,
+        None,
+        "idempotency-conflict",
+        "nul-character",
+        "idempotency-conflict",
+        None,
+        "queue-full",
+    ]
+    replay, first, second = (results[n].submitted for n in (0, 2, 3))
+    assert replay is not None
+    assert (replay.task_id, replay.created) == (known.task_id, False)
+    assert first is not None
+    assert second is not None
+    assert (first.task_id, first.created, second.created) == (second.task_id, True, False)
+    assert await hub.pg.fetchval("SELECT count(*) FROM sched.task") == 3
+    assert results[-1].error is not None
+    assert results[-1].error["fields"]["retry_after_s"] >= 1
+    (again,) = await batch(hub, task("default", key="b"))  # what was refused left no key behind
+    assert again.submitted is not None
+    assert again.submitted.created
+
+
+async def test_a_refused_key_can_be_used_when_there_is_room(hub: Hub) -> None:
+    await create(hub, queue_limit=1)
+    first = await submit(hub, "a", "demo")
+    with pytest.raises(Rejected, match="queue-full"):
+        await submit(hub, "b", "demo")
+    assert (await submit(hub, "a", "demo")).task_id == first.task_id  # a repeat needs no place
+    await hub.cancel(first.task_id)
+    assert (await submit(hub, "b", "demo")).created
+
+
+async def test_a_batch_is_claimed_in_its_order(hub: Hub) -> None:
+    command = SubmitTask(project="default", spec=SPEC)
+    submitted = [r.submitted for r in await batch(hub, *[command] * 200)]
+    runner = await hub.runner()
+    await hub.pg.execute("UPDATE sched.project SET running_limit = 1000")
+    claimed = [a.task_id for _ in range(4) for a in await runner.claim(50)]
+    assert claimed == [one.task_id for one in submitted if one is not None]
+
+
+async def test_what_is_submitted_at_once_shares_transactions(hub: Hub) -> None:
+    async def commits() -> int:
+        sql = "SELECT count(DISTINCT xmin::text) FROM sched.task"
+        return int(await hub.pg.fetchval(sql))
+
+    await asyncio.gather(*(submit(hub, None) for _ in range(100)))
+    assert await hub.pg.fetchval("SELECT count(*) FROM sched.task") == 100
+    assert await commits() < 50
+    events = [e for e in await hub.all_published() if e.type == "task.submitted"]
+    assert len({e.subject for e in events}) == 100

@@ -6,7 +6,7 @@ import json
 from wfhub_common import subjects
 from wfhub_common.messages import TaskSpec, Verdict, VerdictStatus
 from wfhub_scheduler import handlers, stored_json
-from wfhub_scheduler.submission import title_of
+from wfhub_scheduler.creation import title_of
 from wfhub_scheduler.wakeups import Bell
 
 

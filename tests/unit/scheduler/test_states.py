@@ -8,19 +8,21 @@ from wfhub_common.messages import (
     TaskState,
 )
 from wfhub_scheduler.states import (
-    ENDED_AS,
+    ATTEMPT_RULES,
     INFRA_LOSSES_MAX,
     TASK_RULES,
+    AttemptEvent,
+    AttemptFacts,
     Effect,
     Facts,
     TaskEvent,
     always,
-    attempt_may,
     decide,
+    decide_attempt,
 )
 
 T, E = TaskState, TaskEvent
-ENDS = set(ENDED_AS.values())
+ENDS = {rule.then for rule in ATTEMPT_RULES if rule.then is not None}
 WORKED_ON = (T.RUNNING, T.PUBLISHING)
 
 
@@ -80,12 +82,62 @@ def test_a_publication_without_an_outcome_is_tried_up_to_its_cap() -> None:
     assert went(T.PUBLISHING, E.FAILED, tries=8, tries_max=8) == (T.FAILED, "publish-unreachable")
 
 
+@pytest.mark.parametrize("event", sorted(ENDS))
+def test_past_the_deadline_nothing_is_tried_again(event: TaskEvent) -> None:
+    to, reason = went(T.RUNNING, event, deadline_passed=True, tries_max=9)
+    assert (to, reason) == (T.FAILED, "deadline")
+    assert went(T.RUNNING, event, deadline_passed=True, cancel_requested=True)[0] is T.CANCELLED
+
+
+@pytest.mark.parametrize("state", [T.BLOCKED, T.READY, T.SEALING])
+def test_a_deadline_ends_what_no_runner_holds(state: TaskState) -> None:
+    assert went(state, E.DEADLINE, deadline_passed=True) == (T.FAILED, "deadline")
+    assert decide(state, E.DEADLINE, Facts()) is None
+
+
+def test_a_deadline_stops_a_live_attempt_and_lets_a_publication_go_on() -> None:
+    rule = decide(T.RUNNING, E.DEADLINE, Facts(deadline_passed=True))
+    assert rule is not None
+    assert (rule.to, rule.effect) == (T.RUNNING, Effect.TELL)
+    assert decide(T.PUBLISHING, E.DEADLINE, Facts(deadline_passed=True)) is None
+    assert went(T.SEALING, E.SEALED, deadline_passed=True) == (T.FAILED, "deadline")
+
+
+def test_only_a_task_that_was_never_tried_can_wait_for_too_long() -> None:
+    assert went(T.READY, E.QUEUE_TIMEOUT) == (T.FAILED, "queue-timeout")
+    assert decide(T.READY, E.QUEUE_TIMEOUT, Facts(tries=1)) is None
+    assert decide(T.READY, E.QUEUE_TIMEOUT, Facts(losses=1)) is None
+    assert decide(T.RUNNING, E.QUEUE_TIMEOUT, Facts()) is None
+
+
+A, N = AttemptState, AttemptEvent
+HELD = AttemptFacts(held=True, lease_over=True, other_process=True)
+
+
+def became(state: AttemptState, event: AttemptEvent) -> AttemptState | None:
+    rule = decide_attempt(state, event, HELD)
+    return rule and rule.to
+
+
 def test_attempts_only_go_forward() -> None:
-    a = AttemptState
-    assert attempt_may(a.LEASED, a.RUNNING)
-    assert attempt_may(a.RUNNING, a.VERIFYING)
-    assert not attempt_may(a.VERIFYING, a.RUNNING)
-    assert not attempt_may(a.RUNNING, a.LEASED)
-    for state in AttemptState:
-        for end in ENDED_AS:
-            assert attempt_may(state, end) == (state in LIVE_ATTEMPT_STATES)
+    assert became(A.LEASED, N.STARTED) is A.RUNNING
+    assert became(A.LEASED, N.VERIFIES) is A.VERIFYING
+    assert became(A.RUNNING, N.VERIFIES) is A.VERIFYING
+    assert became(A.VERIFYING, N.STARTED) is None
+
+
+@pytest.mark.parametrize("event", list(AttemptEvent))
+@pytest.mark.parametrize("state", list(AttemptState))
+def test_what_has_ended_stays_and_what_is_not_held_changes_nothing(
+    state: AttemptState, event: AttemptEvent
+) -> None:
+    if state not in LIVE_ATTEMPT_STATES:
+        assert became(state, event) is None
+    elif event not in (N.STARTED, N.VERIFIES):
+        assert became(state, event) not in {None, *LIVE_ATTEMPT_STATES}
+    assert decide_attempt(state, event, AttemptFacts(held=False, lease_over=True)) is None
+
+
+def test_a_lease_ends_by_time_or_by_its_runners_next_process_alone() -> None:
+    assert decide_attempt(A.RUNNING, N.LEASE_OVER, AttemptFacts(held=True)) is None
+    assert decide_attempt(A.RUNNING, N.RUNNER_ANEW, AttemptFacts(held=True)) is None

@@ -1,21 +1,55 @@
 """Backoffs, and when silence counts."""
 
 import pytest
+from wfhub_common.messages import Retry
 from wfhub_scheduler.timing import (
-    RETRY_DELAY_S_MAX,
+    PUBLISH_DELAY_S_MAX,
     Calm,
     loss_delay_s,
+    publish_delay_s,
+    retried_on,
     retry_delay_s,
     seal_delay_s,
 )
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.5, 0.999])
-def test_retries_double_with_jitter_up_to_a_cap(luck: float) -> None:
+def test_publications_double_with_jitter_up_to_a_cap(luck: float) -> None:
     for tries in range(1, 6):
         full = 2.0 * 2 ** (tries - 1)
-        assert full / 2 <= retry_delay_s(2.0, tries, luck) <= full
-    assert retry_delay_s(2.0, 10_000, luck) <= RETRY_DELAY_S_MAX
+        assert full / 2 <= publish_delay_s(2.0, tries, luck) <= full
+    assert publish_delay_s(2.0, 10_000, luck) <= PUBLISH_DELAY_S_MAX
+
+
+def test_a_tasks_policy_says_how_long_to_wait() -> None:
+    policy = Retry(backoff_ms=1000, factor=3, backoff_max_ms=20_000, jitter_percent=0)
+    assert [retry_delay_s(policy, n, 0.9) for n in (1, 2, 3, 4, 10_000)] == [1, 3, 9, 20, 20]
+    assert retry_delay_s(Retry(backoff_ms=0), 5, 0.5) == 0
+
+
+def test_jitter_takes_up_to_its_share_away() -> None:
+    policy = Retry(backoff_ms=1000, jitter_percent=40)
+    assert retry_delay_s(policy, 1, 0.0) == 1.0
+    assert retry_delay_s(policy, 1, 0.5) == pytest.approx(0.8)
+    assert 0.6 < retry_delay_s(policy, 1, 0.999) < 0.61
+
+
+@pytest.mark.parametrize(
+    ("on", "reason", "retried"),
+    [
+        (None, "agent-failed", True),
+        (("agent-failed",), "agent-failed", True),
+        (("agent-failed",), "agent-failed-otherwise", False),
+        (("limit:",), "limit:idle", True),
+        (("limit:",), "limit", False),
+        (("limit:idle",), "limit:run_s", False),
+        (("verification-failed", "limit:"), "verification-failed", True),
+    ],
+)
+def test_a_policy_names_reasons_or_how_they_begin(
+    on: tuple[str, ...] | None, reason: str, retried: bool
+) -> None:
+    assert retried_on(Retry(on=on), reason) == retried
 
 
 def test_the_first_loss_waits_for_nothing_later_ones_do() -> None:

@@ -9,7 +9,7 @@ from wfhub_common import limits
 from wfhub_common.messages.base import Command, Fact
 from wfhub_common.messages.results import Receipt, RunnerObservations
 from wfhub_common.messages.states import AttemptState, TaskState, UnitKind
-from wfhub_common.messages.tasks import Slug, TaskSpec
+from wfhub_common.messages.tasks import Label, Slug, TaskSpec
 
 
 class Register(Command):
@@ -18,7 +18,7 @@ class Register(Command):
     incarnation: str  # random per process start
     name: str
     slots: int = Field(ge=1, le=1000)
-    labels: tuple[str, ...] = ()
+    labels: tuple[Label, ...] = Field((), max_length=limits.LABELS_MAX)
     backend: str = "bwrap"
     version: str = ""
 

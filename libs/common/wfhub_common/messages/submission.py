@@ -1,6 +1,7 @@
 """From the API to the scheduler: projects, tasks, cancels."""
 
 from datetime import datetime
+from typing import Any
 
 from pydantic import Field
 
@@ -14,6 +15,18 @@ class CreateProject(Command):
     name: Slug
     running_limit: int = Field(100, ge=1, le=100_000)
     weight: int = Field(1, ge=1, le=1000)
+    queue_limit: int = Field(10_000, ge=1, le=limits.QUEUED_TASKS_MAX)
+
+
+class UpdateProject(Command):
+    """Changes what is given. A paused project's running tasks go on and won ones are published;
+    nothing else of it is started."""
+
+    project: str
+    running_limit: int | None = Field(None, ge=1, le=100_000)  # tasks at work, over all pools
+    weight: int | None = Field(None, ge=1, le=1000)  # its share of a pool, beside the others'
+    queue_limit: int | None = Field(None, ge=1, le=limits.QUEUED_TASKS_MAX)  # ready and blocked
+    paused: bool | None = None
 
 
 class Project(Fact):
@@ -21,6 +34,8 @@ class Project(Fact):
     name: str
     running_limit: int
     weight: int
+    queue_limit: int = 10_000
+    paused: bool = False
     created_at: datetime
     created: bool = False  # False: it was there already, with the same settings
 
@@ -39,6 +54,25 @@ class Submitted(Fact):
     project_id: str
     state: TaskState
     created: bool
+
+
+class SubmitTasks(Command):
+    """Many at once, each answered for itself: one that is refused takes none with it."""
+
+    tasks: tuple[SubmitTask, ...] = Field(min_length=1, max_length=limits.BATCH_TASKS_MAX)
+
+
+class SubmitResult(Fact):
+    """What became of one task of a batch: `submitted`, or the `error` (as errors.to_wire)."""
+
+    submitted: Submitted | None = None
+    error: dict[str, Any] | None = None
+
+
+class SubmittedTasks(Fact):
+    """In the order they were given."""
+
+    results: tuple[SubmitResult, ...]
 
 
 class CancelTask(Command):

@@ -3,7 +3,7 @@
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import AwareDatetime, Field, StringConstraints, field_validator
 
 from wfhub_common import limits
 from wfhub_common.messages.base import Command
@@ -11,6 +11,9 @@ from wfhub_common.messages.base import Command
 ShellCommand = Annotated[
     str, StringConstraints(min_length=1, max_length=limits.COMMAND_CHARS_MAX, pattern=r"^[^\x00]+$")
 ]
+LABEL_PATTERN = r"^[a-z0-9][a-z0-9._=-]{0,62}$"
+Label = Annotated[str, StringConstraints(pattern=LABEL_PATTERN)]
+Reason = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9:-]{0,62}$")]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
@@ -18,6 +21,7 @@ class Limits(Command):
     """What one attempt may use; exceeding one ends it with the reason `limit:<name>`."""
 
     run_s: int = Field(3600, ge=1, le=86_400)
+    idle_s: int | None = Field(None, ge=1, le=86_400)  # neither output nor a model call for so long
     verify_s: int = Field(1800, ge=1, le=86_400)
     memory_bytes: int = Field(4 * 1024**3, ge=64 * 1024**2)
     processes: int = Field(512, ge=8, le=65_536)
@@ -36,6 +40,21 @@ class AgentSpec(Command):
     max_steps: int = Field(50, ge=1, le=1000)
 
 
+class Retry(Command):
+    """When an attempt that ended by itself is tried again, and how long after.
+
+    The n-th wait is `backoff_ms` × `factor`^(n-1), at most `backoff_max_ms`; `jitter_percent` of
+    it is random. `on` names the reasons that are tried again (None: every retryable one).
+    """
+
+    attempts_max: int = Field(1, ge=1, le=20)  # lost infrastructure is not counted
+    backoff_ms: int = Field(2_000, ge=0, le=3_600_000)
+    factor: int = Field(2, ge=1, le=10)
+    backoff_max_ms: int = Field(300_000, ge=0, le=86_400_000)
+    jitter_percent: int = Field(50, ge=0, le=100)
+    on: tuple[Reason, ...] | None = Field(None, min_length=1, max_length=32)
+
+
 class TaskSpec(Command):
     """A task as submitted. `repo` is a path or `file://` URL on the runner's side, or a remote."""
 
@@ -46,8 +65,12 @@ class TaskSpec(Command):
     agent: AgentSpec = AgentSpec()
     verify: tuple[ShellCommand, ...] = Field((), max_length=limits.VERIFY_COMMANDS_MAX)
     verify_base: bool = False  # also run `verify` on the base commit, for a before and after
+    labels: tuple[Label, ...] = Field((), max_length=limits.LABELS_MAX)  # its runner has them all
     limits: Limits = Limits()
-    attempts_max: int = Field(1, ge=1, le=20)  # agent attempts; lost infrastructure is not counted
+    retry: Retry = Retry()
+    queue_s: int | None = Field(None, ge=1, le=30 * 86_400)  # longest wait for its first runner
+    run_at: AwareDatetime | None = None  # not started before
+    deadline_at: AwareDatetime | None = None  # its publication begins by then, or never
     budget_tokens: int | None = Field(None, ge=1)  # model tokens an attempt may use
     priority: int = Field(0, ge=-100, le=100)
     pool: Slug = "default"

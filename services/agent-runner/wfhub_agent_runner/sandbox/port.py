@@ -24,6 +24,10 @@ GATEWAY_PORT = 8090  # on 127.0.0.1 inside, when the spec has a gateway socket
 GATEWAY_URL = f"http://127.0.0.1:{GATEWAY_PORT}"
 
 
+def never() -> float:
+    return 0.0
+
+
 @dataclass(frozen=True)
 class SandboxSpec:
     """One run. The tree is `lower` with each of `extra_lowers` laid over it, the last on top.
@@ -46,6 +50,8 @@ class SandboxSpec:
     binds: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
     files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
     gateway_socket: Path | None = None
+    idle_s: float | None = None  # ends a run that shows no sign of life for so long
+    signs: Callable[[], float] = never  # when (time.monotonic) it last showed one beside its output
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class TimedOut:
 
 @dataclass(frozen=True)
 class LimitExceeded:
-    """`name` is memory | disk | inodes | output; `figure` is what was measured."""
+    """`name` is memory | disk | inodes | output | idle; `figure` is what was measured."""
 
     name: str
     figure: int

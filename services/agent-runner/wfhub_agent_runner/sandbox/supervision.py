@@ -1,7 +1,8 @@
 """The supervision of one started bwrap: whichever ends it first is the outcome.
 
-The command's own end (as inside.py reports it), the wall clock, a limit, a cancel, or too much
-output. However it ends, no process of the sandbox is left when `supervise` returns or raises.
+The command's own end (as inside.py reports it), the wall clock, a limit, a cancel, too much output,
+or none for too long. However it ends, no process of the sandbox is left when `supervise` returns or
+raises.
 Shape: bwrap says on the status pipe which process is the sandbox's init, inside.py says on the
 report pipe how the agent ended. Both are read as hints about the run alone: an agent that forged
 them could lie about its own exit code only.
@@ -65,6 +66,7 @@ async def supervise(
         asyncio.create_task(output.run()),
         asyncio.create_task(_later(remaining_s, TimedOut(spec.wall_s))),
         asyncio.create_task(_cancelled(cancel)),
+        asyncio.create_task(_idle(spec, output)),
     ]
     try:
         stopped = await _first(reasons)
@@ -175,6 +177,7 @@ class _Output:
         self._source, self._on_output, self._limit = source, on_output, limit
         os.set_blocking(source, False)
         self.passed = 0
+        self.last_at = time.monotonic()
         self.truncated = False
         self.tail = b""
 
@@ -188,6 +191,7 @@ class _Output:
                 continue
             if not chunk:
                 return None
+            self.last_at = time.monotonic()
             room = self._limit - self.passed
             self.truncated = len(chunk) > room
             chunk = chunk[:room]
@@ -195,6 +199,7 @@ class _Output:
             self.tail = (self.tail + chunk)[-TAIL_BYTES:]
             if chunk:
                 await self._on_output(chunk)
+                self.last_at = time.monotonic()  # while it is taken slowly, the command waits
             if self.truncated:
                 return LimitExceeded("output", self._limit)
 
@@ -232,6 +237,18 @@ async def _later(delay_s: float, reason: Outcome) -> Outcome | None:
 async def _cancelled(cancel: asyncio.Event) -> Outcome | None:
     await cancel.wait()
     return Cancelled()
+
+
+async def _idle(spec: SandboxSpec, output: _Output) -> Outcome | None:
+    """Looks again only when it could have become too long."""
+    if spec.idle_s is None:
+        await asyncio.Event().wait()
+        return None
+    while True:
+        idle_s = time.monotonic() - max(output.last_at, spec.signs())
+        if idle_s >= spec.idle_s:
+            return LimitExceeded("idle", int(idle_s))
+        await asyncio.sleep(spec.idle_s - idle_s)
 
 
 async def _clear(life: _Life, tasks: list[asyncio.Task[Outcome | None]]) -> None:

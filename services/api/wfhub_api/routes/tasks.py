@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
     summary="Submit a task",
     responses={
         200: {"model": Submitted, "description": "this Idempotency-Key had submitted it before"},
-        **errors(404, 409, 413),
+        **errors(404, 409, 413, 429),
     },
 )
 async def submit_task(

@@ -1,0 +1,114 @@
+"""`wfhub project | pool | runner`: options and help only; the work is in operations.py."""
+
+from typing import Annotated
+
+import typer
+
+project_app = typer.Typer(no_args_is_help=True, help="Projects: limits, shares, pauses.")
+pool_app = typer.Typer(no_args_is_help=True, help="Pools of runners.")
+runner_app = typer.Typer(no_args_is_help=True, help="Runners.")
+
+Project = Annotated[str, typer.Argument(metavar="PROJECT", help="A name or an id.")]
+Pool = Annotated[str, typer.Argument(metavar="POOL")]
+RunnerId = Annotated[str, typer.Argument(metavar="ID", help="As `wfhub runner list` says.")]
+RunningLimit = Annotated[int | None, typer.Option(min=1, help="Tasks at work at once.")]
+Weight = Annotated[int | None, typer.Option(min=1, help="Its share of the runners.")]
+QueueLimit = Annotated[int | None, typer.Option(min=1, help="Tasks that may wait.")]
+Paused = Annotated[bool | None, typer.Option("--pause/--resume", help="Start nothing new.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+
+@project_app.command("create")
+def project_create(
+    name: str,
+    running_limit: RunningLimit = None,
+    weight: Weight = None,
+    queue_limit: QueueLimit = None,
+    as_json: Json = False,
+) -> None:
+    """Make a project."""
+    from wfhub_client import operations
+
+    given = {"running_limit": running_limit, "weight": weight, "queue_limit": queue_limit}
+    operations.create_project(name, given, as_json=as_json)
+
+
+@project_app.command("show")
+def project_show(project: Project, as_json: Json = False) -> None:
+    """Show a project's limits, what runs and what waits."""
+    from wfhub_client import operations
+
+    operations.show_project(project, as_json=as_json)
+
+
+@project_app.command("update")
+def project_update(
+    project: Project,
+    running_limit: RunningLimit = None,
+    weight: Weight = None,
+    queue_limit: QueueLimit = None,
+    as_json: Json = False,
+) -> None:
+    """Change what is given."""
+    from wfhub_client import operations
+
+    given = {"running_limit": running_limit, "weight": weight, "queue_limit": queue_limit}
+    operations.update_project(project, given, as_json=as_json)
+
+
+@project_app.command("pause")
+def project_pause(project: Project, as_json: Json = False) -> None:
+    """Start nothing new of it. What runs goes on, and what was won is published."""
+    from wfhub_client import operations
+
+    operations.update_project(project, {"paused": True}, as_json=as_json)
+
+
+@project_app.command("resume")
+def project_resume(project: Project, as_json: Json = False) -> None:
+    """Go on after a pause."""
+    from wfhub_client import operations
+
+    operations.update_project(project, {"paused": False}, as_json=as_json)
+
+
+@pool_app.command("list")
+def pool_list(as_json: Json = False) -> None:
+    """List pools with what runs in them."""
+    from wfhub_client import operations
+
+    operations.list_pools(as_json=as_json)
+
+
+@pool_app.command("update")
+def pool_update(
+    pool: Pool,
+    running_limit: RunningLimit = None,
+    unlimited: Annotated[bool, typer.Option("--unlimited", help="Take the limit away.")] = False,
+    paused: Paused = None,
+    as_json: Json = False,
+) -> None:
+    """Change what is given; a pool that no task named yet is made."""
+    from wfhub_client import operations
+
+    operations.update_pool(pool, running_limit, paused, unlimited=unlimited, as_json=as_json)
+
+
+@runner_app.command("list")
+def runner_list(as_json: Json = False) -> None:
+    """List runners: active, draining or lost, and what they hold."""
+    from wfhub_client import operations
+
+    operations.list_runners(as_json=as_json)
+
+
+@runner_app.command("drain")
+def runner_drain(
+    runner_id: RunnerId,
+    undo: Annotated[bool, typer.Option("--undo", help="Give it work again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a runner nothing new; it ends what it has."""
+    from wfhub_client import operations
+
+    operations.drain_runner(runner_id, drain=not undo, as_json=as_json)

@@ -1,0 +1,103 @@
+"""`wfhub project | pool | runner …`: what each command does. With --json one object a line, as the
+API says it.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from wfhub_client.client import Client
+from wfhub_client.errors import Usage
+from wfhub_client.session import connected
+from wfhub_client.text import one_line
+
+
+def create_project(name: str, given: dict[str, int | None], *, as_json: bool) -> None:
+    with _client() as client:
+        found = client.create_project(
+            name, **{key: value for key, value in given.items() if value is not None}
+        )
+    _print(found, f"{found['project_id']}  {found['name']}", as_json=as_json)
+
+
+def show_project(ref: str, *, as_json: bool) -> None:
+    with _client() as client:
+        found = client.project(ref)
+    _print(found, _project(found), as_json=as_json)
+
+
+def update_project(ref: str, given: dict[str, Any], *, as_json: bool) -> None:
+    changes = {name: value for name, value in given.items() if value is not None}
+    if not changes:
+        raise Usage("say what to change: --running-limit, --weight or --queue-limit")
+    with _client() as client:
+        found = client.update_project(ref, changes)
+    _print(found, _project(found), as_json=as_json)
+
+
+def list_pools(*, as_json: bool) -> None:
+    with _client() as client:
+        for pool in client.pools():
+            _print(pool, _pool(pool), as_json=as_json)
+
+
+def update_pool(
+    name: str, running_limit: int | None, paused: bool | None, *, unlimited: bool, as_json: bool
+) -> None:
+    if unlimited and running_limit is not None:
+        raise Usage("give --running-limit or --unlimited, not both")
+    changes: dict[str, Any] = {} if paused is None else {"paused": paused}
+    if unlimited or running_limit is not None:
+        changes["running_limit"] = running_limit
+    if not changes:
+        raise Usage("say what to change: --running-limit, --unlimited, --pause or --resume")
+    with _client() as client:
+        found = client.update_pool(name, changes)
+    _print(found, _pool(found), as_json=as_json)
+
+
+def list_runners(*, as_json: bool) -> None:
+    with _client() as client:
+        for runner in client.runners():
+            _print(runner, _runner(runner), as_json=as_json)
+
+
+def drain_runner(runner_id: str, *, drain: bool, as_json: bool) -> None:
+    with _client() as client:
+        found = client.drain_runner(runner_id, drain=drain)
+    _print(found, _runner(found), as_json=as_json)
+
+
+def _project(found: dict[str, Any]) -> str:
+    state = "paused" if found["paused"] else "active"
+    return (
+        f"{found['project_id']}  {found['name']}  {state}"
+        f"  running {found['running']}/{found['running_limit']}"
+        f"  queued {found['queued']}/{found['queue_limit']}  weight {found['weight']}"
+    )
+
+
+def _pool(found: dict[str, Any]) -> str:
+    state = "paused" if found["paused"] else "active"
+    limit = "" if found["running_limit"] is None else f"/{found['running_limit']}"
+    return f"{found['pool']:<20}  {state:<8}  running {found['running']}{limit}"
+
+
+def _runner(found: dict[str, Any]) -> str:
+    labels = one_line(" ".join(found["labels"]), 60)
+    return (
+        f"{found['runner_id']}  {one_line(found['name'], 30):<16}  {found['state']:<8}"
+        f"  running {found['running']}/{found['slots']}  {labels}"
+    ).rstrip()
+
+
+def _print(found: dict[str, Any], text: str, *, as_json: bool) -> None:
+    print(json.dumps(found) if as_json else text)
+
+
+@contextmanager
+def _client() -> Iterator[Client]:
+    with connected(lambda text: print(text, file=sys.stderr, flush=True)) as session:
+        yield session.client

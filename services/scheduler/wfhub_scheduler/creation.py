@@ -1,0 +1,185 @@
+"""Creation: the one way in which tasks come to be, and in which a blocked one becomes ready.
+
+Set-based: a thousand tasks are a handful of statements. `create_tasks` and `make_ready` run in the
+caller's transaction; the wake-up for claimers follows its commit.
+Lock order: idempotency keys, then project_queue (sorted), then lanes; a task's row lock is the
+caller's before `make_ready`.
+Raises: Rejected (429 `queue-full`, 422 `label-sets-full`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from wfhub_common import ids, limits
+from wfhub_common.messages import TaskSpec, TaskState
+
+from wfhub_scheduler import queue_caps, stored_json
+from wfhub_scheduler.core import Tx
+from wfhub_scheduler.lanes import lane_ids, lane_of
+from wfhub_scheduler.outbox import Event, emit_many
+from wfhub_scheduler.projects import ProjectRow
+from wfhub_scheduler.states import Facts, TaskEvent, decide
+
+_NEW_TASKS = text("""
+INSERT INTO sched.task (task_id, project_id, workflow_id, state, spec, title, submitted_by)
+SELECT task_id, project_id, workflow_id, state, CAST(spec AS jsonb), title, submitted_by
+  FROM unnest(CAST(:task_ids AS text[]), CAST(:project_ids AS text[]),
+              CAST(:workflow_ids AS text[]), CAST(:states AS text[]), CAST(:specs AS text[]),
+              CAST(:titles AS text[]), CAST(:submitters AS text[]))
+       AS n (task_id, project_id, workflow_id, state, spec, title, submitted_by)
+""")
+_NEW_UNITS = text("""
+-- created_at is the clock's, so that units of one statement are as old as their order says.
+INSERT INTO sched.unit (unit_id, task_id, project_id, kind, pool, priority, lane_id, state,
+                        run_at, due, created_at)
+SELECT unit_id, task_id, project_id, 'agent', pool, priority, lane_id, 'ready',
+       coalesce(run_at, now()), coalesce(run_at <= now(), true), clock_timestamp()
+  FROM unnest(CAST(:unit_ids AS text[]), CAST(:task_ids AS text[]), CAST(:project_ids AS text[]),
+              CAST(:pools AS text[]), CAST(:priorities AS integer[]), CAST(:lanes AS integer[]),
+              CAST(:run_ats AS timestamptz[]))
+       WITH ORDINALITY AS n (unit_id, task_id, project_id, pool, priority, lane_id, run_at, nr)
+ ORDER BY nr
+""")
+_UNBLOCK = text("""
+UPDATE sched.task t
+   SET state = 'ready', spec = CAST(n.spec AS jsonb), queued_at = now(), updated_at = now()
+  FROM unnest(CAST(:task_ids AS text[]), CAST(:specs AS text[])) AS n (task_id, spec)
+ WHERE t.task_id = n.task_id AND t.state = 'blocked'
+RETURNING t.task_id
+""")
+
+
+@dataclass(frozen=True)
+class NewTaskRow:
+    """A task to be made. `state`: READY (gets its unit now) or BLOCKED (`make_ready` later)."""
+
+    spec: TaskSpec
+    submitted_by: str = ""
+    state: TaskState = TaskState.READY
+    workflow_id: str | None = None
+    task_id: str = field(default_factory=ids.new_task_id)
+
+
+@dataclass(frozen=True)
+class ReadyRow:
+    """A blocked task whose needs are met, with the spec that it is to run with."""
+
+    task_id: str
+    project_id: str
+    spec: TaskSpec
+
+
+async def create_tasks(tx: Tx, project: ProjectRow, new: Sequence[NewTaskRow]) -> None:
+    """All of them or, with Rejected `queue-full`, none: the caller lets it roll back.
+
+    Inserts the tasks (state and workflow_id as given) and an agent unit for each ready one, and
+    emits `task.submitted` for each. Specs must be storable (stored_json.storable).
+    """
+    fit = await queue_caps.admit(tx.connection, {project.project_id: len(new)})
+    if fit[project.project_id] < len(new):
+        raise queue_caps.queue_full(project.name)
+    await insert_tasks(tx, [(project.project_id, row) for row in new])
+
+
+async def make_ready(tx: Tx, tasks: Sequence[ReadyRow]) -> list[str]:
+    """Turns blocked tasks ready, a unit each. The caller holds their row locks.
+
+    Answers with the ids that were blocked; the others (cancelled meanwhile) are left alone.
+    """
+    if not tasks:
+        return []
+    moved = await tx.connection.execute(
+        _UNBLOCK,
+        {
+            "task_ids": [task.task_id for task in tasks],
+            "specs": [stored_json.dumped(task.spec) for task in tasks],
+        },
+    )
+    changed = set(moved.scalars())
+    ready = [task for task in tasks if task.task_id in changed]
+    await _add_units(tx.connection, ready)
+    rule = decide(TaskState.BLOCKED, TaskEvent.RELEASED, Facts())
+    assert rule is not None
+    data = {"from": rule.state.value, "to": rule.to.value, "reason": "", "message": ""}
+    await emit_many(
+        tx.connection,
+        [
+            Event(
+                "task.state_changed",
+                task.task_id,
+                data,
+                task.project_id,
+                task.task_id,
+            )
+            for task in ready
+        ],
+    )
+    tx.after.units_ready |= bool(ready)
+    return [task.task_id for task in ready]
+
+
+async def insert_tasks(tx: Tx, new: Sequence[tuple[str, NewTaskRow]]) -> None:
+    """Of any projects (by id), whose places in the queue are taken (queue_caps.admit)."""
+    if not new:
+        return
+    titles = [title_of(row.spec) for _, row in new]
+    submitters = [stored_json.clean(row.submitted_by) for _, row in new]
+    await tx.connection.execute(
+        _NEW_TASKS,
+        {
+            "task_ids": [row.task_id for _, row in new],
+            "project_ids": [project_id for project_id, _ in new],
+            "workflow_ids": [row.workflow_id for _, row in new],
+            "states": [row.state.value for _, row in new],
+            "specs": [stored_json.dumped(row.spec) for _, row in new],
+            "titles": titles,
+            "submitters": submitters,
+        },
+    )
+    ready = [
+        ReadyRow(row.task_id, project_id, row.spec)
+        for project_id, row in new
+        if row.state is TaskState.READY
+    ]
+    await _add_units(tx.connection, ready)
+    await emit_many(
+        tx.connection,
+        [
+            Event(
+                "task.submitted",
+                row.task_id,
+                {"state": row.state.value, "title": title, "submitted_by": submitted_by},
+                project_id,
+                row.task_id,
+            )
+            for (project_id, row), title, submitted_by in zip(new, titles, submitters, strict=True)
+        ],
+    )
+    tx.after.units_ready |= bool(ready)
+
+
+async def _add_units(connection: AsyncConnection, tasks: Sequence[ReadyRow]) -> None:
+    if not tasks:
+        return
+    wanted = [lane_of(task.project_id, task.spec) for task in tasks]
+    lanes = await lane_ids(connection, set(wanted))
+    await connection.execute(
+        _NEW_UNITS,
+        {
+            "unit_ids": [ids.new_unit_id() for _ in tasks],
+            "task_ids": [task.task_id for task in tasks],
+            "project_ids": [task.project_id for task in tasks],
+            "pools": [task.spec.pool for task in tasks],
+            "priorities": [task.spec.priority for task in tasks],
+            "lanes": [lanes[lane] for lane in wanted],
+            "run_ats": [task.spec.run_at for task in tasks],
+        },
+    )
+
+
+def title_of(spec: TaskSpec) -> str:
+    """What was given, or the first line of the prompt that says something."""
+    lines = (line.strip() for line in spec.prompt.splitlines())
+    return (spec.title or next((line for line in lines if line), ""))[: limits.TITLE_CHARS_MAX]

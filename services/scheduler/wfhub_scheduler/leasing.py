@@ -1,0 +1,260 @@
+"""Leasing: units found for runners become attempts, all of a group in a few statements.
+
+`pick` locks units that wait (and their tasks), publications first, then by priority and age;
+`lease` makes them attempts of the given runners and tells of it. Both in the claim's transaction,
+which holds the pool (fairness.py), so that only an end or a cancel of the task can be in the way:
+such units are skipped.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from wfhub_common import httpauth, ids
+from wfhub_common.messages import (
+    BUNDLE_ARTIFACT,
+    Assignment,
+    AttemptState,
+    PublishOrder,
+    TaskSpec,
+    TaskState,
+    UnitKind,
+)
+
+from wfhub_scheduler.core import Tx
+from wfhub_scheduler.fairness import STARTED_WHILE_PAUSED, Share
+from wfhub_scheduler.outbox import Event, emit_many
+from wfhub_scheduler.states import Facts, TaskEvent, decide
+
+_DUE = text("""
+-- Units whose time has come: from now on claims find them.
+UPDATE sched.unit SET due = true WHERE unit_id IN (
+    SELECT unit_id FROM sched.unit
+     WHERE state = 'ready' AND NOT due AND pool = :pool AND run_at <= now()
+     ORDER BY run_at LIMIT :count FOR UPDATE SKIP LOCKED)
+""")
+_OF_TASK = f"""
+       t.spec, t.commit_id, t.base_commit, p.name AS project,
+       CASE WHEN t.winner IS NOT NULL THEN (
+           SELECT r ->> 'digest' FROM sched.attempt w, jsonb_array_elements(w.receipts) r
+            WHERE w.attempt_id = t.winner AND r ->> 'name' = '{BUNDLE_ARTIFACT}' LIMIT 1)
+       END AS bundle_digest
+"""  # noqa: S608 - our own text
+_PICK = text(f"""
+WITH picked AS MATERIALIZED (
+    SELECT best.* FROM unnest(CAST(:projects AS text[]), CAST(:counts AS integer[]),
+                              CAST(:paused AS boolean[])) AS a (project_id, count, paused)
+     CROSS JOIN LATERAL (
+        SELECT first.*, k.rank
+          FROM sched.lane l
+         CROSS JOIN unnest(CAST(:kinds AS text[])) WITH ORDINALITY AS k (kind, rank)
+         CROSS JOIN LATERAL (
+            SELECT u.unit_id, u.priority, u.created_at FROM sched.unit u
+             WHERE u.lane_id = l.lane_id AND u.kind = k.kind AND u.state = 'ready' AND u.due
+               AND u.run_at <= clock_timestamp()
+             ORDER BY u.priority DESC, u.created_at LIMIT a.count) first
+         WHERE l.pool = :pool AND l.project_id = a.project_id
+           AND l.labels <@ CAST(:labels AS text[])
+           AND (NOT a.paused OR k.kind = '{STARTED_WHILE_PAUSED}')
+         ORDER BY k.rank, first.priority DESC, first.created_at LIMIT a.count) best)
+SELECT u.unit_id, u.task_id, u.project_id, u.kind, u.tries + u.losses + 1 AS number, t.state,
+       {_OF_TASK}
+  FROM picked b JOIN sched.unit u USING (unit_id) JOIN sched.task t USING (task_id)
+  JOIN sched.project p ON p.project_id = u.project_id
+ WHERE u.state = 'ready'
+ ORDER BY b.rank, b.priority DESC, b.created_at
+   FOR UPDATE OF t, u SKIP LOCKED
+""")  # noqa: S608 - our own text
+_LEASE = text("""
+WITH given AS (
+    SELECT * FROM unnest(
+        CAST(:attempt_ids AS text[]), CAST(:unit_ids AS text[]), CAST(:task_ids AS text[]),
+        CAST(:project_ids AS text[]), CAST(:kinds AS text[]), CAST(:numbers AS integer[]),
+        CAST(:runner_ids AS text[]), CAST(:incarnations AS text[]), CAST(:claim_ids AS text[]),
+        CAST(:claim_slots AS integer[]), CAST(:sha256s AS text[]), CAST(:from_states AS text[]),
+        CAST(:to_states AS text[]))
+      AS g (attempt_id, unit_id, task_id, project_id, kind, number, runner_id, incarnation,
+            claim_id, claim_slot, token_sha256, from_state, to_state)),
+leased AS (
+    UPDATE sched.unit u SET state = 'leased' FROM given g
+     WHERE u.unit_id = g.unit_id AND u.state = 'ready' RETURNING u.unit_id),
+moved AS (
+    UPDATE sched.task t SET state = g.to_state, current_attempt = g.attempt_id,
+           reason = '', message = '', updated_at = now()
+      FROM given g
+     WHERE t.task_id = g.task_id AND t.state = g.from_state AND t.current_attempt IS NULL
+    RETURNING t.task_id)
+INSERT INTO sched.attempt (attempt_id, unit_id, task_id, project_id, kind, number, runner_id,
+                           incarnation, claim_id, claim_slot, state, lease_until, token_sha256)
+SELECT g.attempt_id, g.unit_id, g.task_id, g.project_id, g.kind, g.number, g.runner_id,
+       g.incarnation, g.claim_id, g.claim_slot, 'leased',
+       now() + make_interval(secs => :ttl_s), g.token_sha256
+  FROM given g JOIN leased USING (unit_id) JOIN moved USING (task_id)
+RETURNING attempt_id, lease_until
+""")
+_REMINT = text(f"""
+UPDATE sched.attempt a
+   SET token_sha256 = n.token_sha256, lease_until = now() + make_interval(secs => :ttl_s)
+  FROM unnest(CAST(:attempt_ids AS text[]), CAST(:sha256s AS text[]))
+       AS n (attempt_id, token_sha256), sched.task t, sched.project p
+ WHERE a.attempt_id = n.attempt_id AND t.task_id = a.task_id AND p.project_id = a.project_id
+   AND a.state IN ('leased', 'running', 'verifying')
+RETURNING a.attempt_id, a.task_id, a.project_id, a.kind, a.number, a.lease_until, {_OF_TASK}
+""")  # noqa: S608 - our own text
+
+DUE_UNITS_MAX = 1000  # made due by one claim; the next one takes on more
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who gets a unit: a runner's process, for one slot of one claim."""
+
+    runner_id: str
+    incarnation: str
+    claim_id: str
+    slot: int
+
+
+async def make_due(connection: AsyncConnection, pool: str) -> None:
+    await connection.execute(_DUE, {"pool": pool, "count": DUE_UNITS_MAX})
+
+
+async def pick(
+    connection: AsyncConnection,
+    pool: str,
+    kinds: Sequence[str],
+    labels: Collection[str],
+    allotted: Mapping[Share, int],
+) -> list[Any]:
+    """Rows of units and their tasks, locked: the best of each project, or fewer."""
+    found = await connection.execute(
+        _PICK,
+        {
+            "pool": pool,
+            "kinds": list(kinds),
+            "labels": list(labels),
+            "projects": [share.project_id for share in allotted],
+            "counts": list(allotted.values()),
+            "paused": [share.paused for share in allotted],
+        },
+    )
+    return list(found)
+
+
+async def lease(tx: Tx, units: Sequence[Any], holders: Sequence[Holder]) -> list[Assignment]:
+    """An attempt for each picked unit, in that order."""
+    tokens = [_mint(unit.kind) for unit in units]
+    attempt_ids = [ids.new_attempt_id() for _ in units]
+    moves = [_claimed(unit.state) for unit in units]
+    made = await tx.connection.execute(
+        _LEASE,
+        {
+            "attempt_ids": attempt_ids,
+            "unit_ids": [unit.unit_id for unit in units],
+            "task_ids": [unit.task_id for unit in units],
+            "project_ids": [unit.project_id for unit in units],
+            "kinds": [unit.kind for unit in units],
+            "numbers": [unit.number for unit in units],
+            "runner_ids": [holder.runner_id for holder in holders],
+            "incarnations": [holder.incarnation for holder in holders],
+            "claim_ids": [holder.claim_id for holder in holders],
+            "claim_slots": [holder.slot for holder in holders],
+            "sha256s": [sha256 for _, sha256 in tokens],
+            "from_states": [unit.state for unit in units],
+            "to_states": [to.value for to in moves],
+            "ttl_s": tx.timing.lease_ttl_s,
+        },
+    )
+    until: dict[str, datetime] = {row.attempt_id: row.lease_until for row in made}
+    assert len(until) == len(units), "a task changed under its own lock"
+    events: list[Event] = []
+    assignments: list[Assignment] = []
+    for unit, holder, attempt_id, (token, _), to in zip(
+        units, holders, attempt_ids, tokens, moves, strict=True
+    ):
+        events += _events(unit, holder, attempt_id, to)
+        assignments.append(_assignment(unit, attempt_id, unit.number, until[attempt_id], token))
+    await emit_many(tx.connection, events)
+    return assignments
+
+
+async def given_again(tx: Tx, attempts: Mapping[str, str]) -> dict[str, Assignment]:
+    """Live attempts (id → kind) for who did not hear of them: renewed, with new tokens."""
+    tokens = {attempt_id: _mint(kind) for attempt_id, kind in attempts.items()}
+    rows = await tx.connection.execute(
+        _REMINT,
+        {
+            "attempt_ids": list(tokens),
+            "sha256s": [sha256 for _, sha256 in tokens.values()],
+            "ttl_s": tx.timing.lease_ttl_s,
+        },
+    )
+    return {
+        row.attempt_id: _assignment(
+            row, row.attempt_id, row.number, row.lease_until, tokens[row.attempt_id][0]
+        )
+        for row in rows
+    }
+
+
+def _claimed(state: str) -> TaskState:
+    rule = decide(TaskState(state), TaskEvent.CLAIMED, Facts())
+    assert rule is not None, f"a unit of a {state} task was ready"
+    return rule.to
+
+
+def _events(unit: Any, holder: Holder, attempt_id: str, to: TaskState) -> list[Event]:
+    at = {"project_id": unit.project_id, "task_id": unit.task_id}
+    leased = {
+        "task_id": unit.task_id,
+        "from": None,
+        "to": AttemptState.LEASED.value,
+        "reason": "",
+        "number": unit.number,
+        "kind": unit.kind,
+        "runner_id": holder.runner_id,
+    }
+    events = [Event("attempt.state_changed", attempt_id, leased, **at)]
+    if to != unit.state:
+        moved = {"from": unit.state, "to": to.value, "reason": "", "message": ""}
+        events.append(Event("task.state_changed", unit.task_id, moved, **at))
+    return events
+
+
+def _mint(kind: str) -> tuple[str, str | None]:
+    """A token and its SHA-256; only agents talk to models."""
+    if kind != UnitKind.AGENT:
+        return "", None
+    token = httpauth.new_token(httpauth.ATTEMPT_TOKEN_PREFIX)
+    return token, httpauth.token_sha256(token)
+
+
+def _assignment(
+    row: Any, attempt_id: str, number: int, lease_until: datetime, token: str
+) -> Assignment:
+    kind = UnitKind(row.kind)
+    return Assignment(
+        attempt_id=attempt_id,
+        task_id=row.task_id,
+        project_id=row.project_id,
+        project=row.project,
+        kind=kind,
+        number=number,
+        spec=TaskSpec.model_validate(row.spec),
+        lease_until=lease_until,
+        token=token,
+        publish=_publish_order(row) if kind is UnitKind.PUBLISH else None,
+    )
+
+
+def _publish_order(row: Any) -> PublishOrder:
+    return PublishOrder(
+        bundle_digest=row.bundle_digest,
+        commit=row.commit_id,
+        base_commit=row.base_commit or "",
+        branch_ref=f"refs/heads/wfhub/{row.task_id}",
+        marker_ref=f"refs/wfhub/published/{row.task_id}",
+    )

@@ -1,0 +1,106 @@
+"""Projects: made, found by name or id, changed, paused.
+
+A change of limits waits for the claims at work and holds for every later one. While a project is
+paused nothing new of it is claimed but the publication of what was already won; what runs goes on.
+Raises: Rejected (404 `project-unknown`, 409 `project-exists`).
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from wfhub_common import ids
+from wfhub_common.errors import Rejected
+from wfhub_common.messages import CreateProject, Project, UpdateProject
+
+from wfhub_scheduler import fairness, queue_caps, stored_json
+from wfhub_scheduler.core import Core, Tx
+from wfhub_scheduler.outbox import emit
+
+_COLUMNS = "project_id, name, running_limit, weight, queue_limit, paused, created_at"
+_NEW = text("""
+INSERT INTO sched.project (project_id, name, running_limit, weight, queue_limit)
+VALUES (:project_id, :name, :running_limit, :weight, :queue_limit) ON CONFLICT (name) DO NOTHING
+""")
+_FIND = text(f"""
+SELECT {_COLUMNS} FROM sched.project
+ WHERE name = ANY(CAST(:refs AS text[])) OR project_id = ANY(CAST(:refs AS text[]))
+""")  # noqa: S608 - our own column list
+_CHANGE = text(f"""
+UPDATE sched.project
+   SET running_limit = coalesce(:running_limit, running_limit), weight = coalesce(:weight, weight),
+       queue_limit = coalesce(:queue_limit, queue_limit), paused = coalesce(:paused, paused)
+ WHERE project_id = :project_id RETURNING {_COLUMNS}
+""")  # noqa: S608 - our own column list
+
+
+@dataclass(frozen=True)
+class ProjectRow:
+    project_id: str
+    name: str
+    running_limit: int
+    weight: int
+    queue_limit: int
+    paused: bool
+    created_at: datetime
+
+
+async def find_all(connection: AsyncConnection, refs: list[str]) -> dict[str, ProjectRow]:
+    """Projects by each ref (name or id) of them that is known."""
+    wanted = sorted({stored_json.clean(ref) for ref in refs})
+    rows = [ProjectRow(**row._mapping) for row in await connection.execute(_FIND, {"refs": wanted})]
+    by_ref = {row.name: row for row in rows} | {row.project_id: row for row in rows}
+    return {ref: by_ref[ref] for ref in refs if ref in by_ref}
+
+
+async def find(connection: AsyncConnection, ref: str) -> ProjectRow:
+    """Raises: Rejected (404)."""
+    found = (await find_all(connection, [ref])).get(ref)
+    if found is None:
+        raise project_unknown(ref)
+    return found
+
+
+def project_unknown(ref: str) -> Rejected:
+    return Rejected(
+        "project-unknown", f"there is no project {ref[:64]!r}: create it first", status=404
+    )
+
+
+async def create_project(core: Core, command: CreateProject) -> Project:
+    async def work(tx: Tx) -> Project:
+        wanted = command.model_dump()
+        made = await tx.connection.execute(_NEW, {**wanted, "project_id": ids.new_project_id()})
+        row = await find(tx.connection, command.name)
+        project = Project.model_validate({**asdict(row), "created": made.rowcount == 1})
+        differs = [name for name, value in wanted.items() if getattr(project, name) != value]
+        if differs:
+            raise Rejected(
+                "project-exists",
+                f"project {command.name!r} exists with another {', '.join(differs)};"
+                " choose another name, or ask with its settings",
+                status=409,
+            )
+        return project
+
+    return await core.commit(work)
+
+
+async def update_project(core: Core, command: UpdateProject) -> Project:
+    wanted = command.model_dump(exclude={"project"})
+
+    async def work(tx: Tx) -> Project:
+        before = await find(tx.connection, command.project)
+        at = before.project_id
+        await fairness.lock_projects(tx.connection, [at])  # claims at work count with the old ones
+        await queue_caps.lock(tx.connection, [at])  # and so do submissions
+        changed = (await tx.connection.execute(_CHANGE, {**wanted, "project_id": at})).one()
+        after = asdict(ProjectRow(**changed._mapping))
+        data = {name: after[name] for name in wanted if after[name] != getattr(before, name)}
+        if data:
+            await emit(tx.connection, "project.updated", at, data, project_id=at)
+            tx.after.units_ready = True
+        return Project.model_validate(after)
+
+    return await core.commit(work)

@@ -1,0 +1,83 @@
+"""Queue caps: how many tasks a project may have waiting.
+
+`queue_limit` bounds a project's ready and blocked tasks whenever a task is accepted; a task that
+comes back for another try is never refused. `project_queue.bound` is at least their number: it
+grows with each task accepted, under the row's lock, and is counted anew only when it reaches the
+limit. So nothing that takes tasks out of the queue has to touch a shared row.
+Raises: Rejected (429 `queue-full`, field `retry_after_s`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from wfhub_common.errors import Rejected
+
+QUEUE_FULL_RETRY_S = 5.0
+
+_NEW_QUEUES = text("""
+INSERT INTO sched.project_queue (project_id) SELECT unnest(CAST(:projects AS text[])) ORDER BY 1
+ON CONFLICT DO NOTHING
+""")
+_LOCK = text("""
+SELECT q.project_id, q.bound, p.queue_limit
+  FROM sched.project_queue q JOIN sched.project p USING (project_id)
+ WHERE q.project_id = ANY(CAST(:projects AS text[])) ORDER BY q.project_id FOR UPDATE OF q
+""")
+_COUNT = text("""
+-- A statement of its own: it sees what was committed by those who held the lock before us.
+SELECT p.project_id, (SELECT count(*) FROM (
+           SELECT FROM sched.task t
+            WHERE t.project_id = p.project_id AND t.state IN ('ready', 'blocked')
+            LIMIT p.queue_limit) counted) AS queued
+  FROM sched.project p WHERE p.project_id = ANY(CAST(:projects AS text[]))
+""")
+_SET = text("""
+UPDATE sched.project_queue q SET bound = n.bound
+  FROM unnest(CAST(:projects AS text[]), CAST(:bounds AS bigint[])) AS n (project_id, bound)
+ WHERE q.project_id = n.project_id
+""")
+
+
+async def lock(connection: AsyncConnection, projects: Sequence[str]) -> Sequence[Row[Any]]:
+    """(project_id, bound, queue_limit) of each: nobody else submits to them until we are done."""
+    rows = (await connection.execute(_LOCK, {"projects": projects})).all()
+    if len(rows) < len(projects):
+        await connection.execute(_NEW_QUEUES, {"projects": projects})
+        rows = (await connection.execute(_LOCK, {"projects": projects})).all()
+    return rows
+
+
+async def admit(connection: AsyncConnection, wanted: Mapping[str, int]) -> dict[str, int]:
+    """How many of the `wanted` new tasks of each project fit; their places are taken."""
+    projects = sorted(wanted)
+    rows = await lock(connection, projects)
+    limits = {row.project_id: row.queue_limit for row in rows}
+    bounds = {row.project_id: row.bound for row in rows}
+    unsure = [
+        project for project in projects if bounds[project] + wanted[project] > limits[project]
+    ]
+    if unsure:
+        counted = await connection.execute(_COUNT, {"projects": unsure})
+        bounds |= {row.project_id: row.queued for row in counted}
+    fit = {
+        project: min(wanted[project], max(0, limits[project] - bounds[project]))
+        for project in projects
+    }
+    taken = {
+        "projects": projects,
+        "bounds": [bounds[project] + fit[project] for project in projects],
+    }
+    await connection.execute(_SET, taken)
+    return fit
+
+
+def queue_full(project: str) -> Rejected:
+    return Rejected(
+        "queue-full",
+        f"project {project[:64]!r} has as many tasks waiting as its queue_limit allows:"
+        f" submit again in {QUEUE_FULL_RETRY_S:.0f} s or later, or raise the limit",
+        status=429,
+        retry_after_s=QUEUE_FULL_RETRY_S,
+    )

@@ -1,0 +1,52 @@
+"""What the proof-store is asked: all that the scheduler and the runner saw of a won attempt.
+
+Raises: nothing of its own. A task without a winner has no question, and is left out.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import text
+from wfhub_common import digests
+from wfhub_common.messages import RunnerObservations, SchedulerObservations, SealProof, TaskSpec
+
+from wfhub_scheduler import stored_json
+from wfhub_scheduler.core import Tx
+
+_QUESTIONS = text("""
+SELECT t.task_id, t.project_id, p.name AS project, t.spec, t.submitted_by, t.created_at,
+       a.attempt_id, a.number, a.runner_id, a.observed, a.receipts,
+       a.created_at AS claimed_at, a.finished_at
+  FROM sched.task t JOIN sched.attempt a ON a.attempt_id = t.winner
+  JOIN sched.project p ON p.project_id = t.project_id
+ WHERE t.task_id = ANY(CAST(:ids AS text[]))
+""")
+
+
+async def questions(tx: Tx, task_ids: Collection[str]) -> dict[str, SealProof]:
+    """By task id."""
+    rows = await tx.connection.execute(_QUESTIONS, {"ids": list(task_ids)})
+    return {row.task_id: _question(row) for row in rows}
+
+
+def _question(row: Any) -> SealProof:
+    spec = TaskSpec.model_validate(row.spec)
+    return SealProof(
+        scheduler=SchedulerObservations(
+            task_id=row.task_id,
+            project_id=row.project_id,
+            project=row.project,
+            attempt_id=row.attempt_id,
+            attempt_number=row.number,
+            runner_id=row.runner_id,
+            prompt_digest=digests.of_bytes(spec.prompt.encode()),
+            # The digest stands for the prompt, which alone could be larger than a message.
+            spec=spec.model_dump(mode="json", exclude={"prompt"}),
+            submitted_by=row.submitted_by,
+            submitted_at=row.created_at.isoformat(),
+            claimed_at=row.claimed_at.isoformat(),
+            completed_at=row.finished_at.isoformat(),
+        ),
+        runner=RunnerObservations.model_validate(row.observed),
+        receipts=stored_json.receipts(row.receipts),
+    )

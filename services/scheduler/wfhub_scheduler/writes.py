@@ -1,0 +1,162 @@
+"""Writes: what was decided about tasks, attempts and units, one statement a table.
+
+Each statement repeats what was decided on (state, holder, live, leased) as its fence. Under the
+task's lock it must hold: a row too few means a bug, or a writer without the lock, and the whole
+transaction is given up.
+Shape: each kind of change is a list of rows, handed over as one JSON array.
+Raises: AssertionError.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from wfhub_common import ids
+from wfhub_common.messages import AttemptState, Receipt, RunnerObservations
+
+from wfhub_scheduler import stored_json
+from wfhub_scheduler.outbox import Event, emit_many
+from wfhub_scheduler.rows import Attempt
+
+_ATTEMPTS = text("""
+-- Only the current attempt changes, and only by its own runner.
+UPDATE sched.attempt a
+   SET state = c.state, reason = c.reason, message = c.message,
+       started_at = coalesce(a.started_at, CASE WHEN NOT c.over THEN now() END),
+       finished_at = CASE WHEN c.over THEN now() END,
+       observed = c.observed, receipts = c.receipts
+  FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS c (attempt_id text, runner_id text, state text,
+           over boolean, reason text, message text, observed jsonb, receipts jsonb),
+       sched.task t
+ WHERE a.attempt_id = c.attempt_id AND t.task_id = a.task_id
+   AND t.current_attempt = a.attempt_id AND a.runner_id = c.runner_id
+   AND a.state IN ('leased', 'running', 'verifying')
+""")
+_UNITS = text("""
+UPDATE sched.unit u
+   SET state = c.state, tries = u.tries + c.tries, losses = u.losses + c.losses,
+       run_at = CASE WHEN c.state = 'ready' THEN now() + make_interval(secs => c.delay_s)
+                     ELSE u.run_at END,
+       due = c.delay_s <= 0
+  FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS c (unit_id text, state text, tries integer,
+           losses integer, delay_s double precision)
+ WHERE u.unit_id = c.unit_id AND u.state = 'leased'
+""")
+_TASKS = text("""
+UPDATE sched.task t
+   SET state = c."to", reason = c.reason, message = c.message,
+       current_attempt = CASE WHEN c.stopping THEN t.current_attempt END,
+       stopping_since = CASE WHEN c.stopping THEN coalesce(t.stopping_since, now()) END,
+       cancel_requested = t.cancel_requested OR c.cancel IS NOT NULL,
+       cancel_reason = coalesce(c.cancel, t.cancel_reason),
+       winner = coalesce(c.winner, t.winner),
+       attempts_used = t.attempts_used + c.tries, infra_losses = t.infra_losses + c.losses,
+       verdict = coalesce(c.verdict, t.verdict), commit_id = coalesce(c.commit_id, t.commit_id),
+       base_commit = coalesce(c.base_commit, t.base_commit),
+       proof_id = coalesce(c.proof_id, t.proof_id), tokens = coalesce(c.tokens, t.tokens),
+       seal_due_at = CASE WHEN c."to" = 'sealing' THEN now() END,
+       branch = CASE WHEN c."to" = 'succeeded' THEN 'wfhub/' || t.task_id ELSE t.branch END,
+       finished_at = CASE WHEN c.final THEN now() END, updated_at = now()
+  FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS c (task_id text, was text, held_by text,
+           "to" text, final boolean, stopping boolean, reason text, message text, cancel text,
+           winner text, tries integer, losses integer, verdict text, commit_id text,
+           base_commit text, proof_id text, tokens bigint)
+ WHERE t.task_id = c.task_id AND t.state = c.was
+   AND t.current_attempt IS NOT DISTINCT FROM c.held_by
+""")
+_PUBLISH_UNITS = text("""
+-- Where the task's agent unit waited: whoever could work on the repository can publish to it.
+INSERT INTO sched.unit (unit_id, task_id, project_id, kind, pool, priority, lane_id, state)
+SELECT c.unit_id, u.task_id, u.project_id, 'publish', u.pool, u.priority, u.lane_id, 'ready'
+  FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS c (unit_id text, task_id text)
+  JOIN sched.unit u ON u.task_id = c.task_id AND u.kind = 'agent'
+""")
+_DEAD_UNITS = text("""
+UPDATE sched.unit SET state = 'dead'
+ WHERE task_id = ANY(CAST(:tasks AS text[])) AND state = 'ready'
+""")
+
+
+@dataclass(frozen=True)
+class TaskChange:
+    task_id: str
+    was: str
+    held_by: str | None
+    to: str
+    reason: str
+    message: str
+    final: bool
+    stopping: bool  # the current attempt stays, and is told to stop
+    cancel: str | None = None  # why it was asked for
+    winner: str | None = None
+    tries: int = 0
+    losses: int = 0
+    verdict: str | None = None  # here and below: None leaves what is there
+    commit_id: str | None = None
+    base_commit: str | None = None
+    proof_id: str | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class UnitChange:
+    """`delay_s`: a ready unit may be claimed that much later."""
+
+    unit_id: str
+    tries: int
+    losses: int
+    state: str = "done"
+    delay_s: float = 0.0
+
+
+@dataclass
+class Changes:
+    tasks: list[TaskChange] = field(default_factory=list)
+    units: list[UnitChange] = field(default_factory=list)
+    attempts: dict[str, dict[str, Any]] = field(default_factory=dict)  # by id: the last counts
+    publish: list[str] = field(default_factory=list)  # tasks that get a publish unit
+    dead: list[str] = field(default_factory=list)  # tasks whose ready units nobody may claim
+    events: list[Event] = field(default_factory=list)
+
+    def attempt(
+        self,
+        attempt: Attempt,
+        to: AttemptState,
+        *,
+        over: bool,
+        reason: str,
+        message: str,
+        observed: RunnerObservations | None,
+        receipts: Sequence[Receipt],
+    ) -> None:
+        self.attempts[attempt.attempt_id] = {
+            "attempt_id": attempt.attempt_id,
+            "runner_id": attempt.runner_id,
+            "state": to.value,
+            "over": over,
+            "reason": reason,
+            "message": message,
+            "observed": observed,
+            "receipts": receipts,
+        }
+
+    async def write(self, connection: AsyncConnection) -> None:
+        await _all(connection, _ATTEMPTS, list(self.attempts.values()))
+        await _all(connection, _UNITS, [asdict(unit) for unit in self.units])
+        await _all(connection, _TASKS, [asdict(task) for task in self.tasks])
+        new = [{"unit_id": ids.new_unit_id(), "task_id": task_id} for task_id in self.publish]
+        await _all(connection, _PUBLISH_UNITS, new)
+        if self.dead:
+            await connection.execute(_DEAD_UNITS, {"tasks": self.dead})
+        await emit_many(connection, self.events)
+
+
+async def _all(
+    connection: AsyncConnection, statement: TextClause, changes: Sequence[dict[str, Any]]
+) -> None:
+    if not changes:
+        return
+    changed = await connection.execute(statement, {"rows": stored_json.dumped(changes)})
+    assert changed.rowcount == len(changes), "a row changed under its task's lock"

@@ -1,0 +1,184 @@
+"""Limits, pauses, pools, runners and batches, over REST and the CLI, with the real scheduler."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import nats
+import pytest
+import real_api
+from wfhub_common import ids, subjects
+from wfhub_common.messages import Register
+
+SPEC = {"repo": "/srv/repo", "prompt": "p"}
+
+
+@pytest.fixture
+async def api(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with real_api.serving(database_url, nats_url, tmp_path) as http:
+        yield http
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int | None
+    out: str
+    err: str
+
+
+async def cli(api: httpx.AsyncClient, *arguments: str) -> Finished:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "wfhub_client.cli", *arguments),
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": "/nonexistent",
+            "WFHUB_URL": str(api.base_url),
+            "WFHUB_TOKEN": real_api.TOKEN,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), real_api.WAIT_S)
+    return Finished(process.returncode, out.decode(), err.decode())
+
+
+async def registered(nats_url: str, *labels: str) -> str:
+    runner_id = ids.new_runner_id()
+    request = Register(incarnation="i", name="one", slots=4, labels=labels)
+    client = await nats.connect(nats_url)
+    subject = subjects.rpc(runner_id, "register")
+    reply = await client.request(subject, request.model_dump_json().encode(), timeout=10)
+    assert b'"ok"' in reply.data
+    await client.close()
+    return runner_id
+
+
+async def test_a_projects_limits_are_shown_and_changed(api: httpx.AsyncClient) -> None:
+    assert (await api.post("/v1/tasks", json=SPEC)).status_code == 201
+    shown = (await api.get("/v1/projects/default")).json()
+    assert (shown["running"], shown["queued"], shown["paused"]) == (0, 1, False)
+    changed = await api.patch("/v1/projects/default", json={"queue_limit": 2, "paused": True})
+    assert changed.status_code == 200, changed.text
+    assert changed.json() == {**shown, "queue_limit": 2, "paused": True}
+    assert (await api.get(f"/v1/projects/{shown['project_id']}")).json() == changed.json()
+    assert (await api.patch("/v1/projects/nowhere", json={})).status_code == 404
+    assert (await api.get("/v1/projects/nowhere")).status_code == 404
+    wrong = await api.patch("/v1/projects/default", json={"running_limits": 2})
+    assert wrong.status_code == 422
+
+
+async def test_a_full_queue_is_429_with_retry_after(api: httpx.AsyncClient) -> None:
+    await api.patch("/v1/projects/default", json={"queue_limit": 1})
+    assert (await api.post("/v1/tasks", json=SPEC)).status_code == 201
+    full = await api.post("/v1/tasks", json=SPEC)
+    assert (full.status_code, full.json()["code"]) == (429, "queue-full")
+    assert int(full.headers["Retry-After"]) >= 1
+
+
+async def test_a_batch_tells_of_each_task(api: httpx.AsyncClient) -> None:
+    await api.patch("/v1/projects/default", json={"queue_limit": 2})
+    tasks: list[dict[str, Any]] = [
+        {**SPEC, "idempotency_key": "a"},
+        {**SPEC, "idempotency_key": "a"},
+        {**SPEC, "project": "nowhere"},
+        SPEC,
+        SPEC,
+    ]
+    answer = await api.post("/v1/tasks:batch", json={"tasks": tasks})
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert [result["status"] for result in results] == [201, 200, 404, 201, 429]
+    assert results[0]["submitted"]["task_id"] == results[1]["submitted"]["task_id"]
+    assert results[4]["problem"]["code"] == "queue-full"
+    assert int(answer.headers["Retry-After"]) >= 1
+    again = await api.post("/v1/tasks:batch", json={"tasks": tasks[:1]})
+    assert [result["status"] for result in again.json()["results"]] == [200]
+    assert "Retry-After" not in again.headers
+    assert (await api.post("/v1/tasks:batch", json={"tasks": []})).status_code == 422
+    assert (await api.post("/v1/tasks:batch", json={"tasks": [SPEC] * 501})).status_code == 422
+
+
+async def test_pools_are_listed_limited_and_paused(api: httpx.AsyncClient) -> None:
+    assert (await api.get("/v1/pools")).json() == {"pools": []}
+    changed = await api.patch("/v1/pools/gpu", json={"running_limit": 2, "paused": True})
+    assert changed.status_code == 200, changed.text
+    assert (await api.get("/v1/pools")).json()["pools"] == [changed.json()]
+    free = (await api.patch("/v1/pools/gpu", json={"running_limit": None})).json()
+    assert free == {**changed.json(), "running_limit": None}
+
+
+async def test_a_runner_is_listed_and_drained(api: httpx.AsyncClient, nats_url: str) -> None:
+    runner_id = await registered(nats_url, "gpu", "docker")
+    (runner,) = (await api.get("/v1/runners")).json()["runners"]
+    assert (runner["runner_id"], runner["state"], runner["running"]) == (runner_id, "active", 0)
+    assert runner["labels"] == ["gpu", "docker"]
+    drained = await api.post(f"/v1/runners/{runner_id}/drain")
+    assert (drained.status_code, drained.json()["state"]) == (200, "draining")
+    undone = await api.post(f"/v1/runners/{runner_id}/drain", json={"drain": False})
+    assert undone.json()["state"] == "active"
+    assert (await api.post("/v1/runners/nobody/drain")).status_code == 404
+
+
+async def test_the_commands_say_the_same(api: httpx.AsyncClient, nats_url: str) -> None:
+    runner_id = await registered(nats_url, "gpu")
+    for arguments, wanted in (
+        (("project", "create", "demo", "--queue-limit", "5"), {"queue_limit": 5}),
+        (("project", "update", "demo", "--running-limit", "3"), {"running_limit": 3}),
+        (("project", "pause", "demo"), {"paused": True, "running_limit": 3}),
+        (("project", "resume", "demo"), {"paused": False}),
+        (("project", "show", "demo"), {"queued": 0, "running": 0}),
+        (("pool", "update", "gpu", "--running-limit", "4", "--pause"), {"running_limit": 4}),
+        (("pool", "list"), {"pool": "gpu", "paused": True}),
+        (("pool", "update", "gpu", "--unlimited"), {"running_limit": None, "paused": True}),
+        (("runner", "drain", runner_id), {"state": "draining"}),
+        (("runner", "list"), {"runner_id": runner_id, "labels": ["gpu"]}),
+        (("runner", "drain", runner_id, "--undo"), {"state": "active"}),
+    ):
+        finished = await cli(api, *arguments, "--json")
+        assert finished.code == 0, finished.err
+        assert wanted.items() <= json.loads(finished.out).items()
+        finished = await cli(api, *arguments)
+        assert finished.code == 0, finished.err
+        assert not finished.out.startswith("{")
+    for arguments in (
+        ("project", "update", "demo"),
+        ("pool", "update", "gpu"),
+        ("pool", "update", "gpu", "--unlimited", "--running-limit", "1"),
+    ):
+        assert (await cli(api, *arguments)).code == 2
+    assert (await cli(api, "project", "pause", "nowhere")).code == 1
+
+
+async def test_what_run_was_asked_is_in_the_task(api: httpx.AsyncClient, tmp_path: Path) -> None:
+    options = {
+        "--priority": "7",
+        "--label": "gpu",
+        "--pool": "big",
+        "--run-at": "2090-01-31T18:00:00+01:00",
+        "--deadline": "2091-01-01T00:00:00+00:00",
+        "--queue-timeout-s": "60",
+        "--idle-timeout-s": "30",
+        "--retry-on": "verification-failed",
+        "--backoff-s": "1.5",
+        "--attempts": "3",
+        "--prompt": "p",
+        "--repo": str(tmp_path),
+    }
+    asked = [part for pair in options.items() for part in pair]
+    finished = await cli(api, "run", "--detach", *asked)
+    assert finished.code == 0, finished.err
+    spec = (await api.get(f"/v1/tasks/{finished.out.strip()}")).json()["spec"]
+    assert (spec["priority"], spec["labels"], spec["pool"]) == (7, ["gpu"], "big")
+    assert (spec["queue_s"], spec["limits"]["idle_s"]) == (60, 30)
+    assert spec["retry"]["on"] == ["verification-failed"]
+    assert (spec["retry"]["backoff_ms"], spec["retry"]["attempts_max"]) == (1500, 3)
+    assert spec["run_at"].startswith("2090-01-31T17:00:00")
+    assert spec["deadline_at"].startswith("2091-01-01T00:00:00")
+    bad = await cli(api, "run", "--prompt", "p", "--repo", str(tmp_path), "--run-at", "soon")
+    assert (bad.code, "--run-at" in bad.err) == (2, True)

@@ -1,0 +1,110 @@
+"""Judges what came back: is there an order of these commands in which every answer, and the state
+that followed, is what the model allows?
+
+One command has one order. Commands that ran at once have several, and a command of several
+transactions (a sweep, a register) may be cut between any two of them: all are tried.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .model import Mismatch, Step, World
+
+Program = tuple[Step, ...]
+
+
+def explained(world: World, programs: Sequence[Program], seen: dict[str, Any]) -> World:
+    """The world after the programs, in the first order that fits. Raises: Mismatch."""
+    failures: list[str] = []
+    found = _search(world, tuple(programs), seen, failures)
+    if found is None:
+        orders = "" if len(programs) == 1 else f" in any of {len(failures)} orders"
+        raise Mismatch(f"not allowed{orders}: " + "; or ".join(dict.fromkeys(failures)))
+    return found
+
+
+def _search(
+    world: World, programs: tuple[Program, ...], seen: dict[str, Any], failures: list[str]
+) -> World | None:
+    if not any(programs):
+        wrong = differences(world, seen)
+        if wrong:
+            failures.append(", ".join(wrong))
+        return None if wrong else world
+    for at, program in enumerate(programs):
+        if not program:
+            continue
+        after = world.copy()
+        try:
+            follow = program[0](after) or []
+        except Mismatch as e:
+            failures.append(str(e))
+            continue
+        rest = (*follow, *program[1:])
+        found = _search(after, (*programs[:at], rest, *programs[at + 1 :]), seen, failures)
+        if found is not None:
+            return found
+    return None
+
+
+def differences(world: World, seen: dict[str, Any]) -> list[str]:
+    wrong = []
+    for table, expected in picture(world).items():
+        found = seen[table] or {}
+        for key in sorted(expected.keys() | found.keys()):
+            wanted, is_ = expected.get(key), found.get(key)
+            if wanted != is_:
+                wrong.append(f"{table} {key} {_what_differs(wanted, is_)}")
+    return wrong
+
+
+def _what_differs(wanted: Any, is_: Any) -> str:
+    if not isinstance(wanted, dict) or not isinstance(is_, dict):
+        return f"is {is_!r}, the model says {wanted!r}"
+    names = [name for name in wanted if wanted[name] != is_.get(name)]
+    return " and ".join(f"{n} is {is_.get(n)!r}, the model says {wanted[n]!r}" for n in names)
+
+
+def picture(world: World) -> dict[str, dict[str, Any]]:
+    """The world as invariants.SNAPSHOT shows the database."""
+    tasks = {}
+    for task_id, task in world.tasks.items():
+        units = {"agent": task.agent, "publish": task.publish}
+        tasks[task_id] = {
+            "project": task.wish.project,
+            "state": task.state,
+            "cancel": task.cancel,
+            "current": task.current,
+            "winner": task.winner,
+            "used": task.used,
+            "losses": task.losses,
+            "sealed": task.sealed,
+            "seal_waits": task.seal_waits,
+            "units": {kind: asdict(unit) for kind, unit in units.items() if unit is not None},
+        }
+    attempts = {
+        attempt_id: {
+            name: value
+            for name, value in asdict(attempt).items()
+            if name not in ("attempt_id", "token")
+        }
+        | {"expired": attempt.expired and attempt.live}
+        for attempt_id, attempt in world.attempts.items()
+    }
+    projects = {
+        project.name: {
+            "project_id": project.project_id,
+            "limit": project.limit,
+            "weight": project.weight,
+        }
+        for project in world.projects.values()
+    }
+    keys = {f"{project} {key}": task_id for (project, key), task_id in world.keys.items()}
+    return {
+        "tasks": tasks,
+        "attempts": attempts,
+        "projects": projects,
+        "runners": dict(world.runners),
+        "keys": keys,
+    }

@@ -1,0 +1,48 @@
+"""Whatever commands come, in whatever order, twice, late or at once: the scheduler keeps its
+promises. MODEL_EXAMPLES=2000 MODEL_STEPS=60 makes it a long run (and random, not repeated)."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from . import lab as labs
+from .lab import Lab
+from .machine import Coordination
+
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
+STEPS = int(os.environ.get("MODEL_STEPS", "40"))
+CI_EXAMPLES = 40
+
+
+@pytest.fixture(scope="module")
+def lab(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with labs.opened(postgres_server, tmp_path_factory.mktemp("key")) as opened:
+        Coordination.lab = opened
+        yield opened
+
+
+def _settings(examples: int, **more: object) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=STEPS,
+        derandomize=not EXAMPLES,
+        database=None,
+        deadline=None,
+        report_multiple_bugs=False,
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.timeout(60 + EXAMPLES * 5)
+def test_every_interleaving_of_commands_keeps_the_promises(lab: Lab) -> None:
+    began = time.monotonic()
+    before = lab.steps
+    run_state_machine_as_test(Coordination, settings=_settings(EXAMPLES or CI_EXAMPLES))
+    took_s = time.monotonic() - began
+    print(f"{lab.steps - before} commands in {took_s:.1f} s")
