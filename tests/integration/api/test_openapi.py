@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLES_MAX = 5
-TIME_MAX_S = 60
+TIME_MAX_S = 110  # 20 on a quiet machine
 
 
 async def test_every_operation_keeps_to_the_document(hub: Any) -> None:
@@ -30,7 +30,7 @@ async def test_every_operation_keeps_to_the_document(hub: Any) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(TIME_MAX_S + 50):
+    async with asyncio.timeout(TIME_MAX_S):
         out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()[-8000:]
 
