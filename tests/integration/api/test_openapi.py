@@ -6,10 +6,13 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 EXAMPLES_MAX = 5
-TIME_MAX_S = 60
+TIME_MAX_S = 240  # some 2,800 requests; two and a half minutes on two busy cores
 
 
+@pytest.mark.timeout(TIME_MAX_S + 20)
 async def test_every_operation_keeps_to_the_document(hub: Any) -> None:
     async def ended(task_id: str) -> None:  # so that no generated call waits for a task's end
         await hub.scheduler.finish(task_id, "succeeded")
@@ -30,7 +33,7 @@ async def test_every_operation_keeps_to_the_document(hub: Any) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(TIME_MAX_S + 50):
+    async with asyncio.timeout(TIME_MAX_S):
         out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()[-8000:]
 
