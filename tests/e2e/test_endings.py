@@ -14,7 +14,7 @@ HALF_DONE = "echo half > half.txt; echo said so; exec sleep 86397"
 
 
 def get(stack: Stack, path: str) -> httpx.Response:
-    token = (stack.data / "secrets" / "api-token").read_text().strip()
+    token = (stack.data / "admin-token").read_text().strip()
     return httpx.get(f"{stack.url}{path}", headers={"Authorization": f"Bearer {token}"})
 
 

@@ -3,16 +3,21 @@
 A reply is `{"ok": {...}}` or `{"error": {...}}` (see errors.to_wire). Traps kept in one place:
 reconnects never run out (a pull subscriber would spin), a closed connection ends the process
 (its supervisor starts it anew), pings are frequent enough to notice a cut.
+A subscriber's handler takes one argument, what its decoder returned: FastStream's injection and
+its pool of workers cost six times the CPU of a request without them (docs/adr/0014-bench.md).
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import nats.errors
+from faststream import AckPolicy
 from faststream.nats import NatsBroker, NatsMessage
 from faststream.security import SASLPlaintext
+from nats.aio.msg import Msg
 from pydantic import BaseModel, ValidationError
 
 from wfhub_common import limits, subjects
@@ -73,6 +78,7 @@ def make_broker(
         disconnected_cb=lost,
         reconnected_cb=back,
         logger=None,
+        apply_types=False,
     )
 
 
@@ -100,11 +106,9 @@ def serve(
     """
     gate = FloodGate()
 
-    @broker.subscriber(subjects.rpc_filter(command), queue=queue, max_workers=workers, decoder=_raw)
-    async def answer(body: bytes, message: NatsMessage) -> bytes:
-        subject = message.raw_message.subject
+    async def answer(subject: str, body: bytes, *, has_reply: bool) -> bytes:
         try:
-            if not message.raw_message.reply:
+            if not has_reply:
                 raise Rejected("no-reply-subject", f"{command} asks for no reply; it is a request")
             sender = subjects.rpc_sender(subject)
             request = parsed(request_type, body)
@@ -122,6 +126,31 @@ def serve(
                 await _told(on_failure, Failure(subject, body, e))
             return _error(RetryLater("internal", f"{command} failed; it is safe to ask again"))
         return b'{"ok":' + reply.model_dump_json().encode() + b"}"
+
+    async def work(raw: Msg) -> None:
+        with subscriber.lock:  # an orderly stop waits for it
+            body = await answer(raw.subject, raw.data, has_reply=bool(raw.reply))
+            if raw.reply:
+                with suppress(nats.errors.Error, OSError):  # the asker asks again
+                    await raw.respond(body)
+
+    running: set[asyncio.Task[None]] = set()
+
+    async def take(raw: Msg) -> None:
+        while len(running) >= workers:  # holds the subscription back
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(work(raw))
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    subscriber = broker.subscriber(
+        subjects.rpc_filter(command),
+        queue=queue,
+        decoder=_raw,
+        no_reply=True,
+        ack_policy=AckPolicy.MANUAL,
+    )
+    subscriber(take)
 
 
 async def ask(
@@ -164,8 +193,8 @@ class _Envelope(BaseModel):
     error: dict[str, Any] | None = None
 
 
-async def _raw(message: NatsMessage) -> bytes:
-    return bytes(message.body)
+async def _raw(message: NatsMessage) -> Msg:
+    return message.raw_message
 
 
 async def _told(on_failure: Callable[[Failure], Awaitable[None]], failure: Failure) -> None:

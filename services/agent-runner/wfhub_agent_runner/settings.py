@@ -5,6 +5,8 @@ from pathlib import Path
 from pydantic import Field
 from wfhub_common.settings import BrokerSettings
 
+_LABEL = "[a-z0-9][a-z0-9._=-]{0,62}"
+
 
 class RunnerSettings(BrokerSettings):
     runner_id: str
@@ -12,7 +14,7 @@ class RunnerSettings(BrokerSettings):
     runner_slots: int = 2  # attempts at once; each may use a whole core
     runner_pool: str = "default"
     # What tasks may ask of this runner, ','-separated.
-    runner_labels: str = Field("", pattern=r"^([a-z0-9][a-z0-9._=-]{0,62}(,(?=.)|$))*$")
+    runner_labels: str = Field("", pattern=rf"^({_LABEL}(,{_LABEL})*)?$")
     runner_home: Path  # mirrors, trees, leases, spool; on a file system that can be an overlay
     runner_uid: int = 64001  # what a runner started as root becomes before anything else
     toolchains: str = ""  # ':'-separated folders of the host, read-only in every sandbox

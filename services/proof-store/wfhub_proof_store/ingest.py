@@ -49,13 +49,13 @@ class Ingest:
                 ack_wait=ACK_WAIT_S, max_ack_pending=ACK_PENDING_MAX, max_deliver=-1
             ),
             inbox_prefix=f"_INBOX.{inbox_user}.".encode(),  # FastStream's default is not ours
-            decoder=_raw,
+            decoder=_whole,
         )
         subscriber(self.handle)
 
-    async def handle(self, body: bytes, message: NatsMessage) -> None:
+    async def handle(self, message: NatsMessage) -> None:
         try:
-            await self._settle(body, message)
+            await self._settle(message)
         except Exception as e:  # noqa: BLE001 - a message must come back, whatever it was
             if not is_outage(e):
                 self._say("ingest failed", message, type(e).__name__, exc_info=e)
@@ -64,12 +64,12 @@ class Ingest:
             self._say("ingest postponed", message, dead_letters.code_of(e), reason=str(e)[:500])
             await message.nack(delay=admission.backoff_s(_deliveries(message)))
 
-    async def _settle(self, body: bytes, message: NatsMessage) -> None:
+    async def _settle(self, message: NatsMessage) -> None:
         raw = message.raw_message
         age = datetime.now(UTC) - raw.metadata.timestamp
         try:
             decision = await self._settlement.settle(
-                raw.subject, body, age_s=age.total_seconds(), deliveries=_deliveries(message)
+                raw.subject, raw.data, age_s=age.total_seconds(), deliveries=_deliveries(message)
             )
         except Rejected as e:
             await self._bury(message, e)
@@ -142,8 +142,8 @@ class Ingest:
             log.warning(event, subject=subject, error=code, unsaid=unsaid, **fields)
 
 
-async def _raw(message: NatsMessage) -> bytes:
-    return bytes(message.body)
+async def _whole(message: NatsMessage) -> NatsMessage:
+    return message
 
 
 def _deliveries(message: NatsMessage) -> int:
