@@ -24,6 +24,7 @@ ProofId = NewType("ProofId", str)
 EventId = NewType("EventId", str)
 ClaimId = NewType("ClaimId", str)
 ScheduleId = NewType("ScheduleId", str)
+WorkflowId = NewType("WorkflowId", str)
 DeadLetterId = NewType("DeadLetterId", str)
 
 PREFIXES = {
@@ -36,6 +37,7 @@ PREFIXES = {
     "evt": "event",
     "clm": "claim",
     "sch": "schedule",
+    "wfl": "workflow",
     "dlt": "dead letter",
 }
 _RANDOM_ONLY = {"att"}
@@ -92,6 +94,10 @@ def new_claim_id() -> ClaimId:
 
 def new_schedule_id() -> ScheduleId:
     return ScheduleId(_new("sch"))
+
+
+def new_workflow_id() -> WorkflowId:
+    return WorkflowId(_new("wfl"))
 
 
 def new_dead_letter_id() -> DeadLetterId:

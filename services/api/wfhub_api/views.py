@@ -61,7 +61,7 @@ async def tasks(
         values["states"] = list(states)
     if before is not None:
         conditions.append("(created_at, task_id) < (:at, :task_id)")
-        values.update(at=before.created_at, task_id=before.task_id)
+        values.update(at=before.created_at, task_id=before.entity_id)
     rows = await select(
         engine,
         f"SELECT {_TASK_COLUMNS} FROM sched.api_task WHERE {' AND '.join(conditions)}"  # noqa: S608 - constant parts, values are bound

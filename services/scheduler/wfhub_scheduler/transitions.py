@@ -183,6 +183,13 @@ class Transitions:
             self._move(task, rule, reason=reason, message=message)
         return rule is not None
 
+    def unresolvable(self, task_id: str, message: str) -> None:
+        """A task of a workflow whose needs are met, but whose spec cannot be filled."""
+        task = self.tasks[task_id]
+        rule = decide(task.state, TaskEvent.UNRESOLVABLE, Facts())
+        assert rule is not None, "its caller holds its lock, and has seen it blocked"
+        self._move(task, rule, message=message)
+
     def timed_out(self, task_id: str, event: TaskEvent, message: str) -> bool:
         """QUEUE_TIMEOUT or DEADLINE; False: by now it does not matter."""
         task = self.tasks[task_id]

@@ -24,6 +24,7 @@ import nats
 import operations_double
 import pytest
 import schedules_double
+import workflows_double
 from faststream.nats import NatsBroker
 from nats.aio.client import Client as NatsClient
 from pydantic import BaseModel
@@ -376,7 +377,8 @@ async def migrated(database_url: str) -> str:
 @pytest.fixture
 async def scheduler(migrated: str, nats_url: str) -> AsyncIterator[Scheduler]:
     pool = await asyncpg.create_pool(migrated, min_size=1, max_size=4)
-    await pool.execute(VIEW_TABLES + operations_double.TABLES + schedules_double.TABLES)
+    doubles = (operations_double, schedules_double, workflows_double)
+    await pool.execute(VIEW_TABLES + "".join(double.TABLES for double in doubles))
     client = await nats.connect(nats_url)
     await streams.provision(client.jetstream())
     double = Scheduler(pool, client)
@@ -387,6 +389,7 @@ async def scheduler(migrated: str, nats_url: str) -> AsyncIterator[Scheduler]:
     serve(broker, "cancel_task", CancelTask, double.cancel_task, queue="scheduler")
     serve(broker, "usage", UsageOf, double.usage_of, queue="gateway")
     schedules_double.SchedulesDouble(pool, broker)
+    workflows_double.WorkflowsDouble(pool, broker)
     operations_double.OperationsDouble(pool, broker, double.submit_task)
     await broker.start()
     yield double
