@@ -87,12 +87,18 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.rmtree(data, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def database_template() -> str:
+    """What `database_url` is a copy of: a folder of tests may have it migrated, once."""
+    return "template1"
+
+
 @pytest.fixture
-async def database_url(postgres_server: str) -> AsyncIterator[str]:
-    """A fresh, empty database for one test."""
+async def database_url(postgres_server: str, database_template: str) -> AsyncIterator[str]:
+    """A fresh database for one test, empty but for what the template holds."""
     name = "t" + secrets.token_hex(6)
     admin = await asyncpg.connect(postgres_server + "/postgres")
-    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {database_template}")
     yield f"{postgres_server}/{name}"
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()

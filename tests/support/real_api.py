@@ -1,4 +1,4 @@
-"""Test support: the real API and the real scheduler, each a process of its own."""
+"""Test support: the real API and the real scheduler, served from this process over real HTTP."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import wfhub_api.main
+import wfhub_scheduler.main
+from wfhub_api.settings import ApiSettings
+from wfhub_common import db
 from wfhub_common.httpauth import token_sha256
+from wfhub_common.service import Stop
+from wfhub_scheduler.settings import SchedulerSettings
 
 TOKEN = "wht_real"
 WAIT_S = 30.0
@@ -19,44 +25,49 @@ WAIT_S = 30.0
 async def serving(
     database_url: str, nats_url: str, folder: Path
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an API that answers; both processes have to stop in order at the end."""
+    """A client of an API that answers; both services have to stop in order at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    env = {
-        "PATH": os.environ["PATH"],
-        "DATABASE_URL": database_url,
-        "NATS_URL": nats_url,
-        "HTTP_LISTEN": address,
-        "ADMIN_TOKEN_SHA256": token_sha256(TOKEN),
-        "PROOF_PUBLIC_KEY_FILE": str(folder / "key.pub"),
-        "LOG_LEVEL": "WARNING",
-    }
-
-    async def start(module: str, command: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(sys.executable, "-m", module, command, env=env)
-
-    services = ("wfhub_scheduler.main", "wfhub_api.main")
-    for module in services:
-        assert await (await start(module, "migrate")).wait() == 0
-    running = [await start(module, "serve") for module in services]
+    scheduler = SchedulerSettings(
+        nats_url=nats_url,
+        database_url=database_url,
+        proof_public_key_file=str(folder / "key.pub"),
+        retry_base_s=0.02,
+    )
+    api = ApiSettings(
+        nats_url=nats_url,
+        database_url=database_url,
+        http_listen=address,
+        admin_token_sha256=token_sha256(TOKEN),
+    )
+    await asyncio.to_thread(wfhub_scheduler.main.migrate, database_url)
+    schema, migrations = wfhub_api.main.SCHEMA, wfhub_api.main.MIGRATIONS
+    await asyncio.to_thread(db.migrate, database_url, schema=schema, migrations=migrations)
+    stops = Stop(), Stop()
+    running = [
+        asyncio.create_task(wfhub_scheduler.main.serve(scheduler, stops[0])),
+        asyncio.create_task(wfhub_api.main.serve(api, stops[1])),
+    ]
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(
         base_url=f"http://{address}", headers=headers, timeout=WAIT_S, trust_env=False
     ) as http:
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                try:
-                    answer = await http.post("/v1/projects", json={"name": "warm"})
-                    if answer.status_code in (200, 201):
-                        break
-                except httpx.TransportError:
-                    pass
-                await asyncio.sleep(0.05)
+        await _answers(http)
         yield http
-    for process in running:
-        process.terminate()
-    assert [await process.wait() for process in running] == [0, 0]
+    for stop in stops:
+        stop("signal TEST")
+    await asyncio.gather(*running)
+
+
+async def _answers(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                answer = await http.post("/v1/projects", json={"name": "warm"})
+                if answer.status_code in (200, 201):
+                    return
+            await asyncio.sleep(0.02)
 
 
 async def cli(http: httpx.AsyncClient, home: Path, *arguments: str) -> tuple[int, str, str]:

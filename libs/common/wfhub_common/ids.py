@@ -8,8 +8,8 @@ Raises: Rejected (code `id-malformed`).
 """
 
 import base64
+import os
 import re
-import secrets
 import time
 from typing import NewType
 
@@ -52,11 +52,11 @@ def _body(raw: bytes) -> str:
 
 def _new(prefix: str) -> str:
     if prefix in _RANDOM_ONLY:
-        raw = secrets.token_bytes(_ID_BYTES)
+        raw = os.urandom(_ID_BYTES)
     else:
         # The low 40 bits of the milliseconds since 1970.
         stamp = (time.time_ns() // 1_000_000) & ((1 << (8 * _TIME_BYTES)) - 1)
-        raw = stamp.to_bytes(_TIME_BYTES, "big") + secrets.token_bytes(_ID_BYTES - _TIME_BYTES)
+        raw = stamp.to_bytes(_TIME_BYTES, "big") + os.urandom(_ID_BYTES - _TIME_BYTES)
     return f"{prefix}_{_body(raw)}"
 
 

@@ -93,6 +93,7 @@ class Scheduler:
     submitted: list[SubmitTask] = field(default_factory=list)
     on_submit: Callable[[str], Any] | None = None
     on_cancel: Callable[[str], Any] | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)  # the test has ended
     usage: Usage | None = field(default_factory=lambda: Usage(prompt_tokens=7, completion_tokens=5))
 
     async def project(self, name: str) -> str:
@@ -164,7 +165,7 @@ class Scheduler:
 
     async def usage_of(self, _sender: str, _command: UsageOf) -> BaseModel:
         if self.usage is None:
-            await asyncio.sleep(5)  # a gateway that does not answer in time
+            await self.over.wait()  # a gateway that does not answer in time
             return Usage()
         return self.usage
 
@@ -392,6 +393,7 @@ async def scheduler(migrated: str, nats_url: str) -> AsyncIterator[Scheduler]:
     operations_double.OperationsDouble(pool, broker, double.submit_task)
     await broker.start()
     yield double
+    double.over.set()
     await broker.stop()
     await client.close()
     await pool.close()

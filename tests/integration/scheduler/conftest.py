@@ -1,9 +1,9 @@
 """A real scheduler on a real Postgres and NATS; its neighbours are scheduler_hub.Hub."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import databases
 import pytest
 import scheduler_hub
 from scheduler_hub import Hub
@@ -12,13 +12,16 @@ from wfhub_scheduler import main
 from wfhub_scheduler.settings import SchedulerSettings
 
 
+@pytest.fixture(scope="session")
+def database_template(postgres_server: str) -> str:
+    return databases.template(postgres_server, main.migrate)
+
+
 @pytest.fixture
 async def settings(
     request: pytest.FixtureRequest, database_url: str, nats_url: str, tmp_path: Path
 ) -> SchedulerSettings:
-    """Of a migrated database; `@pytest.mark.parametrize("settings", [{…}], indirect=True)`
-    replaces some."""
-    await asyncio.to_thread(main.migrate, database_url)
+    """`@pytest.mark.parametrize("settings", [{…}], indirect=True)` replaces some."""
     key_file = tmp_path / "proof.key"
     signing.load_or_create_private_key(key_file)
     values = {

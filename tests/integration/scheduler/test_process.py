@@ -47,6 +47,8 @@ async def test_it_serves_and_stops_in_order_when_asked_to(idle_hub: Hub, tmp_pat
 async def test_it_waits_for_a_database_that_is_not_migrated_yet(
     database_url: str, nats_url: str, tmp_path: Path
 ) -> None:
+    pg = await asyncpg.connect(database_url)
+    await pg.execute("DROP SCHEMA sched CASCADE")
     env = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": database_url,
@@ -68,7 +70,6 @@ async def test_it_waits_for_a_database_that_is_not_migrated_yet(
         await until(lambda: says(b"scheduler ready"), "it goes on")
         process.terminate()
         assert await asyncio.to_thread(process.wait, 15) == 0
-    pg = await asyncpg.connect(database_url)
     assert await pg.fetchval("SELECT count(*) FROM sched.project WHERE name = 'default'") == 1
     await pg.close()
 

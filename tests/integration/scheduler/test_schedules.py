@@ -33,7 +33,6 @@ from wfhub_common.messages import (
     TaskSpec,
 )
 from wfhub_common.settings import BrokerSettings
-from wfhub_scheduler import schedules
 from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.schedules import commands, firing
 from wfhub_scheduler.schedules.turns import Turns
@@ -121,12 +120,6 @@ class Lab:
 
 @pytest.fixture
 async def lab(database_url: str) -> AsyncIterator[Lab]:
-    await asyncio.to_thread(
-        db.migrate,
-        database_url,
-        schema="sched",
-        migrations=Path(schedules.__file__).parents[1] / "migrations",
-    )
     pg = await asyncpg.connect(database_url)
     made = Lab(database_url, pg)
     yield made
