@@ -4,7 +4,10 @@ There is no broker, and no bell is heard: a turn finds what there is by looking,
 Tasks are ended as a runner's attempt would end them, without the attempt.
 """
 
+import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +23,7 @@ from wfhub_common.messages import (
     WorkflowSubmitted,
 )
 from wfhub_common.settings import BrokerSettings
+from wfhub_scheduler import main
 from wfhub_scheduler.cancel import cancel_task
 from wfhub_scheduler.core import Core
 from wfhub_scheduler.timing import Timing
@@ -28,6 +32,13 @@ from wfhub_scheduler.workflows.stopping import cancel_workflow
 from wfhub_scheduler.workflows.submission import submit_workflow
 
 REPO = "/srv/demo"
+
+DIAMOND: dict[str, Any] = {
+    "a": {},
+    "b": {"needs": ["a"]},
+    "c": {"needs": ["a"]},
+    "d": {"needs": ["b", "c"]},
+}
 
 _END = """
 WITH done AS (UPDATE sched.unit SET state = 'done' WHERE task_id = ANY($1))
@@ -43,6 +54,18 @@ UPDATE sched.task
 def document(tasks: dict[str, Any], **fields: Any) -> dict[str, Any]:
     defaults = {"repo": REPO, "prompt": "Do it", "base": "main"}
     return {"name": "release", "defaults": defaults, "tasks": tasks, **fields}
+
+
+@contextlib.asynccontextmanager
+async def opened(database_url: str) -> AsyncIterator["Lab"]:
+    """On a database that it migrates."""
+    await asyncio.to_thread(main.migrate, database_url)
+    pg = await asyncpg.connect(database_url)
+    lab = Lab(database_url, pg)
+    yield lab
+    for core in lab.cores:
+        await core.engine.dispose()
+    await pg.close()
 
 
 @dataclass

@@ -49,7 +49,7 @@ async def test_a_workflow_is_submitted_shown_listed_and_cancelled(api: httpx.Asy
         ("report", "blocked", ["build", "test"]),
     ]
     task = (await api.get(f"/v1/tasks/{made.json()['tasks']['test']}")).json()
-    assert task["state"] == "blocked"
+    assert (task["state"], task["workflow_id"]) == ("blocked", made.json()["workflow_id"])
 
     second = (await api.post("/v1/workflows", json={**document, "name": "second"})).json()
     first_page = (await api.get("/v1/workflows", params={"limit": 1})).json()

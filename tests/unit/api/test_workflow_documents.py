@@ -3,6 +3,7 @@
 import json
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wfhub_api.workflow_documents import DEPTH_MAX, JSON_TYPE, YAML_TYPE, parsed
 from wfhub_common.errors import Rejected
+from wfhub_scheduler.workflows import documents
 
+README = Path(__file__).parents[3] / "README.md"
 YAML = """
 name: release
 defaults:
@@ -138,3 +141,9 @@ def test_a_hostile_document_costs_no_more_than_its_size() -> None:
     refused("a: " + '"' + "x\n" * 300_000)
     refused("#" * 900_000 + "\n[")
     assert time.monotonic() - began < 20
+
+
+def test_the_example_of_the_readme_is_a_workflow() -> None:
+    example = README.read_text().partition("```yaml\n")[2].partition("```")[0]
+    plan = documents.read(parsed(example.encode(), YAML_TYPE))
+    assert [node.name for node in plan.nodes] == ["bump", "types", "docs", "report"]

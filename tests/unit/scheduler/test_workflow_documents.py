@@ -1,8 +1,11 @@
 """Documents of workflows: read into plans, or refused with the path of each fault."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from wfhub_common import limits
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import NeedsPolicy, OnFailure
@@ -162,6 +165,45 @@ def test_what_is_too_large_or_no_plain_json_is_refused() -> None:
     for value in (0.5, float("nan"), {1, 2}):
         with pytest.raises(Rejected, match="plain JSON"):
             documents.read(document({"a": {"prompt": value}}))
+
+
+WORDS = [
+    "name",
+    "defaults",
+    "tasks",
+    "needs",
+    "a",
+    "b",
+    "repo",
+    "prompt",
+    "agent",
+    "argv",
+    "limits",
+]
+TEXTS = st.sampled_from(
+    [*WORDS, "", "/r", "${{ tasks.a.outputs.branch }}", "${{ x }}", "\x00", "é"]
+)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    st.dictionaries(TEXTS, anything)
+    | st.fixed_dictionaries(
+        {
+            "name": TEXTS,
+            "defaults": st.fixed_dictionaries({"repo": TEXTS}) | anything,
+            "tasks": st.dictionaries(TEXTS, st.dictionaries(TEXTS, anything), max_size=4),
+        }
+    )
+)
+def test_whatever_is_submitted_is_a_plan_or_refused(raw: dict[str, Any]) -> None:
+    with suppress(Rejected):
+        plan = documents.read(raw)
+        assert [each.name for each in plan.nodes] == list(raw["tasks"])
 
 
 def test_a_chain_and_a_fan_of_all_tasks_are_read() -> None:

@@ -7,7 +7,7 @@ A workflow whose turn fails again and again is put aside as a dead letter, and h
 Units: seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,7 +91,7 @@ async def advance(tx: Tx, workflow: Workflow) -> Workflow:
     wanted = None if failed else ended.keys() | children
     nodes = await rows.nodes(tx.connection, workflow.workflow_id, wanted)
     moves = await Transitions.of_tasks(
-        tx, [node.task_id for node in nodes.values() if node.state in _UNSTARTED]
+        tx, [node.task_id for n, node in nodes.items() if n in ended or node.state in _UNSTARTED]
     )
     settled = settling.settle(
         {n: _waiting(node, moves) for n, node in nodes.items()},
@@ -160,8 +160,8 @@ async def _counted(
     workflow: Workflow,
     settled: Settled,
     nodes: Mapping[int, NodeRow],
-    ended: Any,
-    failed: Any,
+    ended: Collection[int],
+    failed: Collection[int],
 ) -> Workflow:
     over = [nodes[number].task_id for number in [*ended, *settled.skipped]]
     await rows.settle(tx.connection, workflow, over, settled.needs_left)
@@ -173,7 +173,7 @@ async def _counted(
         cancelled=workflow.cancel_requested,
     )
     after = replace(workflow, state=state, open_count=open_count, unsuccessful_count=unsuccessful)
-    finished_at = await rows.stand(tx.connection, after)
+    after = await rows.stand(tx.connection, after)
     if state != workflow.state:
         data = {
             "from": workflow.state.value,
@@ -187,4 +187,4 @@ async def _counted(
             data,
             project_id=workflow.project_id,
         )
-    return replace(after, finished_at=finished_at)
+    return after

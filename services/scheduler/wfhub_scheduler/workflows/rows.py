@@ -6,7 +6,8 @@ Raises: Rejected (404 `workflow-unknown`).
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
@@ -63,7 +64,7 @@ class Workflow:
     cancel_requested: bool
     open_count: int
     unsuccessful_count: int
-    finished_at: Any = None
+    finished_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,16 @@ async def settle(
     )
 
 
-async def stand(connection: AsyncConnection, workflow: Workflow) -> Any:
-    """Writes its state and counts; answers with finished_at."""
+async def stand(connection: AsyncConnection, workflow: Workflow) -> Workflow:
+    """Writes its state and counts; answers with it, its end included."""
     row = {
         "workflow_id": workflow.workflow_id,
         "state": workflow.state.value,
         "open_count": workflow.open_count,
         "unsuccessful_count": workflow.unsuccessful_count,
     }
-    return (await connection.execute(_STAND, row)).scalar_one()
+    finished_at = (await connection.execute(_STAND, row)).scalar_one()
+    return replace(workflow, finished_at=finished_at)
 
 
 def _workflow(row: Any) -> Workflow:

@@ -81,6 +81,14 @@ STATEMENTS: tuple[str, ...] = (
       FROM sched.workflow_node n JOIN sched.task t USING (task_id)
     """,
     """
+    CREATE OR REPLACE VIEW sched.api_task AS
+    SELECT t.task_id, t.project_id, p.name AS project, t.state, t.reason, t.message, t.title,
+           t.spec, t.branch, t.commit_id, t.verdict, t.proof_id, t.attempts_used,
+           t.current_attempt, t.cancel_requested, t.created_at, t.updated_at, t.finished_at,
+           t.workflow_id
+      FROM sched.task t JOIN sched.project p USING (project_id)
+    """,
+    """
     DO $$ BEGIN
         IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'wfhub_api') THEN
             GRANT SELECT ON sched.api_workflow, sched.api_workflow_node TO wfhub_api;
