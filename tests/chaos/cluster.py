@@ -165,10 +165,21 @@ class Cluster:
         if self.nodes[name].alive:
             self.signal(name, signal.SIGCONT)
 
+    def away(self) -> list[str]:
+        """What a fault ended and did not bring back."""
+        return [
+            name
+            for name, node in self.nodes.items()
+            if not node.wanted and node.running is not None
+        ]
+
     def heal(self) -> None:
         """No network fault is left; what is stopped goes on."""
         for proxy in (*self.nats_proxies.values(), *self.pg_proxies.values()):
             proxy.heal()
+        for name, node in self.nodes.items():
+            if node.alive and psutil.Process(node.pid).status() == psutil.STATUS_STOPPED:
+                self.resume(name)
 
     def cpu_s(self, name: str) -> float:
         times = psutil.Process(self.nodes[name].pid).cpu_times()
@@ -257,10 +268,10 @@ class Cluster:
                 http_ports=ports_of,
             )
 
-        async def service(name: str, own: Callable[[Setting], Own], **at: Any) -> None:
+        async def service(name: str, own_of: Callable[[Setting], Own], **at: Any) -> None:
             setting = self._setting(await where(name, **at))
             kind = _service_of(name)
-            made = services._process(setting, kind, own(setting), name=name, sender=kind)
+            made = services._process(setting, kind, own_of(setting), name=name, sender=kind)
             extra = pace if kind == subjects.SCHEDULER else {}
             self._add(name, made, extra)
 

@@ -187,3 +187,15 @@ async def _page(http: httpx.AsyncClient, after: tuple[int, int]) -> list[dict[st
 
 async def _quiet(_error: Exception) -> None:
     return None
+
+
+def heard(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What each subscriber has, in the order that it has it: a gap that was filled is in place."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("events-*.jsonl")):
+        lines = (json.loads(line) for line in path.read_text().splitlines())
+        found[path.stem] = [
+            {"generation": generation, "pos": pos, "id": event_id}
+            for _, _, _, generation, pos, event_id in lines
+        ]
+    return found
