@@ -241,6 +241,8 @@ class Cluster:
         stores = {name: self._listening() for name in PROOF_STORES}
         apis = {name: self._listening() for name in APIS}
         gateway = self._listening()
+        self.nats_proxies[WATCHER] = Proxy(WATCHER, self.nats_port, nats=True)
+        await self.nats_proxies[WATCHER].start()
         self.api_urls = {name: f"http://127.0.0.1:{ports.port_of(s)}" for name, s in apis.items()}
 
         async def where(name: str, turn: int = 0, own: socket.socket | None = None) -> Where:

@@ -106,9 +106,7 @@ class Run:
             await self._drained()
             await self._all_heard(heard)
         finally:
-            for task in (*background, load):
-                task.cancel()
-            await asyncio.gather(*background, load, return_exceptions=True)
+            await _ended(*background, load)
             await self.driver.close()
         found = await evidence.gather(self.cluster, self.observer, repos)
         found.heard = subscribers.heard(options.folder)
@@ -210,6 +208,15 @@ class Run:
             "first_violations": [asdict(each) for each in violations[:5]],
             "folder": str(self.options.folder),
         }
+
+
+async def _ended(*tasks: asyncio.Task[None]) -> None:
+    """Cancelled; one that had ended by its own error is told."""
+    for task in tasks:
+        task.cancel()
+    for error in await asyncio.gather(*tasks, return_exceptions=True):
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            say(f"a part of the run ended early: {error!r}")
 
 
 @contextlib.contextmanager

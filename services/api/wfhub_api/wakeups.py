@@ -37,7 +37,7 @@ class Wakeups:
         async def raw(message: NatsMessage) -> bytes:
             return bytes(message.body)
 
-        @broker.subscriber(subjects.EVENTS_FILTER, decoder=raw)
+        @broker.subscriber(subjects.EVENTS_FILTER, decoder=raw, no_reply=True)
         async def heard(body: bytes) -> None:
             if self._waiting:
                 self.notify(task_of(body))

@@ -44,7 +44,7 @@ def register(broker: NatsBroker, ledger: Ledger, exchanger: Exchanger) -> None:
     serve(broker, "usage", UsageOf, usage, queue=QUEUE)
 
     # No queue group: the streams to cut may be open in any gateway.
-    @broker.subscriber(subjects.CTL_ATTEMPT_ENDED, decoder=_raw)
+    @broker.subscriber(subjects.CTL_ATTEMPT_ENDED, decoder=_raw, no_reply=True)
     async def attempt_ended(body: bytes) -> None:
         try:
             attempt_id = AttemptEnded.model_validate_json(body).attempt_id

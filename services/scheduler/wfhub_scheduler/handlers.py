@@ -125,7 +125,7 @@ def subscribe(core: Core, check: ReceiptCheck) -> None:
     answer("report", Report, is_runner, lambda who, asked: report(core, who, asked))
     answer("complete", Complete, is_runner, lambda who, asked: complete(core, check, who, asked))
 
-    @core.broker.subscriber(subjects.WAKE, decoder=_nothing)
+    @core.broker.subscriber(subjects.WAKE, decoder=_nothing, no_reply=True)
     async def woken(_body: bytes) -> None:
         core.units.ring()
 
