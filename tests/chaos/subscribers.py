@@ -105,7 +105,7 @@ class NatsSubscriber:
             with contextlib.suppress(JetStreamError):
                 await js.add_consumer(subjects.EVENTS_STREAM, config)
             subscription = await js.pull_subscribe_bind(
-                DURABLE, stream=subjects.EVENTS_STREAM, inbox_prefix=f"_INBOX.{WATCHER}".encode()
+                DURABLE, stream=subjects.EVENTS_STREAM, inbox_prefix=f"_INBOX.{WATCHER}.".encode()
             )
             while True:
                 try:
