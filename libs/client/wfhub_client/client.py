@@ -184,6 +184,51 @@ class Client:
     def delete_schedule(self, ref: str, *, project: str = "default") -> None:
         self._answer("DELETE", _schedule(ref), params={"project": project})
 
+    # --- workflows --------------------------------------------------------------------------
+
+    def submit_workflow(
+        self,
+        document: bytes,
+        content_type: str,
+        *,
+        project: str = "default",
+        idempotency_key: str | None = None,
+    ) -> dict[str, Any]:
+        """As JSON or YAML. The same key and document again is the same workflow. Raises: Refused,
+        with `faults` in its fields where the document is at fault."""
+        key = idempotency_key or uuid.uuid4().hex
+        return self._json(
+            "POST",
+            "/v1/workflows",
+            content=document,
+            params={"project": project},
+            headers={"Content-Type": content_type, "Idempotency-Key": key},
+        )
+
+    def workflow(self, workflow_id: str, *, tasks: bool = True) -> dict[str, Any]:
+        """Without `tasks` it is short, however many there are."""
+        path = f"/v1/workflows/{_part(workflow_id)}"
+        return self._json("GET", path, params={"tasks": _flag(tasks)})
+
+    def workflows(
+        self, *, project: str | None = None, states: tuple[str, ...] = (), limit: int
+    ) -> Iterator[dict[str, Any]]:
+        """Newest first, page by page."""
+        params: dict[str, Any] = {"limit": min(limit, 200), "state": list(states)}
+        if project is not None:
+            params["project"] = project
+        while limit > 0:
+            page = self._json("GET", "/v1/workflows", params=params)
+            yield from page["workflows"][:limit]
+            limit -= len(page["workflows"])
+            if not page["next_cursor"]:
+                return
+            params["cursor"] = page["next_cursor"]
+
+    def cancel_workflow(self, workflow_id: str) -> dict[str, Any]:
+        """Raises: Refused (409) when it has ended."""
+        return self._json("POST", f"/v1/workflows/{_part(workflow_id)}/cancel")
+
     # --- dead letters -----------------------------------------------------------------------
 
     def dead_letters(

@@ -171,14 +171,15 @@ async def ask(
             status=413,
         )
     try:
-        message = await broker.request(body, subjects.rpc(sender, command), timeout=timeout_s)
+        subject = subjects.rpc(sender, command)
+        message = await broker.connection.request(subject, body, timeout=timeout_s)
     except nats.errors.NoRespondersError as e:
         raise RetryLater("no-responders", f"no service is up that answers {command}") from e
     except (TimeoutError, nats.errors.TimeoutError) as e:
         raise RetryLater("timeout", f"{command} was not answered within {timeout_s} s") from e
     except (nats.errors.Error, OSError) as e:
         raise RetryLater("broker-down", f"cannot reach the broker for {command}: {e}") from e
-    return decode_reply(message.body, reply_type)
+    return decode_reply(message.data, reply_type)
 
 
 def decode_reply(body: bytes, reply_type: type[Reply]) -> Reply:

@@ -8,8 +8,8 @@ Raises: Rejected (code `id-malformed`).
 """
 
 import base64
+import os
 import re
-import secrets
 import time
 from typing import NewType
 
@@ -24,6 +24,7 @@ ProofId = NewType("ProofId", str)
 EventId = NewType("EventId", str)
 ClaimId = NewType("ClaimId", str)
 ScheduleId = NewType("ScheduleId", str)
+WorkflowId = NewType("WorkflowId", str)
 DeadLetterId = NewType("DeadLetterId", str)
 
 PREFIXES = {
@@ -36,6 +37,7 @@ PREFIXES = {
     "evt": "event",
     "clm": "claim",
     "sch": "schedule",
+    "wfl": "workflow",
     "dlt": "dead letter",
 }
 _RANDOM_ONLY = {"att"}
@@ -50,11 +52,11 @@ def _body(raw: bytes) -> str:
 
 def _new(prefix: str) -> str:
     if prefix in _RANDOM_ONLY:
-        raw = secrets.token_bytes(_ID_BYTES)
+        raw = os.urandom(_ID_BYTES)
     else:
         # The low 40 bits of the milliseconds since 1970.
         stamp = (time.time_ns() // 1_000_000) & ((1 << (8 * _TIME_BYTES)) - 1)
-        raw = stamp.to_bytes(_TIME_BYTES, "big") + secrets.token_bytes(_ID_BYTES - _TIME_BYTES)
+        raw = stamp.to_bytes(_TIME_BYTES, "big") + os.urandom(_ID_BYTES - _TIME_BYTES)
     return f"{prefix}_{_body(raw)}"
 
 
@@ -92,6 +94,10 @@ def new_claim_id() -> ClaimId:
 
 def new_schedule_id() -> ScheduleId:
     return ScheduleId(_new("sch"))
+
+
+def new_workflow_id() -> WorkflowId:
+    return WorkflowId(_new("wfl"))
 
 
 def new_dead_letter_id() -> DeadLetterId:

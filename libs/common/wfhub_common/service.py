@@ -5,6 +5,7 @@ one, or STOP_GRACE_S later, ends the process.
 """
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -20,6 +21,9 @@ STOP_GRACE_S = 15.0
 HTTP_BACKLOG = 1024
 HTTP_CONCURRENCY_MAX = 2048
 HTTP_KEEP_ALIVE_S = 75
+# Objects allocated between two looks for garbage cycles. Python's own 700 cost a busy service a
+# sixth of its CPU, looking at what lives as long as the process.
+GC_THRESHOLDS = (50_000, 20, 100)
 
 log = get_logger(__name__)
 
@@ -41,6 +45,8 @@ class Stop:
 
 
 def run(main: Callable[[Stop], Awaitable[None]]) -> None:
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     asyncio.run(_run(main))
 
 

@@ -33,6 +33,7 @@ from wfhub_api.routes import (
     proofs,
     schedules,
     tasks,
+    workflows,
 )
 from wfhub_api.settings import ApiSettings
 from wfhub_api.wakeups import Wakeups
@@ -97,6 +98,7 @@ def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, s
         proofs,
         dead_letters,
         schedules,
+        workflows,
     ):
         app.include_router(module.router, dependencies=token)
     return app

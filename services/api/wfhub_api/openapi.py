@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from wfhub_common.messages import WorkflowDocument
 
 from wfhub_api.shapes import Problem
 
@@ -14,6 +15,7 @@ _SENTENCES = {
     405: "this path has no such method",
     409: "too late, or in conflict with what is there",
     413: "the body is too large",
+    415: "the body is neither JSON nor YAML",
     422: "the request is malformed; `errors` names each field",
     429: "too many open streams, or a queue is full: `Retry-After` seconds",
     500: "something failed here",
@@ -42,7 +44,10 @@ def install(app: FastAPI) -> None:
                 routes=app.routes,
             )
             components = document.setdefault("components", {}).setdefault("schemas", {})
-            components["Problem"] = Problem.model_json_schema()
+            for shape in (Problem, WorkflowDocument):
+                schema = shape.model_json_schema(ref_template="#/components/schemas/{model}")
+                components |= schema.pop("$defs", {})
+                components[shape.__name__] = schema
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -42,29 +42,29 @@ def parse_position(value: str | None) -> Position:
 
 
 class Cursor(NamedTuple):
-    """The last task of a page; the next page holds older ones."""
+    """The last task or workflow of a page; the next page holds older ones."""
 
     created_at: datetime
-    task_id: str
+    entity_id: str
 
 
 def encode_cursor(cursor: Cursor) -> str:
-    plain = f"{cursor.created_at.isoformat()}|{cursor.task_id}"
+    plain = f"{cursor.created_at.isoformat()}|{cursor.entity_id}"
     return base64.urlsafe_b64encode(plain.encode()).decode().rstrip("=")
 
 
-def decode_cursor(value: str) -> Cursor:
+def decode_cursor(value: str, prefix: str = "tsk") -> Cursor:
     try:
         padded = value.encode("ascii") + b"=" * (-len(value) % 4)
-        at, _, task_id = (
+        at, _, entity_id = (
             base64.b64decode(padded, altchars=b"-_", validate=True).decode().partition("|")
         )
         created_at = datetime.fromisoformat(at)
     except (ValueError, binascii.Error, OverflowError) as e:
         raise _bad_cursor(value) from e
-    if created_at.tzinfo is None or not ids.is_id(task_id, "tsk"):
+    if created_at.tzinfo is None or not ids.is_id(entity_id, prefix):
         raise _bad_cursor(value)
-    return Cursor(created_at, task_id)
+    return Cursor(created_at, entity_id)
 
 
 def _bad_cursor(value: str) -> Rejected:

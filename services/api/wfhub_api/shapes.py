@@ -83,6 +83,7 @@ class TaskSummary(Shape):
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    workflow_id: str | None = Field(None, description="null: it was submitted alone")
 
 
 class TaskPage(Shape):

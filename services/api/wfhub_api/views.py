@@ -26,7 +26,7 @@ _FINAL = sorted(FINAL_TASK_STATES)
 
 _TASK_COLUMNS = """task_id, project_id, project, state, reason, message, title, spec, branch,
     commit_id, verdict, proof_id, attempts_used, current_attempt, cancel_requested,
-    created_at, updated_at, finished_at"""
+    created_at, updated_at, finished_at, workflow_id"""
 
 
 async def projects(engine: AsyncEngine, *, after: str, limit: int) -> list[Project]:
@@ -61,7 +61,7 @@ async def tasks(
         values["states"] = list(states)
     if before is not None:
         conditions.append("(created_at, task_id) < (:at, :task_id)")
-        values.update(at=before.created_at, task_id=before.task_id)
+        values.update(at=before.created_at, task_id=before.entity_id)
     rows = await select(
         engine,
         f"SELECT {_TASK_COLUMNS} FROM sched.api_task WHERE {' AND '.join(conditions)}"  # noqa: S608 - constant parts, values are bound

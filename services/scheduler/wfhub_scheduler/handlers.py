@@ -14,6 +14,7 @@ from wfhub_common import subjects
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import (
     CancelTask,
+    CancelWorkflow,
     Claim,
     Complete,
     CreateProject,
@@ -31,6 +32,7 @@ from wfhub_common.messages import (
     Report,
     SubmitTask,
     SubmitTasks,
+    SubmitWorkflow,
     UpdatePool,
     UpdateProject,
 )
@@ -56,6 +58,8 @@ from wfhub_scheduler.schedules.commands import (
     put_schedule,
 )
 from wfhub_scheduler.submission import submit_task, submit_tasks
+from wfhub_scheduler.workflows.stopping import cancel_workflow
+from wfhub_scheduler.workflows.submission import submit_workflow
 
 SERVICES = frozenset(
     {subjects.API, subjects.SCHEDULER, subjects.PROOF_STORE, subjects.GATEWAY}
@@ -101,6 +105,8 @@ def subscribe(core: Core, check: ReceiptCheck) -> None:
     answer("submit_task", SubmitTask, is_api, lambda _, asked: submit_task(core, asked))
     answer("submit_tasks", SubmitTasks, is_api, lambda _, asked: submit_tasks(core, asked))
     answer("cancel_task", CancelTask, is_api, lambda _, asked: cancel_task(core, asked))
+    answer("submit_workflow", SubmitWorkflow, is_api, lambda _, asked: submit_workflow(core, asked))
+    answer("cancel_workflow", CancelWorkflow, is_api, lambda _, asked: cancel_workflow(core, asked))
     answer("replay_dead_letter", ReplayDeadLetter, is_api, lambda _, asked: replays.replay(asked))
     answer(
         "discard_dead_letter", DiscardDeadLetter, is_api, lambda _, asked: replays.discard(asked)

@@ -27,6 +27,7 @@ from wfhub_scheduler.sealing import Sealing
 from wfhub_scheduler.settings import MigrateSettings, SchedulerSettings
 from wfhub_scheduler.sweeper import Sweeper
 from wfhub_scheduler.timing import Timing
+from wfhub_scheduler.workflows.advancing import WORKFLOWS_POLL_S, Advancing
 
 SCHEMA = "sched"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -94,6 +95,8 @@ async def _work(core: Core) -> None:
         tasks.create_task(Relay(core).run())
         tasks.create_task(Sealing(core).run())
         tasks.create_task(every("sweep", core.sweeps, sweeper.period_s, sweeper.turn))
+        advancing = Advancing(core)
+        tasks.create_task(every("advance", core.workflows, WORKFLOWS_POLL_S, advancing.turn))
         # By the clock as well: nobody rings for an instant.
         tasks.create_task(every("fire", core.sweeps, SCHEDULES_POLL_S, Turns(core).turn))
 

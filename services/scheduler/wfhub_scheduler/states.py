@@ -20,6 +20,7 @@ PUBLISH_TRIES_MAX = 8  # of a publication that reached no outcome
 class TaskEvent(StrEnum):
     RELEASED = "released"  # its workflow lets it start
     SKIPPED = "skipped"  # its workflow does without it; how that came is the reason
+    UNRESOLVABLE = "unresolvable"  # the results of others cannot be filled into its spec
     CLAIMED = "claimed"
     WON = "won"
     REJECTED = "rejected"
@@ -100,6 +101,7 @@ TASK_RULES: tuple[Rule, ...] = (
     #    in state      on               if             goes to       and         because
     Rule(T.BLOCKED, E.RELEASED, always, T.READY, F.ENQUEUE),
     Rule(T.BLOCKED, E.SKIPPED, always, T.CANCELLED, F.END),
+    Rule(T.BLOCKED, E.UNRESOLVABLE, always, T.FAILED, F.END, "unresolvable"),
     Rule(T.BLOCKED, E.CANCEL, always, T.CANCELLED, F.END, "cancelled"),
     Rule(T.BLOCKED, E.DEADLINE, past_deadline, T.FAILED, F.END, "deadline"),
     #

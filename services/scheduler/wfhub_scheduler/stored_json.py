@@ -24,9 +24,18 @@ def storable(value: Any) -> bool:
 
 def dumped(value: Any) -> str:
     """One jsonb parameter, from plain JSON values or a message."""
+    try:
+        written = json.dumps(value, allow_nan=False, default=_plain)
+    except ValueError:  # not a finite number
+        return json.dumps(_storable(value), allow_nan=False)
+    # As it is written, or as text that looks like it: then a closer look does no harm.
+    return json.dumps(_storable(value)) if "\\u0000" in written else written
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    return json.dumps(_storable(value), allow_nan=False)
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is not plain JSON")
 
 
 def _storable(value: Any) -> Any:

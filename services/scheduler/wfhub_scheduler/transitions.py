@@ -143,7 +143,8 @@ class Transitions:
             raise lease_lost(attempt_id)
         self._move_attempt(task, attempt, attempt_rule, ending)
         self._changes.units.append(self._unit_after(unit, rule, after, task if agent else None))
-        self._tx.after.ended.append(attempt_id)
+        if agent:  # only these have a token, and streams to cut
+            self._tx.after.ended.append(attempt_id)
         self._tx.after.units_ready = True  # a place below the limits came free
         observed = ending.observed if agent else None
         won = rule.effect is Effect.SEAL
@@ -181,6 +182,13 @@ class Transitions:
         if rule is not None:
             self._move(task, rule, reason=reason, message=message)
         return rule is not None
+
+    def unresolvable(self, task_id: str, message: str) -> None:
+        """A task of a workflow whose needs are met, but whose spec cannot be filled."""
+        task = self.tasks[task_id]
+        rule = decide(task.state, TaskEvent.UNRESOLVABLE, Facts())
+        assert rule is not None, "its caller holds its lock, and has seen it blocked"
+        self._move(task, rule, message=message)
 
     def timed_out(self, task_id: str, event: TaskEvent, message: str) -> bool:
         """QUEUE_TIMEOUT or DEADLINE; False: by now it does not matter."""

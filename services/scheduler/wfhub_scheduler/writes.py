@@ -8,7 +8,7 @@ Raises: AssertionError.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import TextClause, text
@@ -144,8 +144,8 @@ class Changes:
 
     async def write(self, connection: AsyncConnection) -> None:
         await _all(connection, _ATTEMPTS, list(self.attempts.values()))
-        await _all(connection, _UNITS, [asdict(unit) for unit in self.units])
-        await _all(connection, _TASKS, [asdict(task) for task in self.tasks])
+        await _all(connection, _UNITS, [vars(unit) for unit in self.units])
+        await _all(connection, _TASKS, [vars(task) for task in self.tasks])
         new = [{"unit_id": ids.new_unit_id(), "task_id": task_id} for task_id in self.publish]
         await _all(connection, _PUBLISH_UNITS, new)
         if self.dead:

@@ -24,6 +24,7 @@ import nats
 import operations_double
 import pytest
 import schedules_double
+import workflows_double
 from faststream.nats import NatsBroker
 from nats.aio.client import Client as NatsClient
 from pydantic import BaseModel
@@ -60,7 +61,7 @@ CREATE TABLE sched.api_task (task_id text PRIMARY KEY, project_id text, project 
   reason text, message text, title text, spec jsonb, branch text, commit_id text, verdict text,
   proof_id text, attempts_used int DEFAULT 0, current_attempt text,
   cancel_requested bool DEFAULT false, created_at timestamptz, updated_at timestamptz,
-  finished_at timestamptz);
+  finished_at timestamptz, workflow_id text);
 CREATE TABLE sched.api_attempt (attempt_id text PRIMARY KEY, task_id text, project_id text,
   kind text, number int, state text, runner_id text, reason text, message text, base_commit text,
   commit_id text, verdict jsonb, base_verdict jsonb, artifacts jsonb, changes jsonb,
@@ -376,7 +377,8 @@ async def migrated(database_url: str) -> str:
 @pytest.fixture
 async def scheduler(migrated: str, nats_url: str) -> AsyncIterator[Scheduler]:
     pool = await asyncpg.create_pool(migrated, min_size=1, max_size=4)
-    await pool.execute(VIEW_TABLES + operations_double.TABLES + schedules_double.TABLES)
+    doubles = (operations_double, schedules_double, workflows_double)
+    await pool.execute(VIEW_TABLES + "".join(double.TABLES for double in doubles))
     client = await nats.connect(nats_url)
     await streams.provision(client.jetstream())
     double = Scheduler(pool, client)
@@ -387,6 +389,7 @@ async def scheduler(migrated: str, nats_url: str) -> AsyncIterator[Scheduler]:
     serve(broker, "cancel_task", CancelTask, double.cancel_task, queue="scheduler")
     serve(broker, "usage", UsageOf, double.usage_of, queue="gateway")
     schedules_double.SchedulesDouble(pool, broker)
+    workflows_double.WorkflowsDouble(pool, broker)
     operations_double.OperationsDouble(pool, broker, double.submit_task)
     await broker.start()
     yield double

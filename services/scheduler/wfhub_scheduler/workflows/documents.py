@@ -2,7 +2,8 @@
 
 A task's spec is the document's `defaults` under the task's own fields; `agent`, `limits` and
 `retry` are laid over field by field. Everything is checked here: shape, each spec, names, cycles,
-and that an expression names an output of a task that ends before. Pure.
+and that an expression names an output of a task that ends before. A task that needs one other of
+its repository, and has no `base` of its own, starts from that one's result. Pure.
 Raises: Rejected (422 `workflow-invalid` with `faults`, 413 `workflow-too-large`).
 """
 
@@ -32,12 +33,14 @@ _OF_THE_GRAPH = frozenset(WorkflowTask.model_fields)
 
 @dataclass(frozen=True)
 class Node:
-    """A task of the graph; `needs` and `children` are numbers of other nodes."""
+    """A task of the graph; `needs` and `children` are numbers of other nodes, and so is
+    `continues`: the need whose result it starts from."""
 
     name: str
     spec: TaskSpec
     needs: tuple[int, ...]
     children: tuple[int, ...]
+    continues: int | None
     needs_policy: NeedsPolicy
     on_failure: OnFailure
 
@@ -70,6 +73,7 @@ def read(raw: dict[str, Any]) -> Plan:
                 specs[name],
                 wanted[i],
                 tuple(children[i]),
+                numbers[task.needs[0]] if _continues(name, task, specs) else None,
                 task.needs_policy,
                 task.on_failure or document.on_failure,
             )
@@ -119,6 +123,14 @@ def _default_faults(defaults: dict[str, Any]) -> Iterator[Fault]:
         TaskSpec.model_validate({"repo": "unsaid", **rest})
     except ValidationError as e:
         yield from of_validation(e, ("defaults",))
+
+
+def _continues(name: str, task: WorkflowTask, specs: Mapping[str, TaskSpec]) -> bool:
+    """One need, of the same repository, and no `base` of its own: one from `defaults` is where
+    the graph begins."""
+    if len(task.needs) != 1 or "base" in _own_fields(task):
+        return False
+    return specs[task.needs[0]].repo == specs[name].repo
 
 
 def _own_fields(task: WorkflowTask) -> dict[str, Any]:

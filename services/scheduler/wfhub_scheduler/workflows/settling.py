@@ -10,7 +10,7 @@ Pure; numbers are those of nodes. Each end is settled once, in whatever batches 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
-from wfhub_common.messages import NeedsPolicy
+from wfhub_common.messages import NeedsPolicy, WorkflowState
 
 PARENT_FAILED = "parent-failed"
 WORKFLOW_FAILED = "workflow-failed"
@@ -18,9 +18,9 @@ WORKFLOW_FAILED = "workflow-failed"
 
 @dataclass(frozen=True)
 class Waiting:
-    """A node that is not settled. `needs_left`: how many that it needs are not settled yet."""
+    """`needs_left`: how many that it needs are not settled yet."""
 
-    blocked: bool
+    unstarted: bool  # blocked, or ready and never tried
     needs_left: int
     needs_policy: NeedsPolicy
     children: tuple[int, ...]
@@ -36,7 +36,7 @@ class Settled:
 def settle(
     nodes: Mapping[int, Waiting], ended: Set[int], failed: Set[int], *, stop: bool
 ) -> Settled:
-    """`nodes` holds `ended` and their children or, if any failed, all that are not settled.
+    """`nodes` holds `ended` and their children or, if any failed, all of the workflow.
 
     `failed` are those of `ended` that did not succeed; `stop`: one of them ends the workflow.
     """
@@ -49,9 +49,18 @@ def settle(
     ready = tuple(
         number
         for number, left in sorted(needs_left.items())
-        if left == 0 and nodes[number].blocked and number not in skipped
+        if left == 0 and nodes[number].unstarted and number not in skipped
     )
     return Settled(ready, skipped, needs_left)
+
+
+def state_of(*, open_count: int, unsuccessful_count: int, cancelled: bool) -> WorkflowState:
+    """`open_count`: tasks whose ends are not settled; `cancelled`: it was asked for."""
+    if open_count:
+        return WorkflowState.RUNNING
+    if not unsuccessful_count:
+        return WorkflowState.SUCCEEDED
+    return WorkflowState.CANCELLED if cancelled else WorkflowState.FAILED
 
 
 def _stopped(nodes: Mapping[int, Waiting]) -> Iterator[int]:
@@ -65,11 +74,11 @@ def _fallen(nodes: Mapping[int, Waiting], failed: Set[int]) -> Set[int]:
     while stack:
         for child in nodes[stack.pop()].children:
             node = nodes[child]
-            if child not in failed and child not in fallen and node.blocked and _falls(node):
+            if child not in failed and child not in fallen and _falls(node):
                 fallen.add(child)
                 stack.append(child)
     return fallen
 
 
 def _falls(node: Waiting) -> bool:
-    return node.blocked and node.needs_policy is NeedsPolicy.ALL_SUCCEEDED
+    return node.unstarted and node.needs_policy is NeedsPolicy.ALL_SUCCEEDED
