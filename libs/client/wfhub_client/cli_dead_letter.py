@@ -44,7 +44,7 @@ def dead_letter_replay(dead_letter_id: DeadLetterId, as_json: Json = False) -> N
 
 @dead_letter_app.command("discard")
 def dead_letter_discard(dead_letter_id: DeadLetterId, as_json: Json = False) -> None:
-    """Close it; what failed is not done again."""
+    """Close it without a replay."""
     from wfhub_client import dead_letters
 
     dead_letters.decide(dead_letter_id, "discard", as_json=as_json)

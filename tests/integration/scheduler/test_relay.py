@@ -181,6 +181,20 @@ async def test_a_relay_that_lost_its_connection_begins_again(hub: Hub) -> None:
     assert positions(await hub.all_published()) == dense(2)
 
 
+async def test_an_event_too_large_for_a_message_is_published_without_its_data(hub: Hub) -> None:
+    await hub.pg.execute(
+        """
+        INSERT INTO sched.event (event_id, project_id, task_id, kind, entity_id, type, data)
+        SELECT 'evt_' || n, 'prj_a', 'tsk_a', 'task', 'tsk_a', 'task.test',
+               jsonb_build_object('text', repeat('x', n)) FROM unnest(ARRAY[200000, 10]) n
+        """
+    )
+    large, small = await hub.all_published()
+    assert large.data == {"oversized_chars": 200_000 + len('{"text": ""}')}
+    assert small.data == {"text": "x" * 10}
+    assert positions([large, small]) == dense(2)
+
+
 async def test_events_that_are_too_old_are_not_carried_and_then_forgotten(hub: Hub) -> None:
     await hub.pg.execute(
         """

@@ -69,7 +69,7 @@ async def replay_dead_letter(
 
 @router.post(
     "/{dead_letter_id}/discard",
-    summary="Close it; what failed is not done again",
+    summary="Close it without a replay",
     responses=errors(404, 409),
 )
 async def discard_dead_letter(
