@@ -36,7 +36,7 @@ def dead_letter_show(dead_letter_id: DeadLetterId, as_json: Json = False) -> Non
 
 @dead_letter_app.command("replay")
 def dead_letter_replay(dead_letter_id: DeadLetterId, as_json: Json = False) -> None:
-    """Do again what was refused, once."""
+    """Do again what failed, once."""
     from wfhub_client import dead_letters
 
     dead_letters.decide(dead_letter_id, "replay", as_json=as_json)
@@ -44,7 +44,7 @@ def dead_letter_replay(dead_letter_id: DeadLetterId, as_json: Json = False) -> N
 
 @dead_letter_app.command("discard")
 def dead_letter_discard(dead_letter_id: DeadLetterId, as_json: Json = False) -> None:
-    """Set it aside for good."""
+    """Close it without a replay."""
     from wfhub_client import dead_letters
 
     dead_letters.decide(dead_letter_id, "discard", as_json=as_json)

@@ -33,6 +33,14 @@ def project_create(
     operations.create_project(name, given, as_json=as_json)
 
 
+@project_app.command("list")
+def project_list(as_json: Json = False) -> None:
+    """List projects with their limits."""
+    from wfhub_client import operations
+
+    operations.list_projects(as_json=as_json)
+
+
 @project_app.command("show")
 def project_show(project: Project, as_json: Json = False) -> None:
     """Show a project's limits, what runs and what waits."""

@@ -109,6 +109,14 @@ class Client:
         """With what runs and what waits. `ref` is a name or an id."""
         return self._json("GET", f"/v1/projects/{_part(ref)}")
 
+    def projects(self) -> Iterator[dict[str, Any]]:
+        """By name. Without what runs and waits: `project` counts that."""
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self._json("GET", "/v1/projects", params={"cursor": cursor})
+            yield from page["projects"]
+            cursor = page["next_cursor"]
+
     def update_project(self, ref: str, changes: dict[str, Any]) -> dict[str, Any]:
         return self._json("PATCH", f"/v1/projects/{_part(ref)}", json=changes)
 

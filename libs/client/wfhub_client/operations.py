@@ -22,6 +22,12 @@ def create_project(name: str, given: dict[str, int | None], *, as_json: bool) ->
     _print(found, f"{found['project_id']}  {found['name']}", as_json=as_json)
 
 
+def list_projects(*, as_json: bool) -> None:
+    with _client() as client:
+        for found in client.projects():
+            _print(found, _limits(found), as_json=as_json)
+
+
 def show_project(ref: str, *, as_json: bool) -> None:
     with _client() as client:
         found = client.project(ref)
@@ -68,6 +74,15 @@ def drain_runner(runner_id: str, *, drain: bool, as_json: bool) -> None:
     with _client() as client:
         found = client.drain_runner(runner_id, drain=drain)
     _print(found, _runner(found), as_json=as_json)
+
+
+def _limits(found: dict[str, Any]) -> str:
+    state = "paused" if found["paused"] else "active"
+    return (
+        f"{found['project_id']}  {found['name']:<20}  {state:<8}"
+        f"  runs at most {found['running_limit']}  queues at most {found['queue_limit']}"
+        f"  weight {found['weight']}"
+    )
 
 
 def _project(found: dict[str, Any]) -> str:

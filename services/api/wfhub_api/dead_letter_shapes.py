@@ -29,7 +29,7 @@ class Service(StrEnum):
 class DeadLetter(Shape):
     dead_letter_id: str
     service: Service
-    source: str = Field(description="rpc, seal, ingest, or the name of a turn")
+    source: str = Field(description="rpc, ingest, seal, sealing, schedule or workflow")
     sender: str = Field(description="who said it, where somebody did")
     subject: str = Field(description="the message's subject, or the id of what failed")
     code: str

@@ -8,6 +8,7 @@ from faststream.nats import NatsBroker, NatsMessage
 from pydantic import ValidationError
 from wfhub_common import subjects
 from wfhub_common.broker import ask, serve
+from wfhub_common.flood import FloodGate
 from wfhub_common.log import get_logger
 from wfhub_common.messages import (
     AttemptEnded,
@@ -43,13 +44,17 @@ def register(broker: NatsBroker, ledger: Ledger, exchanger: Exchanger) -> None:
     serve(broker, "exchanges", ExchangesOf, exchanges, queue=QUEUE)
     serve(broker, "usage", UsageOf, usage, queue=QUEUE)
 
+    gate = FloodGate()
+
     # No queue group: the streams to cut may be open in any gateway.
     @broker.subscriber(subjects.CTL_ATTEMPT_ENDED, decoder=_raw, no_reply=True)
     async def attempt_ended(body: bytes) -> None:
         try:
             attempt_id = AttemptEnded.model_validate_json(body).attempt_id
         except ValidationError:
-            log.warning("malformed hint ignored", subject=subjects.CTL_ATTEMPT_ENDED)
+            if (unsaid := gate.admit("malformed")) is not None:
+                subject = subjects.CTL_ATTEMPT_ENDED
+                log.warning("malformed hint ignored", subject=subject, unsaid=unsaid)
             return
         exchanger.tokens.ended(attempt_id)
         exchanger.provider.forget(attempt_id)

@@ -32,7 +32,7 @@ class Sealer:
     async def seal(self, sender: str, asked: SealProof) -> Sealed:
         if sender != subjects.SCHEDULER:
             raise Rejected("not-allowed", f"{sender[:64]} may not ask for proofs", status=403)
-        attempt_id = asked.scheduler.attempt_id
+        attempt_id = ids.checked(asked.scheduler.attempt_id, "att")
         async with db.transaction(self._engine) as connection:
             known = await transparency.sealed(connection, attempt_id)
         if known is not None:

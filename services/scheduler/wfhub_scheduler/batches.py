@@ -2,7 +2,8 @@
 
 JetStream's rules (nats-server 2.12): messages of a batch carry its id and their number from 1; the
 last says commit and is answered; the first also names the stream's last sequence, which is checked
-when the batch commits. At most 1000 messages, at most 10 s between two of them.
+when the batch commits. At most 1000 messages, at most 10 s between two of them. How many bytes is
+ours to bound: all of them have to be through before the answer is given up.
 The fence is that sequence, not the dedupe window: a relay that lost its lock, or bytes of an
 earlier try that were still in a buffer, are refused as a whole.
 Raises: OutOfStep (compare and replay), StreamMissing, and nats.errors of the connection.
@@ -12,6 +13,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import nats.errors
 from nats.aio.client import Client
@@ -21,6 +23,7 @@ from wfhub_common.log import get_logger
 from wfhub_scheduler.positions import Position
 
 BATCH_MESSAGES_MAX = 1000
+BATCH_BYTES_MAX = 8 * 1024 * 1024
 ACK_TIMEOUT_S = 4.0
 POS_HEADER = "wfhub-pos"
 GENERATION_HEADER = "wfhub-generation"
@@ -45,6 +48,13 @@ class Entry:
     event_id: str
     subject: str
     body: bytes
+
+
+def first_batch(entries: Sequence[Entry]) -> list[Entry]:
+    """As many of the first as fit; one that is larger is a batch of its own."""
+    sizes = accumulate(len(entry.body) for entry in entries)
+    fit = sum(size <= BATCH_BYTES_MAX for size in sizes)
+    return list(entries[: max(fit, 1)])
 
 
 async def publish(client: Client, entries: Sequence[Entry], *, last_seq: int) -> int:

@@ -1,12 +1,15 @@
 """What the scheduler puts aside, so that it blocks nobody (wfhub_common.dead_letters has the rows).
 
-source  | what failed                            | open from
-rpc     | a request whose handler raised         | the RPC_FAILURES_MAX-th time, by its digest
-seal    | a proof that was refused               | the first time: the refusal is final
-(turn)  | one entity of a turn, e.g. `workflow`  | the TURN_FAILURES_MAX-th time
+source    | what failed                           | open from
+rpc       | a request whose handler raised        | the RPC_FAILURES_MAX-th time, by its digest
+seal      | a proof that was refused              | the first time: the refusal is final
+sealing   | our own work on a task's proof        | the TURN_FAILURES_MAX-th time
+schedule  | firing a schedule                     | the same
+workflow  | bringing a workflow on                | the same
 
-An outage (database, broker, network) is never counted. Open letters are decided by replays.py, and
-told on WFHUB_DLQ as a hint.
+The last three are turns: while its letter is open, the entity has none. An outage (database,
+broker, network) is never counted. Open letters are decided by replays.py, and told on WFHUB_DLQ as
+a hint.
 A turn looks only at what is not put aside: `WHERE … AND {not_aside("workflow", "w.workflow_id")}`
 and works on each through `guarded`.
 """
@@ -28,6 +31,7 @@ __all__ = ["Letter"]
 RPC_FAILURES_MAX = 5
 TURN_FAILURES_MAX = 10
 RPC, SEAL = "rpc", "seal"
+SEALING, SCHEDULE = "sealing", "schedule"
 LETTERS = DeadLetters("sched")
 OUTAGES = (RetryLater, nats.errors.Error, OSError, TimeoutError)
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import streams
 
 from wfhub_scheduler import cloud_events
-from wfhub_scheduler.batches import BATCH_MESSAGES_MAX, Entry
+from wfhub_scheduler.batches import BATCH_MESSAGES_MAX, Entry, first_batch
 from wfhub_scheduler.floors import Floor, Look
 from wfhub_scheduler.positions import Position
 
@@ -122,7 +122,7 @@ async def entries(connection: AsyncConnection, after: Position) -> list[Entry]:
                 "count": BATCH_MESSAGES_MAX,
             },
         )
-        return [cloud_events.entry(*row) for row in rows]
+        return first_batch([cloud_events.entry(*row) for row in rows])
 
 
 async def note_published(connection: AsyncConnection, at: Position) -> None:

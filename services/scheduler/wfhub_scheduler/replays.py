@@ -4,7 +4,8 @@ source  | a replay
 rpc     | runs the request again as its sender
 seal    | asks for the proof again. The task stays failed (final is final): the proof is noted on
         | it, and whoever wants the work published submits the task anew
-(turn)  | lets the entity's turn look at it again
+(turn)  | lets the entity's turn look at it again; so does discarding the letter, since nothing that
+        | was accepted may stand still for ever: what still fails is put aside anew
 
 A decided letter stays decided: the same command again changes nothing. A replay that fails leaves
 the letter open. What a runner asks again by itself (a claim, a heartbeat), or whose moment has

@@ -1,12 +1,12 @@
 """What the proof-store is asked: all that the scheduler and the runner saw of a won attempt.
 
-Raises: nothing of its own. A task without a winner has no question, and is left out.
+A task without a winner has no question, and is left out.
 """
 
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from wfhub_common import digests
 from wfhub_common.messages import RunnerObservations, SchedulerObservations, SealProof, TaskSpec
 
@@ -23,13 +23,14 @@ SELECT t.task_id, t.project_id, p.name AS project, t.spec, t.submitted_by, t.cre
 """)
 
 
-async def questions(tx: Tx, task_ids: Collection[str]) -> dict[str, SealProof]:
+async def seen(tx: Tx, task_ids: Collection[str]) -> dict[str, Row[Any]]:
     """By task id."""
     rows = await tx.connection.execute(_QUESTIONS, {"ids": list(task_ids)})
-    return {row.task_id: _question(row) for row in rows}
+    return {row.task_id: row for row in rows}
 
 
-def _question(row: Any) -> SealProof:
+def question(row: Row[Any]) -> SealProof:
+    """Raises: ValidationError, where an earlier version stored what this one cannot read."""
     spec = TaskSpec.model_validate(row.spec)
     return SealProof(
         scheduler=SchedulerObservations(

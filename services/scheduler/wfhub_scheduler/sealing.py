@@ -6,6 +6,7 @@ proof-store answers with the same proof for the same attempt.
 Up to SEALS_AT_ONCE questions are open at a time; a slow answer holds up no other, and answers that
 come at the same time share a transaction.
 Its refusal is final: the task fails with the refusal's code, and a dead letter keeps the question.
+A task over which we fail ourselves is put aside after a while (dead_letters.guarded).
 Units: seconds.
 """
 
@@ -13,19 +14,19 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from wfhub_common import broker as rpc
 from wfhub_common import subjects
 from wfhub_common.errors import Corrupt, LeaseLost, Rejected, RetryLater, WfhubError
 from wfhub_common.log import get_logger
 from wfhub_common.messages import Sealed, SealProof
 
-from wfhub_scheduler import stored_json, timing
+from wfhub_scheduler import seal_questions, stored_json, timing
 from wfhub_scheduler.core import Core, Tx, every
-from wfhub_scheduler.dead_letters import SEAL, Letter, bury
+from wfhub_scheduler.dead_letters import SEAL, SEALING, Letter, bury, guarded, not_aside
 from wfhub_scheduler.outbox import emit
-from wfhub_scheduler.seal_questions import questions
 from wfhub_scheduler.transitions import Transitions
 
 SEAL_POLL_S = 1.0
@@ -34,14 +35,15 @@ SEALS_AT_ONCE = 64  # questions open, a process
 
 log = get_logger(__name__)
 
-_DUE = text("""
+_DUE = text(f"""
 -- Taking a seal moves its next try ahead; another scheduler skips it meanwhile.
 UPDATE sched.task
    SET seal_due_at = now() + make_interval(secs => :timeout_s), seal_tries = seal_tries + 1
  WHERE task_id IN (SELECT task_id FROM sched.task WHERE state = 'sealing' AND seal_due_at <= now()
+                      AND {not_aside(SEALING, "task.task_id")}
                     ORDER BY seal_due_at LIMIT :count FOR UPDATE SKIP LOCKED)
 RETURNING task_id, winner, seal_tries
-""")
+""")  # noqa: S608 - our own text
 _PUT_OFF = text("""
 UPDATE sched.task SET seal_due_at = now() + make_interval(secs => :delay_s)
  WHERE task_id = :task_id AND state = 'sealing'
@@ -61,10 +63,10 @@ class _Asked:
     task_id: str
     winner: str
     tries: int
-    question: SealProof
+    seen: Row[Any]
 
 
-_Answered = tuple[_Asked, Sealed | Refusal | RetryLater]
+_Answered = tuple[_Asked, SealProof, Sealed | Refusal | RetryLater]
 
 
 class Sealing:
@@ -90,14 +92,16 @@ class Sealing:
         return False  # what is taken but not due any more, or the end of an answer, rings
 
     async def _ask(self, asked: _Asked, *, ring: bool) -> None:
-        try:
-            answer = await _answer(self._core, asked)
+        async def work() -> None:
+            question = seal_questions.question(asked.seen)
+            answer = await _answer(self._core, asked, question)
             settled = self._core.grouped("seal", _settle_group, max_items=SEALS_AT_ONCE)
-            await settled((asked, answer))
-        except RetryLater as e:  # our own database: the proof is asked for again
-            log.warning("proof not noted yet", task_id=asked.task_id, why=str(e))
-        except Exception:
-            log.exception("sealing failed", task_id=asked.task_id)
+            await settled((asked, question, answer))
+
+        try:
+            await guarded(self._core, SEALING, asked.task_id, work)
+        except Exception as e:  # noqa: BLE001 - an outage: the proof is asked for again
+            log.warning("proof not noted yet", task_id=asked.task_id, why=str(e)[:500])
         finally:
             self._open -= 1
             if ring:
@@ -107,13 +111,13 @@ class Sealing:
 async def _take(tx: Tx, count: int) -> list[_Asked]:
     limits = {"count": count, "timeout_s": SEAL_TIMEOUT_S * 2}
     rows = (await tx.connection.execute(_DUE, limits)).all()
-    asked = await questions(tx, [row.task_id for row in rows]) if rows else {}
-    return [_Asked(row.task_id, row.winner, row.seal_tries, asked[row.task_id]) for row in rows]
+    seen = await seal_questions.seen(tx, [row.task_id for row in rows]) if rows else {}
+    return [_Asked(row.task_id, row.winner, row.seal_tries, seen[row.task_id]) for row in rows]
 
 
-async def _answer(core: Core, asked: _Asked) -> Sealed | Refusal | RetryLater:
+async def _answer(core: Core, asked: _Asked, question: SealProof) -> Sealed | Refusal | RetryLater:
     try:
-        return await _ask(core, asked.question)
+        return await _ask(core, question)
     except RetryLater as e:
         log.warning("proof not there yet", task_id=asked.task_id, tries=asked.tries, why=str(e))
         return e
@@ -130,19 +134,18 @@ async def _ask(core: Core, question: SealProof) -> Sealed:
 
 async def _settle_group(core: Core, group: Sequence[_Answered]) -> list[WfhubError | None]:
     async def work(tx: Tx) -> list[WfhubError | None]:
-        moves = await Transitions.of_tasks(tx, {asked.task_id for asked, _ in group})
-        for asked, answer in group:
-            await _settle(tx, moves, asked, answer)
+        moves = await Transitions.of_tasks(tx, {asked.task_id for asked, _, _ in group})
+        for answered in group:
+            await _settle(tx, moves, answered)
         await moves.write()
         return [None] * len(group)
 
     return await core.commit(work)
 
 
-async def _settle(
-    tx: Tx, moves: Transitions, asked: _Asked, answer: Sealed | Refusal | RetryLater
-) -> None:
+async def _settle(tx: Tx, moves: Transitions, answered: _Answered) -> None:
     """Nothing, where it was cancelled while the proof was made, or another scheduler was first."""
+    asked, question, answer = answered
     match answer:
         case Sealed():
             moves.sealed(asked.task_id, asked.winner, answer)
@@ -152,7 +155,7 @@ async def _settle(
             await tx.connection.execute(_PUT_OFF, {"task_id": asked.task_id, "delay_s": delay_s})
         case _:
             if moves.seal_refused(asked.task_id, asked.winner, answer.code, answer.message):
-                body = stored_json.dumped(asked.question)
+                body = stored_json.dumped(question)
                 letter = Letter(SEAL, asked.task_id, answer.code, answer.message, body)
                 await bury(tx.connection, letter)
 
@@ -163,7 +166,8 @@ async def seal_again(core: Core, task_id: str) -> str:
     A failed task is final and stays so: what comes of this is evidence, never a publication.
     Raises: what the proof-store answers.
     """
-    question = (await core.commit(lambda tx: questions(tx, [task_id])))[task_id]
+    seen = await core.commit(lambda tx: seal_questions.seen(tx, [task_id]))
+    question = seal_questions.question(seen[task_id])
     sealed = await _ask(core, question)
 
     async def work(tx: Tx) -> None:

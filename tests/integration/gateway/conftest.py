@@ -322,3 +322,14 @@ async def upstream() -> AsyncIterator[Upstream]:
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
     return eventually
+
+
+@pytest.fixture
+async def used_gateway(
+    start_gateway: StartGateway, scheduler: Scheduler, upstream: Upstream, post: Post
+) -> httpx.AsyncClient:
+    """One that has an exchange in its ledger."""
+    gateway = await start_gateway(llm_base_url=upstream.url("ok"))
+    token, _ = scheduler.grant()
+    assert (await post(gateway, token)).status_code == 200
+    return gateway

@@ -324,7 +324,7 @@ async def hub(
 
     async with AsyncExitStack() as stack:
         clients = {}
-        for user in (subjects.SCHEDULER, RUNNER, OTHER_RUNNER):
+        for user in (subjects.SCHEDULER, subjects.API, RUNNER, OTHER_RUNNER):
             clients[user] = await nats.connect(
                 nats_url, user=user, password=passwords[user], inbox_prefix=f"_INBOX.{user}"
             )

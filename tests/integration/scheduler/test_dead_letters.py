@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from scheduler_hub import SPEC, Hub
+import wfhub_scheduler.dead_letters
+from scheduler_hub import SPEC, Hub, until
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, dead_letters, ids, subjects
@@ -31,6 +32,7 @@ from wfhub_scheduler.dead_letters import (
 )
 from wfhub_scheduler.timing import Timing
 
+_UNREADABLE = """UPDATE sched.task SET spec = spec || '{"repo": 5}' WHERE task_id = $1"""
 TOKEN = "wht_" + "a" * 43
 
 
@@ -199,6 +201,38 @@ async def test_a_refused_seal_asked_again_gives_a_proof_and_the_task_stays_faile
     events = [e.type for e in await hub.all_published() if e.data.get("task_id") == task_id]
     assert events.count("proof.sealed") == 1
     assert await runner.claim(wait_s=0) == ()  # nothing is published
+
+
+async def test_a_task_whose_proof_cannot_even_be_asked_for_is_put_aside_alone(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier version stored, say, this one cannot read."""
+    monkeypatch.setattr(wfhub_scheduler.dead_letters, "TURN_FAILURES_MAX", 2)
+    runner = await hub.runner()
+    tasks = [(await hub.submit()).task_id for _ in range(2)]
+    attempts = {each.task_id: each.attempt_id for each in await runner.claim(2)}
+    bad, good = tasks
+    readable = await hub.pg.fetchval("SELECT spec::text FROM sched.task WHERE task_id = $1", bad)
+    await hub.pg.execute(_UNREADABLE, bad)
+    for task_id in tasks:
+        await runner.complete(runner.won(attempts[task_id]))
+    await hub.in_state(good, "publishing")
+
+    async def letter() -> asyncpg.Record | None:
+        await hub.pg.execute("UPDATE sched.task SET seal_due_at = now() WHERE task_id = $1", bad)
+        return next(iter(await letters(hub)), None)
+
+    found = await until(letter, "put aside")
+    assert (found["source"], found["subject"]) == ("sealing", bad)
+    assert found["failures"] == 2
+    assert (await hub.task(bad))["state"] == "sealing"
+    await hub.pg.execute(
+        "UPDATE sched.task SET spec = $2::text::jsonb, seal_due_at = now() WHERE task_id = $1",
+        bad,
+        readable,
+    )
+    await replay(hub, found["dead_letter_id"])
+    await hub.in_state(bad, "publishing")
 
 
 @pytest.fixture

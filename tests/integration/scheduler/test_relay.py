@@ -1,22 +1,14 @@
 """The relay: dense positions, in order, replayed after any loss of the stream, never mixed up."""
 
 import asyncio
-import contextlib
-import socket
-import subprocess
-import sysconfig
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import pytest
 import scheduler_hub
 from scheduler_hub import SPEC, Hub, Runner, scheduler, until
 from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import db, signing, streams, subjects
+from wfhub_common import db, streams, subjects
 from wfhub_common.messages import CloudEvent, SubmitTask
 from wfhub_scheduler import ledger
 from wfhub_scheduler.core import Core
-from wfhub_scheduler.settings import SchedulerSettings
 from wfhub_scheduler.submission import submit_task
 from wfhub_scheduler.timing import Timing
 
@@ -189,76 +181,18 @@ async def test_a_relay_that_lost_its_connection_begins_again(hub: Hub) -> None:
     assert positions(await hub.all_published()) == dense(2)
 
 
-class NatsServer:
-    """A server that comes and goes, with its port and its store, or without."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self.url = f"nats://127.0.0.1:{self.port}"
-        self._folder, self._stores = folder, 0
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *, wiped: bool = False) -> None:
-        self._stores += wiped
-        binary = Path(sysconfig.get_path("scripts")) / "nats-server"
-        store = self._folder / f"store{self._stores}"
-        self._process = subprocess.Popen(
-            [binary, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", store],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait(10)
-
-
-@pytest.fixture
-def nats_server(tmp_path: Path) -> NatsServer:
-    return NatsServer(tmp_path)
-
-
-@pytest.fixture
-async def shaky_hub(nats_server: NatsServer, settings: SchedulerSettings) -> AsyncIterator[Hub]:
-    nats_server.start()
-    own = settings.model_copy(update={"nats_url": nats_server.url})
-    key = signing.load_private_key(own.proof_public_key_file.removesuffix(".pub"))
-    async with scheduler_hub.hub(own, key) as made, scheduler(own):
-        yield await scheduler_hub.answering(made)
-    with contextlib.suppress(ProcessLookupError):
-        nats_server.kill()
-
-
-@pytest.mark.parametrize("wiped", [False, True])
-async def test_positions_are_given_while_nats_is_down_and_published_when_it_is_back(
-    shaky_hub: Hub, nats_server: NatsServer, wiped: bool
-) -> None:
-    await shaky_hub.submit()
-    await shaky_hub.all_published()
-    nats_server.kill()
-    engine = db.make_engine(shaky_hub.settings.database_url, application="test")
-    await write_events(engine, shaky_hub, count=4)
-    await engine.dispose()
-
-    async def placed() -> bool:
-        return bool(await shaky_hub.pg.fetchval("SELECT last_pos = 5 FROM sched.relay"))
-
-    await until(placed, "positions are given")
-    nats_server.start(wiped=wiped)
-    await until(lambda: _connected(shaky_hub), "reconnected")
-    assert positions(await shaky_hub.all_published()) == dense(5)
-
-
-async def _connected(hub: Hub) -> bool:
-    if not hub.broker.connection.is_connected:
-        return False
-    with contextlib.suppress(Exception):
-        await hub.broker.connection.jetstream().account_info()
-        return True
-    return False
+async def test_an_event_too_large_for_a_message_is_published_without_its_data(hub: Hub) -> None:
+    await hub.pg.execute(
+        """
+        INSERT INTO sched.event (event_id, project_id, task_id, kind, entity_id, type, data)
+        SELECT 'evt_' || n, 'prj_a', 'tsk_a', 'task', 'tsk_a', 'task.test',
+               jsonb_build_object('text', repeat('x', n)) FROM unnest(ARRAY[200000, 10]) n
+        """
+    )
+    large, small = await hub.all_published()
+    assert large.data == {"oversized_chars": 200_000 + len('{"text": ""}')}
+    assert small.data == {"text": "x" * 10}
+    assert positions([large, small]) == dense(2)
 
 
 async def test_events_that_are_too_old_are_not_carried_and_then_forgotten(hub: Hub) -> None:

@@ -28,12 +28,15 @@ from wfhub_common.messages import (
     PauseSchedule,
     PreviewSchedule,
     PutSchedule,
+    ReplayDeadLetter,
     Schedule,
     ScheduleSpec,
     TaskSpec,
 )
 from wfhub_common.settings import BrokerSettings
 from wfhub_scheduler.core import Core, Tx
+from wfhub_scheduler.dead_letters import TURN_FAILURES_MAX
+from wfhub_scheduler.replays import Replays
 from wfhub_scheduler.schedules import commands, firing
 from wfhub_scheduler.schedules.turns import Turns
 from wfhub_scheduler.timing import Timing
@@ -548,3 +551,37 @@ async def test_a_scheduler_killed_while_it_fires_leaves_the_rest_to_another(
     assert left > 0, "the kill came too late to prove anything"
     assert await lab.firings() == [("fired", "")] * 100
     assert len(await lab.tasks("ready")) == 100
+
+
+async def test_a_schedule_that_fails_again_and_again_is_put_aside_and_holds_up_no_other(
+    lab: Lab,
+) -> None:
+    for name in ("bad", "good"):
+        await lab.put(name)
+    bad = await lab.pg.fetchval("SELECT schedule_id FROM sched.schedule WHERE name = 'bad'")
+    await lab.pg.execute(
+        f"""
+        CREATE FUNCTION sched.poison() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'poison'; END $$;
+        CREATE TRIGGER poison BEFORE INSERT ON sched.firing
+            FOR EACH ROW WHEN (NEW.schedule_id = '{bad}') EXECUTE FUNCTION sched.poison()
+        """
+    )
+    for _ in range(TURN_FAILURES_MAX):
+        await lab.due()
+        await lab.turn()
+    letter = await lab.pg.fetchrow("SELECT * FROM sched.api_dead_letter")
+    assert (letter["source"], letter["subject"]) == ("schedule", bad)
+    assert letter["failures"] == TURN_FAILURES_MAX
+    assert "poison" in letter["error"]
+    assert len(await lab.firings()) == TURN_FAILURES_MAX  # the good one
+
+    await lab.pg.execute("DROP FUNCTION sched.poison CASCADE")
+    await lab.due()
+    await lab.turn()
+    fired = "SELECT count(*) FROM sched.firing WHERE schedule_id = $1"
+    assert await lab.pg.fetchval(fired, bad) == 0
+    asked = ReplayDeadLetter(dead_letter_id=letter["dead_letter_id"], by="ann")
+    await Replays(lab.one, {}).replay(asked)
+    await lab.turn()
+    assert await lab.pg.fetchval(fired, bad) == 1

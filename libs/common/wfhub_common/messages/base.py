@@ -1,6 +1,10 @@
 """What all messages are: facts, which grow, and commands, which are exact."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]  # looked up: Postgres has no NUL
 
 
 class Fact(BaseModel):

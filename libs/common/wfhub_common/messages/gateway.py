@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from wfhub_common.messages.base import Command, Fact
+from wfhub_common.messages.base import Command, Fact, Name
 
 
 class Introspect(Command):
@@ -30,7 +30,7 @@ class AttemptEnded(Fact):
 
 
 class ExchangesOf(Command):
-    attempt_id: str
+    attempt_id: Name
 
 
 class Exchange(Fact):
@@ -58,7 +58,7 @@ class Exchanges(Fact):
 
 
 class UsageOf(Command):
-    task_id: str
+    task_id: Name
 
 
 class Usage(Fact):

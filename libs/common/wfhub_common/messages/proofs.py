@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from wfhub_common import limits
-from wfhub_common.messages.base import Command, Fact
+from wfhub_common.messages.base import Command, Fact, Name
 from wfhub_common.messages.results import Receipt, RunnerObservations
 
 
@@ -22,8 +22,8 @@ class ArtifactStored(Command):
 class ReceiptsOf(Command):
     """Asked by a runner; waits up to `wait_s` until all `names` have a receipt."""
 
-    attempt_id: str
-    names: tuple[str, ...] = Field(max_length=limits.ARTIFACTS_MAX)
+    attempt_id: Name
+    names: tuple[Name, ...] = Field(max_length=limits.ARTIFACTS_MAX)
     wait_s: float = Field(0.0, ge=0, le=limits.CLAIM_WAIT_S_MAX)
 
 

@@ -55,7 +55,7 @@ async def get_dead_letter(hub: HubDep, dead_letter_id: DeadLetterId) -> DeadLett
 
 @router.post(
     "/{dead_letter_id}/replay",
-    summary="Do again what was refused; of what was decided, nothing is done",
+    summary="Do again what failed, once: of what was decided nothing is done",
     responses=errors(404, 409),
 )
 async def replay_dead_letter(
@@ -69,7 +69,7 @@ async def replay_dead_letter(
 
 @router.post(
     "/{dead_letter_id}/discard",
-    summary="Set it aside for good",
+    summary="Close it without a replay",
     responses=errors(404, 409),
 )
 async def discard_dead_letter(

@@ -1,7 +1,8 @@
 """Turns: each second every scheduler looks for schedules that are due, and for firings that wait.
 
 One transaction takes one schedule (FOR UPDATE SKIP LOCKED: no two at once, nobody waits) and fires
-one instant of it. A schedule that fails is logged, put off for PUT_OFF_S, and holds up no other.
+one instant of it. A schedule that fails is logged, put off for PUT_OFF_S, and holds up no other;
+one that fails again and again is put aside (dead_letters.py).
 Units: seconds.
 """
 
@@ -12,11 +13,18 @@ from typing import Any
 
 from sqlalchemy import TextClause, text
 from wfhub_common import db
-from wfhub_common.errors import RetryLater
+from wfhub_common.dead_letters import Letter, code_of, described
 from wfhub_common.log import get_logger
 from wfhub_common.messages import FINAL_TASK_STATES, FiringOutcome
 
 from wfhub_scheduler.core import Core, Tx
+from wfhub_scheduler.dead_letters import (
+    OUTAGES,
+    SCHEDULE,
+    TURN_FAILURES_MAX,
+    not_aside,
+    put_aside,
+)
 from wfhub_scheduler.schedules.firing import at_work, fire, let_go, start
 from wfhub_scheduler.schedules.plans import plan
 from wfhub_scheduler.schedules.rows import COLUMNS, Schedule, of_row, stand
@@ -39,11 +47,13 @@ SELECT {COLUMNS} FROM sched.schedule s
  WHERE NOT s.paused AND s.next_fire_at <= now()
    AND s.next_fire_at + s.next_jitter_ms * interval '1 millisecond' <= now()
    AND s.schedule_id <> ALL(CAST(:done AS text[]))
+   AND {not_aside(SCHEDULE, "s.schedule_id")}
  ORDER BY s.next_fire_at LIMIT 1 FOR UPDATE SKIP LOCKED
 """)  # noqa: S608 - our own column list
 _MAY_START = text(f"""
 SELECT {COLUMNS} FROM sched.schedule s
  WHERE NOT s.paused AND s.schedule_id <> ALL(CAST(:done AS text[]))
+   AND {not_aside(SCHEDULE, "s.schedule_id")}
    AND s.schedule_id IN (SELECT f.schedule_id FROM sched.firing f
                           WHERE f.outcome = 'waiting' AND f.retry_at <= now())
    AND NOT EXISTS (SELECT FROM sched.firing f JOIN sched.task t USING (task_id)
@@ -100,13 +110,15 @@ class Turns:
 
         try:
             again = await self.core.commit(work)
-        except RetryLater:
+        except OUTAGES:
             raise
-        except Exception:
-            if not schedule_id:
+        except Exception as e:
+            if not schedule_id or db.is_unready(e):
                 raise
             log.exception("schedule failed", schedule_id=schedule_id, again_in_s=PUT_OFF_S)
             self.put_off[schedule_id] = time.monotonic() + PUT_OFF_S
+            letter = Letter(SCHEDULE, schedule_id, code_of(e), described(e))
+            await put_aside(self.core, letter, failures_max=TURN_FAILURES_MAX)
             again = False
         return (schedule_id, again) if schedule_id else None
 
