@@ -102,7 +102,7 @@ class Core:
         if not self.connected:
             return
         try:
-            await self.broker.publish(body, subject)
+            await self.broker.connection.publish(subject, body)
         except (nats.errors.Error, OSError) as e:
             log.info("hint not sent", subject=subject, error=str(e))
 
