@@ -7,14 +7,22 @@ Raises: RetryLater when the database cannot be reached.
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import event
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    InvalidatePoolError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from wfhub_common.errors import RetryLater
 from wfhub_common.log import get_logger
@@ -23,6 +31,7 @@ POOL_CONNECTIONS = 10
 POOL_OVERFLOW = 10
 POOL_WAIT_S = 10
 CONNECT_TIMEOUT_S = 5
+PING_IDLE_S = 1.0
 COMMAND_TIMEOUT_S = 30
 # A process that stands still in a transaction holds its locks no longer than this; a peer that
 # is cut off is given up after this.
@@ -50,12 +59,11 @@ def async_url(url: str) -> str:
 
 
 def make_engine(url: str, *, application: str) -> AsyncEngine:
-    return create_async_engine(
+    engine = create_async_engine(
         async_url(url),
         pool_size=POOL_CONNECTIONS,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=POOL_WAIT_S,
-        pool_pre_ping=True,
         hide_parameters=True,  # an error goes to the log; what people sent does not
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
@@ -69,6 +77,31 @@ def make_engine(url: str, *, application: str) -> AsyncEngine:
             },
         },
     )
+    _ping_idle(engine)
+    return engine
+
+
+def _ping_idle(engine: AsyncEngine) -> None:
+    """A connection that was not used for a while is tried before it is given out. One that was is
+    not: a round trip for each transaction would cost more than asking again after a restart."""
+    dialect = engine.sync_engine.dialect
+
+    def checked_in(_: Any, record: ConnectionPoolEntry) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    def checked_out(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        used_at = record.info.get("used_at")
+        if used_at is None or time.monotonic() - used_at < PING_IDLE_S:
+            return
+        try:
+            dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error as e:
+            if dialect.is_disconnect(e, connection, None):
+                raise InvalidatePoolError from e
+            raise
+
+    event.listen(engine.sync_engine, "checkin", checked_in)
+    event.listen(engine.sync_engine, "checkout", checked_out)
 
 
 @asynccontextmanager

@@ -102,7 +102,6 @@ class Core:
         if not self.connected:
             return
         try:
-            # Not the broker's publish: it costs thrice the CPU, and hints are many.
             await self.broker.connection.publish(subject, body)
         except (nats.errors.Error, OSError) as e:
             log.info("hint not sent", subject=subject, error=str(e))

@@ -10,6 +10,7 @@ Raises: nothing; `lease_lost` makes the error for whoever is not current.
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import text
@@ -66,9 +67,9 @@ TASK_COLUMNS = """
     t.task_id, t.project_id, t.state, t.current_attempt, t.winner, t.cancel_requested,
     t.cancel_reason, coalesce(t.deadline_at <= now(), false) AS deadline_passed,
     t.stopping_since IS NOT NULL AS stopping, t.attempts_used AS tries, t.infra_losses AS losses,
-    t.spec -> 'retry' AS retry, jsonb_array_length(t.spec -> 'verify') AS verify_count,
-    t.spec ->> 'pool' AS pool, CAST(t.spec ->> 'priority' AS integer) AS priority,
-    t.workflow_id
+    CAST(t.spec -> 'retry' AS text) AS retry,
+    jsonb_array_length(t.spec -> 'verify') AS verify_count, t.spec ->> 'pool' AS pool,
+    CAST(t.spec ->> 'priority' AS integer) AS priority, t.workflow_id
 """
 _LOCK_TASKS = text(f"""
 SELECT {TASK_COLUMNS} FROM sched.task t WHERE t.task_id = ANY(CAST(:ids AS text[]))
@@ -112,14 +113,19 @@ async def lock_attempts(connection: AsyncConnection, ids: Collection[str]) -> di
 def as_task(row: Any) -> Task:
     """From a row of TASK_COLUMNS."""
     values = {name: getattr(row, name) for name in _TASK_FIELDS}
-    state, retry = TaskState(values["state"]), Retry.model_validate(values["retry"])
-    return Task(**{**values, "state": state, "retry": retry})
+    values["state"], values["retry"] = TaskState(row.state), _retry(row.retry)
+    return Task(**values)
+
+
+@lru_cache(maxsize=256)  # most tasks have one of a few policies
+def _retry(text: str) -> Retry:
+    return Retry.model_validate_json(text)
 
 
 def _as_attempt(row: Any) -> Attempt:
     values: dict[str, Any] = dict(row._mapping)
-    state, kind = AttemptState(values["state"]), UnitKind(values["kind"])
-    return Attempt(**{**values, "state": state, "kind": kind})
+    values["state"], values["kind"] = AttemptState(row.state), UnitKind(row.kind)
+    return Attempt(**values)
 
 
 def lease_lost(attempt_id: str) -> LeaseLost:

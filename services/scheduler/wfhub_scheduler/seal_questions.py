@@ -14,8 +14,10 @@ from wfhub_scheduler import stored_json
 from wfhub_scheduler.core import Tx
 
 _QUESTIONS = text("""
-SELECT t.task_id, t.project_id, p.name AS project, t.spec, t.submitted_by, t.created_at,
-       a.attempt_id, a.number, a.runner_id, a.observed, a.receipts,
+SELECT t.task_id, t.project_id, p.name AS project, CAST(t.spec AS text) AS spec,
+       t.submitted_by, t.created_at,
+       a.attempt_id, a.number, a.runner_id, CAST(a.observed AS text) AS observed,
+       CAST(a.receipts AS text) AS receipts,
        a.created_at AS claimed_at, a.finished_at
   FROM sched.task t JOIN sched.attempt a ON a.attempt_id = t.winner
   JOIN sched.project p ON p.project_id = t.project_id
@@ -29,9 +31,8 @@ async def seen(tx: Tx, task_ids: Collection[str]) -> dict[str, Row[Any]]:
     return {row.task_id: row for row in rows}
 
 
-def question(row: Row[Any]) -> SealProof:
-    """Raises: ValidationError, where an earlier version stored what this one cannot read."""
-    spec = TaskSpec.model_validate(row.spec)
+def _question(row: Any) -> SealProof:
+    spec = TaskSpec.model_validate_json(row.spec)
     return SealProof(
         scheduler=SchedulerObservations(
             task_id=row.task_id,
@@ -48,6 +49,6 @@ def question(row: Row[Any]) -> SealProof:
             claimed_at=row.claimed_at.isoformat(),
             completed_at=row.finished_at.isoformat(),
         ),
-        runner=RunnerObservations.model_validate(row.observed),
+        runner=RunnerObservations.model_validate_json(row.observed),
         receipts=stored_json.receipts(row.receipts),
     )

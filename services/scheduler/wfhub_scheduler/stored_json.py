@@ -1,16 +1,20 @@
 """JSON as Postgres takes it: jsonb and text know no U+0000, jsonb no NaN.
 
-What runners send is kept, with U+0000 replaced by U+FFFD, rather than refused for a byte.
+What runners send is kept, with U+0000 replaced by U+FFFD, rather than refused for a byte. Nearly
+nothing holds such things: a value is walked through only when its text looks as if it did.
 """
 
-import json
 import math
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
+from pydantic_core import to_json
 from wfhub_common.messages import Receipt
 
 _RECEIPTS = TypeAdapter(tuple[Receipt, ...])
+_NUL = b"\\u0000"  # in JSON text; also of an escaped backslash before u0000, which costs a walk
+_INF_NAN = (b":NaN", b",NaN", b"[NaN", b"Infinity")
 
 
 def clean(text: str) -> str:
@@ -18,24 +22,19 @@ def clean(text: str) -> str:
 
 
 def storable(value: Any) -> bool:
-    """Whether plain JSON values are kept as they are."""
-    return bool(_storable(value) == value)
+    """Whether plain JSON values, or a message, are kept as they are."""
+    if _NUL not in to_json(value):
+        return True
+    plain = _plain(value)
+    return bool(_storable(plain) == plain)
 
 
 def dumped(value: Any) -> str:
-    """One jsonb parameter, from plain JSON values or a message."""
-    try:
-        written = json.dumps(value, allow_nan=False, default=_plain)
-    except ValueError:  # not a finite number
-        return json.dumps(_storable(value), allow_nan=False)
-    # As it is written, or as text that looks like it: then a closer look does no harm.
-    return json.dumps(_storable(value)) if "\\u0000" in written else written
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} is not plain JSON")
+    """One jsonb parameter, from plain JSON values, messages and dataclasses."""
+    text = to_json(value, inf_nan_mode="constants")
+    if _NUL in text or any(word in text for word in _INF_NAN):
+        text = to_json(_storable(value))
+    return text.decode()
 
 
 def _storable(value: Any) -> Any:
@@ -49,10 +48,16 @@ def _storable(value: Any) -> Any:
         case list() | tuple():
             return [_storable(item) for item in value]
         case BaseModel():
-            return _storable(value.model_dump(mode="json"))
+            return _storable(_plain(value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return _storable(asdict(value))
     return value
 
 
-def receipts(column: Any) -> tuple[Receipt, ...]:
-    """The `receipts` column of an attempt, as it was stored."""
-    return _RECEIPTS.validate_python(column)
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def receipts(column: str) -> tuple[Receipt, ...]:
+    """The `receipts` column of an attempt, as text."""
+    return _RECEIPTS.validate_json(column)

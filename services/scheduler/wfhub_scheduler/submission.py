@@ -107,7 +107,7 @@ async def _submit_all(tx: Tx, commands: Sequence[SubmitTask]) -> list[Outcome]:
         project = projects.get(command.project)
         if project is None:
             outcomes[n] = project_unknown(command.project)
-        elif not stored_json.storable(command.spec.model_dump(mode="json")):
+        elif not stored_json.storable(command.spec):
             outcomes[n] = Rejected(
                 "nul-character", "a task must not hold the character U+0000: remove it"
             )

@@ -143,7 +143,7 @@ class Transitions:
             raise lease_lost(attempt_id)
         self._move_attempt(task, attempt, attempt_rule, ending)
         self._changes.units.append(self._unit_after(unit, rule, after, task if agent else None))
-        if agent:  # only these have a token, and streams to cut
+        if agent:  # no other has a token
             self._tx.after.ended.append(attempt_id)
         self._tx.after.units_ready = True  # a place below the limits came free
         observed = ending.observed if agent else None

@@ -144,8 +144,8 @@ class Changes:
 
     async def write(self, connection: AsyncConnection) -> None:
         await _all(connection, _ATTEMPTS, list(self.attempts.values()))
-        await _all(connection, _UNITS, [vars(unit) for unit in self.units])
-        await _all(connection, _TASKS, [vars(task) for task in self.tasks])
+        await _all(connection, _UNITS, self.units)
+        await _all(connection, _TASKS, self.tasks)
         new = [{"unit_id": ids.new_unit_id(), "task_id": task_id} for task_id in self.publish]
         await _all(connection, _PUBLISH_UNITS, new)
         if self.dead:
@@ -153,9 +153,7 @@ class Changes:
         await emit_many(connection, self.events)
 
 
-async def _all(
-    connection: AsyncConnection, statement: TextClause, changes: Sequence[dict[str, Any]]
-) -> None:
+async def _all(connection: AsyncConnection, statement: TextClause, changes: Sequence[Any]) -> None:
     if not changes:
         return
     changed = await connection.execute(statement, {"rows": stored_json.dumped(changes)})
