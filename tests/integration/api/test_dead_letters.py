@@ -93,7 +93,7 @@ async def test_letters_of_the_proof_store_stand_beside_them_page_by_page(
                                         error, body, body_is_base64, whole, state, first_at)
         SELECT 'dlt_' || repeat(chr(96 + n), 24), 'ingest', 'rnr_a', 'wfhub.v1.ingest', n::text,
                'message-malformed', 'no JSON', 'AP8=', true, true, 'open',
-               now() - make_interval(secs => n)
+               now() - make_interval(mins => n)
           FROM generate_series(1, 5) n
         """,
     )
