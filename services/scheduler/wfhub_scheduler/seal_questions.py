@@ -31,7 +31,7 @@ async def seen(tx: Tx, task_ids: Collection[str]) -> dict[str, Row[Any]]:
     return {row.task_id: row for row in rows}
 
 
-def _question(row: Any) -> SealProof:
+def question(row: Any) -> SealProof:
     spec = TaskSpec.model_validate_json(row.spec)
     return SealProof(
         scheduler=SchedulerObservations(
