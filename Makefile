@@ -8,12 +8,13 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MODEL ?=
 
-.PHONY: demo test check lint types unit security bench lock clean help
+.PHONY: demo test check lint types unit security chaos bench lock clean help
 
 help:
 	@echo "make demo          the main job from nothing, replayed, or live if LLM_BASE_URL is set (MODEL=local: a small model here)"
 	@echo "make test          lint, types, unit, contract, integration, security and e2e tests"
 	@echo "make check         lint and types only"
+	@echo "make chaos         the whole product, replicated, under faults; SEED= TASKS= MINUTES= (or SHORT=1: CI's cut)"
 	@echo "make bench         measurements, one JSON line each"
 	@echo "make lock          resolve requirements/*.lock anew from pyproject.toml"
 
@@ -45,6 +46,10 @@ unit: $(STAMP)
 
 security: $(STAMP)
 	$(BIN)/pytest -q tests/security
+
+chaos: $(STAMP)
+	@PYTHONPATH=tests:tests/support SEED=$(SEED) TASKS=$(TASKS) MINUTES=$(MINUTES) SHORT=$(SHORT) \
+	  FAULTS=$(FAULTS) KEEP=$(KEEP) $(BIN)/python -m chaos
 
 bench: $(STAMP)
 	@for script in bench/*.py; do $(BIN)/python $$script || exit 1; done

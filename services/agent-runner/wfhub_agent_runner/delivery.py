@@ -3,6 +3,7 @@
 For each item: HTTP PUT of the bytes (content-addressed, so a repeat is harmless), then an
 ArtifactStored on WFHUB_INGEST (acknowledged by JetStream), then the receipts are asked for.
 Each step is repeated with backoff until it holds; nothing is removed from the spool before.
+What gets no receipt within a question's wait is announced again: the stream may have been lost.
 Raises: Rejected when the proof-store refuses an item for good.
 """
 
@@ -142,6 +143,9 @@ class Delivery:
             found.update({r.name: r for r in reply.receipts if (r.name, r.digest) in wanted})
             missing = set(names) - set(found)
             if missing:
+                for item in items:
+                    if item.name in missing:
+                        await self._announce(item)
                 raise RetryLater("receipts-missing", f"no receipt yet for {sorted(missing)}")
 
         await _until_done(ask, what="receipts")
