@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .model import Mismatch, Step, World
+from .model import Mismatch, Step, Unit, World
 
 Program = tuple[Step, ...]
 
@@ -66,6 +66,10 @@ def _what_differs(wanted: Any, is_: Any) -> str:
     return " and ".join(f"{n} is {is_.get(n)!r}, the model says {wanted[n]!r}" for n in names)
 
 
+def _shown(unit: Unit) -> dict[str, Any]:
+    return {name: value for name, value in asdict(unit).items() if name != "born"}
+
+
 def picture(world: World) -> dict[str, dict[str, Any]]:
     """The world as invariants.SNAPSHOT shows the database."""
     tasks = {}
@@ -81,7 +85,7 @@ def picture(world: World) -> dict[str, dict[str, Any]]:
             "losses": task.losses,
             "sealed": task.sealed,
             "seal_waits": task.seal_waits,
-            "units": {kind: asdict(unit) for kind, unit in units.items() if unit is not None},
+            "units": {kind: _shown(unit) for kind, unit in units.items() if unit is not None},
         }
     attempts = {
         attempt_id: {

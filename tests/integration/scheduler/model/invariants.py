@@ -129,18 +129,9 @@ _CHECKS: dict[str, str] = {
            SELECT coalesce(e.data ->> 'to', e.data ->> 'state') FROM sched.event e
             WHERE e.task_id = t.task_id AND e.type IN ('task.submitted', 'task.state_changed')
             ORDER BY e.id DESC LIMIT 1)""",
-    "I6 running is counted right": f"""
-        SELECT coalesce(pp.pool, real.pool) || ': ' || coalesce(pp.running, 0) || ', really '
-               || coalesce(real.running, 0)
-          FROM sched.pool_project pp FULL JOIN (
-               SELECT u.pool, u.project_id, count(*) AS running
-                 FROM sched.attempt a JOIN sched.unit u USING (unit_id)
-                WHERE a.state IN {_LIVE} GROUP BY 1, 2) real USING (pool, project_id)
-         WHERE coalesce(pp.running, 0) <> coalesce(real.running, 0)""",
     "I6 no project runs more than its limit": f"""
-        SELECT p.name || ' in ' || u.pool FROM sched.attempt a
-          JOIN sched.unit u USING (unit_id) JOIN sched.project p ON p.project_id = a.project_id
-         WHERE a.state IN {_LIVE} GROUP BY p.name, u.pool, p.running_limit
+        SELECT p.name FROM sched.attempt a JOIN sched.project p USING (project_id)
+         WHERE a.state IN {_LIVE} GROUP BY p.name, p.running_limit
         HAVING count(*) > p.running_limit""",
     "a unit is leased while an attempt of it lives": f"""
         SELECT u.unit_id FROM sched.unit u

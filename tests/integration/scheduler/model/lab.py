@@ -54,7 +54,7 @@ class Wire:
     async def publish(self, *_: Any, **__: Any) -> None:
         return None
 
-    async def request(self, body: bytes, subject: str, **_: Any) -> Any:
+    async def request(self, subject: str, body: bytes, **_: Any) -> Any:
         assert subject.endswith(".seal"), subject
         question = SealProof.model_validate_json(body)
         outcome = self.outcome
@@ -74,7 +74,7 @@ class Wire:
                 tokens=7,
             )
             answer = {"ok": sealed.model_dump(mode="json")}
-        return type("Reply", (), {"body": json.dumps(answer).encode()})()
+        return type("Reply", (), {"data": json.dumps(answer).encode()})()
 
 
 class Lab:

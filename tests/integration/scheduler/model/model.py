@@ -52,13 +52,13 @@ class Unit:
     tries: int = 0
     losses: int = 0
     waits: bool = False  # its run_at lies ahead
+    born: int = 0  # units of one moment share it
 
 
 @dataclass(frozen=True)
 class Task:
     task_id: str
     wish: Wish
-    age: int  # tasks of one moment share it
     state: str = "ready"
     cancel: bool = False
     current: str | None = None
@@ -126,9 +126,9 @@ class World:
     def live(self) -> list[Attempt]:
         return [attempt for attempt in self.attempts.values() if attempt.live]
 
-    def running(self, pool: str, project: str) -> int:
-        wishes = [self.tasks[attempt.task_id].wish for attempt in self.live()]
-        return sum((wish.pool, wish.project) == (pool, project) for wish in wishes)
+    def running(self, project: str) -> int:
+        """Over all pools."""
+        return sum(self.tasks[each.task_id].wish.project == project for each in self.live())
 
     def eligible(self, pool: str, kinds: Collection[str]) -> dict[str, list[tuple[Task, str]]]:
         """By project: units that a runner could be given now, whatever the limits say."""
@@ -140,8 +140,8 @@ class World:
                     found.setdefault(task.wish.project, []).append((task, kind))
         return found
 
-    def room(self, pool: str, project: str) -> int:
-        return self.projects[project].limit - self.running(pool, project)
+    def room(self, project: str) -> int:
+        return self.projects[project].limit - self.running(project)
 
     # --- the API's commands
 
@@ -167,7 +167,7 @@ class World:
         value = _ok(answer)
         _same(value, project_id=project.project_id, state="ready", created=True)
         _check(value.task_id not in self.tasks, "a new task has a new id")
-        task = Task(value.task_id, wish, self.moment, agent=Unit(waits=wish.later))
+        task = Task(value.task_id, wish, agent=Unit(waits=wish.later, born=self.moment))
         self.tasks[task.task_id] = task
         if key is not None:
             self.keys[wish.project, key] = task.task_id
@@ -228,7 +228,7 @@ class World:
         if self.strict and len(given) < slots:
             for project, units in self.eligible(pool, kinds).items():
                 left = f"{len(units)} units of {project} were due and below its limit, not given"
-                _check(self.room(pool, project) <= 0, left)
+                _check(self.room(project) <= 0, left)
         return None
 
     def _given_again(self, before: Iterable[str], given: Collection[Any]) -> None:
@@ -254,7 +254,7 @@ class World:
         project = task.wish.project
         due = self.eligible(pool, kinds).get(project, [])
         _check((task, kind) in due, f"the {kind} unit of {task} was not to be given")
-        _check(self.room(pool, project) > 0, f"{project} is at its limit in {pool}")
+        _check(self.room(project) > 0, f"{project} is at its limit")
         if self.strict:
             first = min(_rank(*each) for each in due)
             _check(_rank(task, kind) == first, f"{task} was given before a better one")
@@ -369,7 +369,7 @@ class World:
             self.tasks[task_id] = self._end(task, "failed")
             return
         self.tasks[task_id] = replace(
-            task, state="publishing", sealed=True, seal_waits=None, publish=Unit()
+            task, state="publishing", sealed=True, seal_waits=None, publish=Unit(born=self.moment)
         )
 
     # --- consequences
@@ -448,8 +448,10 @@ def _again(unit: Unit, waits: bool) -> Unit:
 
 
 def _rank(task: Task, kind: str) -> tuple[bool, int, int]:
-    """What finishes a task goes first, then by priority and age."""
-    return (kind != "publish", -task.wish.priority, task.age)
+    """What finishes a task goes first, then by priority and the unit's age."""
+    unit = task.publish if kind == "publish" else task.agent
+    assert unit is not None
+    return (kind != "publish", -task.wish.priority, unit.born)
 
 
 def _check(holds: bool, what: str) -> None:
