@@ -28,9 +28,9 @@ ROUNDS_MAX = 8  # looks for more units in one transaction; what is left is the n
 URGENCY = (UnitKind.PUBLISH, UnitKind.VERIFY, UnitKind.AGENT)  # what ends a task goes first
 
 _RUNNERS = text("""
--- Shared: a new incarnation or a drain waits for this claim; the next one sees it.
+-- A new incarnation, a drain, and the same claim asked of another pool wait for this one.
 SELECT runner_id, incarnation, draining, ARRAY(SELECT jsonb_array_elements_text(labels)) AS labels
-  FROM sched.runner WHERE runner_id = ANY(CAST(:ids AS text[])) ORDER BY runner_id FOR SHARE
+  FROM sched.runner WHERE runner_id = ANY(CAST(:ids AS text[])) ORDER BY runner_id FOR NO KEY UPDATE
 """)
 _SAME_CLAIMS = text("""
 SELECT a.runner_id, a.claim_id, a.attempt_id, a.kind,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .model import Mismatch, Step, Unit, World
+from .model import Maybe, Mismatch, Step, Unit, World
 
 Program = tuple[Step, ...]
 
@@ -35,6 +35,10 @@ def _search(
     for at, program in enumerate(programs):
         if not program:
             continue
+        if isinstance(program[0], Maybe) and not world.strict:
+            others = (*programs[:at], program[1:], *programs[at + 1 :])
+            if (found := _search(world, others, seen, failures)) is not None:
+                return found
         after = world.copy()
         try:
             follow = program[0](after) or []

@@ -5,13 +5,14 @@ database. At the end everything is driven to its end, in a bounded number of rou
 A fault is an error of the example; `Lab.steps` counts commands.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from random import Random
+from typing import Any, ClassVar, TypeVar
 
 from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from wfhub_common import ids
 
 from . import operations as op
@@ -27,7 +28,30 @@ KINDS = (("agent", "publish"), ("agent",), ("publish",))
 REASONS = ("", "tests-failed", "agent-crashed")
 RECENT = 12  # operations that may be done again
 
-Draw = Callable[[st.SearchStrategy[Any]], Any]
+T = TypeVar("T")
+
+
+class Luck:
+    """All choices of one step, from one number: commands that run at once end as they like, so what
+    there is to choose from is not the same twice, and Hypothesis must not be told of it."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)
+
+    def one_of(self, options: Sequence[T]) -> T:
+        return self._random.choice(options)
+
+    def some(self, options: Sequence[T], *, at_least: int = 0, at_most: int) -> list[T]:
+        return self._random.sample(options, self.between(at_least, min(at_most, len(options))))
+
+    def between(self, least: int, most: int) -> int:
+        return self._random.randint(least, most)
+
+    def flip(self) -> bool:
+        return self._random.random() < 0.5
+
+
+LUCK = st.integers(0, 2**32 - 1).map(Luck)
 
 
 class Violation(AssertionError):
@@ -73,64 +97,64 @@ class Coordination(RuleBasedStateMachine):
 
     # --- what could be done
 
-    def a_submit(self, draw: Draw) -> Operation:
+    def a_submit(self, luck: Luck) -> Operation:
         self.serial += 1
-        fresh = draw(st.booleans())
+        fresh = luck.flip()
         wish = Wish(
-            project=draw(st.sampled_from([*PROJECTS, "narrow", "unknown"])),
-            pool=draw(st.sampled_from(POOLS)),
-            priority=draw(st.sampled_from([0, 0, 5, -5])),
-            attempts_max=draw(st.integers(1, 3)),
+            project=luck.one_of([*PROJECTS, "narrow", "unknown"]),
+            pool=luck.one_of(POOLS),
+            priority=luck.one_of([0, 0, 5, -5]),
+            attempts_max=luck.between(1, 3),
             retry_on=None,
-            verified=draw(st.booleans()),
+            verified=luck.flip(),
             later=False,
             serial=self.serial if fresh else 0,
         )
-        return op.submit(wish, draw(st.sampled_from([None, None, "k1", "k2"])))
+        return op.submit(wish, luck.one_of([None, None, "k1", "k2"]))
 
-    def a_cancel(self, draw: Draw) -> Operation:
+    def a_cancel(self, luck: Luck) -> Operation:
         open_ = [one.task_id for one in self.world.tasks.values() if one.state not in FINAL]
-        return op.cancel(self._one_of(draw, open_, list(self.world.tasks), "tsk_nobody"))
+        return op.cancel(self._one_of(luck, open_, list(self.world.tasks), "tsk_nobody"))
 
-    def a_register(self, draw: Draw) -> Operation:
-        runner = draw(st.sampled_from(RUNNERS))
+    def a_register(self, luck: Luck) -> Operation:
+        runner = luck.one_of(RUNNERS)
         known = self.incarnations[runner]
-        if known and draw(st.integers(0, 3)) == 0:
-            return op.new_process(runner, draw(st.sampled_from(known)))  # the reply was lost
+        if known and luck.between(0, 3) == 0:
+            return op.new_process(runner, luck.one_of(known))  # the reply was lost
         known.append(f"{runner}-{len(known) + 1}")
         return op.new_process(runner, known[-1])
 
-    def a_claim(self, draw: Draw) -> Operation:
-        runner, incarnation = self._a_process(draw)
+    def a_claim(self, luck: Luck) -> Operation:
+        runner, incarnation = self._a_process(luck)
         return op.take(
             runner,
             incarnation,
-            draw(st.sampled_from(["c1", "c2", "c3", ids.new_claim_id(), ids.new_claim_id()])),
-            draw(st.sampled_from([1, 2, 5])),
-            draw(st.sampled_from(POOLS)),
-            draw(st.sampled_from(KINDS)),
+            luck.one_of(["c1", "c2", "c3", ids.new_claim_id(), ids.new_claim_id()]),
+            luck.one_of([1, 2, 5]),
+            luck.one_of(POOLS),
+            luck.one_of(KINDS),
         )
 
-    def a_heartbeat(self, draw: Draw) -> Operation:
-        runner, incarnation = self._a_process(draw)
-        asked = draw(st.lists(st.sampled_from([*self.world.attempts, "att_nobody"]), max_size=4))
+    def a_heartbeat(self, luck: Luck) -> Operation:
+        runner, incarnation = self._a_process(luck)
+        asked = luck.some([*self.world.attempts, "att_nobody"], at_most=4)
         live = [one.attempt_id for one in self.world.live() if one.runner == runner]
         return op.beat(runner, incarnation, tuple(dict.fromkeys([*live, *asked])))
 
-    def a_report(self, draw: Draw) -> Operation:
-        attempt_id, sender = self._an_attempt(draw)
-        return op.tell(sender, attempt_id, draw(st.sampled_from([None, "running", "verifying"])))
+    def a_report(self, luck: Luck) -> Operation:
+        attempt_id, sender = self._an_attempt(luck)
+        return op.tell(sender, attempt_id, luck.one_of([None, "running", "verifying"]))
 
-    def a_completion(self, draw: Draw) -> Operation:
-        attempt_id, sender = self._an_attempt(draw)
+    def a_completion(self, luck: Luck) -> Operation:
+        attempt_id, sender = self._an_attempt(luck)
         outcomes = ["won", "won", "won", "rejected", "failed", "failed", "cancelled"]
         return self._end(
             sender,
             attempt_id,
-            draw(st.sampled_from(outcomes)),
-            reason=draw(st.sampled_from(REASONS)),
-            retryable=draw(st.sampled_from([True, True, True, False])),
-            evident=draw(st.sampled_from([True] * 5 + [False])),
+            luck.one_of(outcomes),
+            reason=luck.one_of(REASONS),
+            retryable=luck.one_of([True, True, True, False]),
+            evident=luck.one_of([True] * 5 + [False]),
         )
 
     def _end(self, sender: str, attempt_id: str, outcome: str, **more: Any) -> Operation:
@@ -138,17 +162,15 @@ class Coordination(RuleBasedStateMachine):
         wish = None if attempt is None else self.world.tasks[attempt.task_id].wish
         return op.end(self.lab, sender, attempt_id, attempt, wish, outcome, **more)
 
-    def a_sweep(self, _: Draw) -> Operation:
+    def a_sweep(self, _: Luck) -> Operation:
         return op.sweep(self.lab)
 
-    def a_seal(self, draw: Draw) -> Operation:
-        return op.seals(
-            self.lab, draw(st.sampled_from(["sealed", "sealed", "away", "bundle-gone"]))
-        )
+    def a_seal(self, luck: Luck) -> Operation:
+        return op.seals(self.lab, luck.one_of(["sealed", "sealed", "away", "bundle-gone"]))
 
-    def an_introspection(self, draw: Draw) -> Operation:
+    def an_introspection(self, luck: Luck) -> Operation:
         tokens = [one.token for one in self.world.attempts.values() if one.token]
-        return op.ask_token(draw(st.sampled_from([*tokens[::-1], "wat_nobody"])))
+        return op.ask_token(luck.one_of([*tokens[::-1], "wat_nobody"]))
 
     ANY: ClassVar = (
         a_submit,
@@ -165,113 +187,120 @@ class Coordination(RuleBasedStateMachine):
         an_introspection,
     )
 
-    def _one_of(self, draw: Draw, likely: list[str], possible: list[str], made_up: str) -> str:
-        luck = draw(st.integers(0, 9))
-        if likely and luck < 7:
-            return str(draw(st.sampled_from(likely)))
-        return str(draw(st.sampled_from([*possible, made_up])))
+    def _one_of(self, luck: Luck, likely: list[str], possible: list[str], made_up: str) -> str:
+        if likely and luck.between(0, 9) < 7:
+            return str(luck.one_of(likely))
+        return str(luck.one_of([*possible, made_up]))
 
-    def _an_attempt(self, draw: Draw) -> tuple[str, str]:
+    def _an_attempt(self, luck: Luck) -> tuple[str, str]:
         """An attempt and who speaks for it, mostly its own runner."""
         live = [one.attempt_id for one in self.world.live()]
-        attempt_id = self._one_of(draw, live, list(self.world.attempts), "att_nobody")
+        attempt_id = self._one_of(luck, live, list(self.world.attempts), "att_nobody")
         attempt = self.world.attempts.get(attempt_id)
         own = [] if attempt is None else [attempt.runner]
-        return attempt_id, self._one_of(draw, own, list(RUNNERS), "rnr_nobody")
+        return attempt_id, self._one_of(luck, own, list(RUNNERS), "rnr_nobody")
 
-    def _a_process(self, draw: Draw) -> tuple[str, str]:
+    def _a_process(self, luck: Luck) -> tuple[str, str]:
         """A runner and the process of it that speaks, mostly the newest."""
-        runner = self._one_of(draw, list(self.world.runners), list(RUNNERS), "rnr_nobody")
+        runner = self._one_of(luck, list(self.world.runners), list(RUNNERS), "rnr_nobody")
         newest = [] if runner not in self.world.runners else [self.world.runners[runner]]
         known = self.incarnations.get(runner, [])
-        return runner, self._one_of(draw, newest, known, f"{runner}-nobody")
+        return runner, self._one_of(luck, newest, known, f"{runner}-nobody")
 
     # --- rules
 
-    @initialize(data=st.data())
-    def begin(self, data: st.DataObject) -> None:
+    @initialize(luck=LUCK)
+    def begin(self, luck: Luck) -> None:
         for name, (limit, weight) in PROJECTS.items():
             self.do(op.new_project(name, limit, weight))
         for runner in RUNNERS[:2]:
             self.incarnations[runner].append(f"{runner}-1")
             self.do(op.new_process(runner, f"{runner}-1"))
-        for _ in range(data.draw(st.integers(0, 3))):
-            self.do(self.a_submit(data.draw))
+        for _ in range(luck.between(0, 3)):
+            self.do(self.a_submit(luck))
 
-    @rule(data=st.data())
-    def submits(self, data: st.DataObject) -> None:
-        self.do(self.a_submit(data.draw))
+    @rule(luck=LUCK)
+    def submits(self, luck: Luck) -> None:
+        self.do(self.a_submit(luck))
 
-    @rule(data=st.data())
-    def project_again(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(list(PROJECTS)))
-        limit, weight = data.draw(st.sampled_from([PROJECTS[name], (7, 7)]))
+    @rule(luck=LUCK)
+    def project_again(self, luck: Luck) -> None:
+        name = luck.one_of(list(PROJECTS))
+        limit, weight = luck.one_of([PROJECTS[name], (7, 7)])
         self.do(op.new_project(name, limit, weight))
 
-    @precondition(lambda self: self.world.tasks)
-    @rule(data=st.data())
-    def cancels(self, data: st.DataObject) -> None:
-        self.do(self.a_cancel(data.draw))
+    @rule(luck=LUCK)
+    def cancels(self, luck: Luck) -> None:
+        if not self.world.tasks:
+            return
+        self.do(self.a_cancel(luck))
 
-    @rule(data=st.data())
-    def registers(self, data: st.DataObject) -> None:
-        self.do(self.a_register(data.draw))
+    @rule(luck=LUCK)
+    def registers(self, luck: Luck) -> None:
+        self.do(self.a_register(luck))
 
-    @rule(data=st.data())
-    def claims(self, data: st.DataObject) -> None:
-        self.do(self.a_claim(data.draw))
+    @rule(luck=LUCK)
+    def claims(self, luck: Luck) -> None:
+        self.do(self.a_claim(luck))
 
-    @rule(data=st.data())
-    def beats(self, data: st.DataObject) -> None:
-        self.do(self.a_heartbeat(data.draw))
+    @rule(luck=LUCK)
+    def beats(self, luck: Luck) -> None:
+        self.do(self.a_heartbeat(luck))
 
-    @precondition(lambda self: self.world.attempts)
-    @rule(data=st.data())
-    def reports(self, data: st.DataObject) -> None:
-        self.do(self.a_report(data.draw))
+    @rule(luck=LUCK)
+    def reports(self, luck: Luck) -> None:
+        if not self.world.attempts:
+            return
+        self.do(self.a_report(luck))
 
-    @precondition(lambda self: self.world.attempts)
-    @rule(data=st.data())
-    def completes(self, data: st.DataObject) -> None:
-        self.do(self.a_completion(data.draw))
+    @rule(luck=LUCK)
+    def completes(self, luck: Luck) -> None:
+        if not self.world.attempts:
+            return
+        self.do(self.a_completion(luck))
 
-    @precondition(lambda self: self._sealing())
-    @rule(data=st.data())
-    def asks_for_proofs(self, data: st.DataObject) -> None:
-        self.do(self.a_seal(data.draw))
+    @rule(luck=LUCK)
+    def asks_for_proofs(self, luck: Luck) -> None:
+        if not self._sealing():
+            return
+        self.do(self.a_seal(luck))
 
-    @precondition(lambda self: any(one.token for one in self.world.attempts.values()))
-    @rule(data=st.data())
-    def asks_about_a_token(self, data: st.DataObject) -> None:
-        self.do(self.an_introspection(data.draw))
+    @rule(luck=LUCK)
+    def asks_about_a_token(self, luck: Luck) -> None:
+        if not any(one.token for one in self.world.attempts.values()):
+            return
+        self.do(self.an_introspection(luck))
 
-    @precondition(lambda self: self.recent)
-    @rule(data=st.data())
-    def again(self, data: st.DataObject) -> None:
+    @rule(luck=LUCK)
+    def again(self, luck: Luck) -> None:
         """A duplicate, maybe late."""
-        self.do(data.draw(st.sampled_from(self.recent[::-1])))
+        if not self.recent:
+            return
+        self.do(luck.one_of(self.recent[::-1]))
 
-    @rule(data=st.data(), cores=st.tuples(*[st.integers(0, 1)] * 3))
-    def at_once(self, data: st.DataObject, cores: tuple[int, int, int]) -> None:
+    @rule(luck=LUCK, cores=st.tuples(*[st.integers(0, 1)] * 3))
+    def at_once(self, luck: Luck, cores: tuple[int, int, int]) -> None:
         """Two or three commands at the same time, in one scheduler or in two."""
-        count = data.draw(st.sampled_from([2, 2, 2, 3]))
-        kinds = data.draw(st.lists(st.sampled_from(self.ANY), min_size=count, max_size=count))
-        self.do(*self._apart([kind(self, data.draw) for kind in kinds]), cores=cores)
+        count = luck.one_of([2, 2, 2, 3])
+        kinds = [luck.one_of(self.ANY) for _ in range(count)]
+        self.do(*self._apart([kind(self, luck) for kind in kinds]), cores=cores)
 
-    @precondition(lambda self: self.recent)
-    @rule(data=st.data(), cores=st.tuples(*[st.integers(0, 1)] * 2))
-    def twice_at_once(self, data: st.DataObject, cores: tuple[int, int]) -> None:
+    @rule(luck=LUCK, cores=st.tuples(*[st.integers(0, 1)] * 2))
+    def twice_at_once(self, luck: Luck, cores: tuple[int, int]) -> None:
         """Something new, delivered twice at the same time."""
-        kind = data.draw(st.sampled_from(self.ANY))
-        twice = kind(self, data.draw)
+        if not self.recent:
+            return
+        kind = luck.one_of(self.ANY)
+        twice = kind(self, luck)
         self.do(twice, twice, cores=cores)
 
-    @precondition(lambda self: any(one.seal_waits is False for one in self.world.tasks.values()))
-    @rule(data=st.data())
-    def while_a_proof_is_made(self, data: st.DataObject) -> None:
+    @rule(luck=LUCK)
+    def while_a_proof_is_made(self, luck: Luck) -> None:
         """A whole command between the question to the proof-store and its answer."""
-        kind = data.draw(st.sampled_from([each for each in self.ANY if each.__name__ != "a_seal"]))
-        sealing, other = self.a_seal(data.draw), kind(self, data.draw)
+        if not any(one.seal_waits is False for one in self.world.tasks.values()):
+            return
+        kind = luck.one_of([each for each in self.ANY if each.__name__ != "a_seal"])
+        sealing, other = self.a_seal(luck), kind(self, luck)
         self._do([sealing, other], [(sealing.run, 0), (self.lab.in_between(other.run), 1)])
 
     def _apart(self, operations: list[Operation]) -> list[Operation]:
@@ -281,25 +310,28 @@ class Coordination(RuleBasedStateMachine):
 
     # --- time
 
-    @precondition(lambda self: self._waiting())
-    @rule(data=st.data())
-    def a_wait_ends(self, data: st.DataObject) -> None:
-        self._due(data.draw(st.sampled_from(self._waiting())))
+    @rule(luck=LUCK)
+    def a_wait_ends(self, luck: Luck) -> None:
+        if not self._waiting():
+            return
+        self._due(luck.one_of(self._waiting()))
 
-    @precondition(lambda self: self.world.live())
-    @rule(data=st.data())
-    def leases_run_out(self, data: st.DataObject) -> None:
+    @rule(luck=LUCK)
+    def leases_run_out(self, luck: Luck) -> None:
+        if not self.world.live():
+            return
         live = [one.attempt_id for one in self.world.live()]
-        gone = data.draw(st.lists(st.sampled_from(live), min_size=1, max_size=3, unique=True))
+        gone = luck.some(live, at_least=1, at_most=3)
         self._expire(gone)
-        if data.draw(st.booleans()):
+        if luck.flip():
             self.do(op.sweep(self.lab))
 
-    @precondition(lambda self: self._ready())
-    @rule(data=st.data())
-    def wears_out(self, data: st.DataObject) -> None:
+    @rule(luck=LUCK)
+    def wears_out(self, luck: Luck) -> None:
         """As if a unit had been tried, or lost, nearly as often as it may be."""
-        task_id, kind = data.draw(st.sampled_from(self._ready()))
+        if not self._ready():
+            return
+        task_id, kind = luck.one_of(self._ready())
         unit = self._unit(task_id, kind)
         losses = max(unit.losses, LOSSES_MAX - 1)
         tries = max(unit.tries, PUBLISH_TRIES_MAX - 1) if kind == "publish" else unit.tries

@@ -20,6 +20,16 @@ Follow = list["Step"]
 Step = Callable[["World"], Follow | None]  # what follows is a later transaction of one command
 
 
+@dataclass(frozen=True)
+class Maybe:
+    """A step that may be left out while commands overlap: what another one holds is skipped."""
+
+    step: Step
+
+    def __call__(self, world: "World") -> Follow | None:
+        return self.step(world)
+
+
 class Mismatch(AssertionError):
     """An answer, or a state, that the model does not allow."""
 
@@ -347,7 +357,7 @@ class World:
 
     def sweep(self) -> Follow:
         expired = [attempt for attempt in self.live() if attempt.expired]
-        return [_lose(attempt.attempt_id, "lease-expired") for attempt in expired]
+        return [Maybe(_lose(attempt.attempt_id, "lease-expired")) for attempt in expired]
 
     def lose(self, attempt_id: str, reason: str) -> None:
         attempt = self.attempts[attempt_id]

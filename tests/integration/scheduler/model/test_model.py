@@ -15,7 +15,7 @@ from .machine import Coordination
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 STEPS = int(os.environ.get("MODEL_STEPS", "40"))
-CI_EXAMPLES = 50
+CI_EXAMPLES = 60
 
 
 @pytest.fixture(scope="module")
