@@ -15,7 +15,7 @@ help:
 	@echo "make test          lint, types, unit, contract, integration, security and e2e tests"
 	@echo "make check         lint and types only"
 	@echo "make chaos         the whole product, replicated, under faults; SEED= TASKS= MINUTES= (or SHORT=1: CI's cut)"
-	@echo "make bench         measurements, one JSON line each"
+	@echo "make bench         measurements, one JSON line each; QUICK=--quick for the short ones"
 	@echo "make lock          resolve requirements/*.lock anew from pyproject.toml"
 
 $(STAMP): requirements/dev.lock pyproject.toml
@@ -52,7 +52,9 @@ chaos: $(STAMP)
 	  FAULTS=$(FAULTS) KEEP=$(KEEP) $(BIN)/python -m chaos
 
 bench: $(STAMP)
-	@for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out bench/control_plane.py,$(wildcard bench/*.py)); do \
+	  $(BIN)/python $$script || exit 1; done
+	@$(BIN)/python bench/control_plane.py $(QUICK)
 
 # uv is used for locking only, from a throw-away environment.
 lock:
@@ -63,6 +65,8 @@ lock:
 	  --no-emit-find-links --no-header --python-version 3.11 --extra local pyproject.toml -o requirements/local.lock
 	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --python-version 3.11 --extra dev pyproject.toml requirements/build.in -o requirements/dev.lock
+	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --python-version 3.11 requirements/bench.in -o requirements/bench.lock
 	@rm -rf .lock-venv
 
 clean:

@@ -166,7 +166,7 @@ def line_of(child: Child, timeout_s: float = RUN_S_MAX) -> str:
 def put_bundle(hub: Hub) -> None:
     """Once for all attempts: blobs are content-addressed."""
     url = f"http://{ports.HOST}:{hub.proofs_port}"
-    hexdigest = digests.parse(far_side.DIGEST)
+    hexdigest = digests.hex_of(digests.parse(far_side.DIGEST))
     request = Request(
         f"{url}/blobs/sha256/{hexdigest}",
         data=far_side.BUNDLE,

@@ -4,7 +4,7 @@ A reply is `{"ok": {...}}` or `{"error": {...}}` (see errors.to_wire). Traps kep
 reconnects never run out (a pull subscriber would spin), a closed connection ends the process
 (its supervisor starts it anew), pings are frequent enough to notice a cut.
 A subscriber's handler takes one argument, what its decoder returned: FastStream's injection and
-its pool of workers cost six times the CPU of a request without them (docs/adr/0014-bench.md).
+its pool of workers cost six times the CPU of a request without them (ADR 14).
 """
 
 import asyncio

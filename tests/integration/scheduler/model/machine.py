@@ -113,6 +113,8 @@ class Coordination(RuleBasedStateMachine):
         return op.submit(wish, luck.one_of([None, None, "k1", "k2"]))
 
     def a_cancel(self, luck: Luck) -> Operation:
+        if (sealing := self._sealing()) and luck.flip():  # a state that is soon over
+            return op.cancel(luck.one_of(sealing))
         open_ = [one.task_id for one in self.world.tasks.values() if one.state not in FINAL]
         return op.cancel(self._one_of(luck, open_, list(self.world.tasks), "tsk_nobody"))
 
