@@ -199,7 +199,7 @@ async def _give(
             assignments = await leasing.lease(tx, picked, [holder for _, holder in dealt])
             for (claim, _), assignment in zip(dealt, assignments, strict=True):
                 given.setdefault(claim, []).append(assignment)
-        done = [s for s, count in taken.items() if count < allotted.get(s, 1) or count == s.room]
+        done = [s for s, count in taken.items() if count < allotted.get(s, 0) or count == s.room]
         tried += [share.project_id for share in done]
         if len(done) == len(shares) and len(found) < slots:
             break  # there is no other project, and of these nothing is left

@@ -93,3 +93,17 @@ async def test_a_project_that_was_idle_or_paused_saves_up_no_turns(hub: Hub) -> 
     await hub.pg.execute("UPDATE sched.project SET paused = false")
     resumed = Counter([a.project for a in await runner.claim(20)])
     assert abs(resumed["busy"] - resumed["idle"]) <= 2
+
+
+async def test_what_a_heavy_project_cannot_use_goes_to_the_next_in_the_same_claim(hub: Hub) -> None:
+    for name, weight in (("heavy", 5), ("light", 1)):
+        asked = CreateProject(name=name, running_limit=9, weight=weight)
+        await hub.ask(subjects.API, "create_project", asked, Project)
+    await submit(hub, "light", 1)
+    runner = await Runner(hub).register()
+    (first,) = await runner.claim(1)
+    assert first.project == "light"  # its next turn is far
+    await submit(hub, "light", 1)
+    await submit(hub, "heavy", 1)
+    both = await runner.claim(2)  # both turns are heavy's, which has one unit
+    assert sorted(assignment.project for assignment in both) == ["heavy", "light"]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from wfhub_common.httpauth import token_sha256
+
 from .model import Maybe, Mismatch, Step, Unit, World
 
 Program = tuple[Step, ...]
@@ -92,12 +94,11 @@ def picture(world: World) -> dict[str, dict[str, Any]]:
             "units": {kind: _shown(unit) for kind, unit in units.items() if unit is not None},
         }
     attempts = {
-        attempt_id: {
-            name: value
-            for name, value in asdict(attempt).items()
-            if name not in ("attempt_id", "token")
+        attempt_id: {name: value for name, value in asdict(attempt).items() if name != "attempt_id"}
+        | {
+            "expired": attempt.expired and attempt.live,
+            "token": token_sha256(attempt.token) if attempt.token else None,
         }
-        | {"expired": attempt.expired and attempt.live}
         for attempt_id, attempt in world.attempts.items()
     }
     projects = {

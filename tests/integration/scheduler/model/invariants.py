@@ -26,6 +26,7 @@ SELECT json_build_object(
   'attempts', (SELECT json_object_agg(attempt_id, json_build_object(
      'task_id', task_id, 'kind', kind, 'number', number, 'runner', runner_id,
      'incarnation', incarnation, 'claim_id', claim_id, 'state', state, 'reason', reason,
+     'token', token_sha256,
      'expired', lease_until < now() AND finished_at IS NULL)) FROM sched.attempt),
   'projects', (SELECT json_object_agg(name, json_build_object('project_id', project_id,
      'limit', running_limit, 'weight', weight)) FROM sched.project),
