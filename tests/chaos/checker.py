@@ -151,19 +151,20 @@ def subscribers_see_all_in_order(found: Evidence) -> Found:
 
 
 def limits_hold(found: Evidence) -> Found:
+    """Of projects. A runner's slots are its own: it claims again for work that it gave up, of which
+    the scheduler thinks as live until the lease is over."""
     limits = {row["project_id"]: row["running_limit"] for row in found.projects}
-    limits |= {row["runner_id"]: row["slots"] for row in found.runners}
     at_work: dict[str, set[str]] = defaultdict(set)
     for event in found.events:
         if event["type"] != "attempt.state_changed":
             continue
-        for whom in (event["project_id"], event["data"]["runner_id"]):
-            if event["data"]["to"] == "leased":
-                at_work[whom].add(event["entity_id"])
-                if len(at_work[whom]) > limits[whom]:
-                    yield f"{len(at_work[whom])} at work; its limit is {limits[whom]}", whom
-            elif event["data"]["to"] in ENDED:
-                at_work[whom].discard(event["entity_id"])
+        whom = event["project_id"]
+        if event["data"]["to"] == "leased":
+            at_work[whom].add(event["entity_id"])
+            if len(at_work[whom]) > limits[whom]:
+                yield f"{len(at_work[whom])} at work; its limit is {limits[whom]}", whom
+        elif event["data"]["to"] in ENDED:
+            at_work[whom].discard(event["entity_id"])
 
 
 def recovers_in_time(found: Evidence) -> Found:

@@ -25,7 +25,6 @@ Row = dict[str, Any]
 @dataclass
 class Evidence:
     projects: list[Row] = field(default_factory=list)  # project_id, running_limit
-    runners: list[Row] = field(default_factory=list)  # runner_id, slots
     tasks: list[Row] = field(default_factory=list)  # task_id, title, state, commit_id, proof_id …
     attempts: list[Row] = field(default_factory=list)  # attempt_id, task_id, state, receipts …
     events: list[Row] = field(default_factory=list)  # in the order of their ids
@@ -50,7 +49,6 @@ async def gather(cluster: Cluster, observer: Observer, repos: list[str]) -> Evid
         projects=_plain(
             await observer.rows("SELECT project_id, name, running_limit FROM sched.project")
         ),
-        runners=_plain(await observer.rows("SELECT runner_id, slots FROM sched.runner")),
         tasks=_plain(
             await observer.rows(
                 "SELECT task_id, project_id, title, state, reason, branch, commit_id, winner,"

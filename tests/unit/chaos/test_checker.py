@@ -60,7 +60,6 @@ def clean() -> Evidence:
     told = {"op": "submit", "phase": "ok"}
     return Evidence(
         projects=[{"project_id": PROJECT, "running_limit": 1}],
-        runners=[{"runner_id": RUNNER, "slots": 1}],
         tasks=[
             {"task_id": TASK, "title": "k1", "state": "succeeded", **done},
             {"task_id": OTHER, "title": "k2", "state": "cancelled", **undone},
