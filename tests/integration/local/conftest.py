@@ -114,8 +114,18 @@ def plain_environment() -> dict[str, str]:
 
 def gone(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     """Those that are still there after a while: none, one hopes."""
-    _, alive = psutil.wait_procs(processes, timeout=END_S_MAX)
-    return [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    psutil.wait_procs(processes, timeout=END_S_MAX)
+    return alive(processes)
+
+
+def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """A zombie is none: it ended, and whoever is process 1 here has not looked yet."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def get(url: str, token: str = "") -> tuple[int, Any]:

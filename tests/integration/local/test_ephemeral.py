@@ -11,7 +11,7 @@ import pytest
 from wfhub_local import state
 from wfhub_local.layout import Layout
 
-from .conftest import END_S_MAX, Up, eventually, get, gone, plain_environment
+from .conftest import END_S_MAX, Up, alive, eventually, get, gone, plain_environment
 
 USER = """
 import sys
@@ -78,7 +78,7 @@ def test_it_is_started_and_ended_with_its_only_user(user: Callable[[], User]) ->
     assert get(f"{url}/readyz")[0] == 200
     processes = stack_of(one)
     one.end()
-    assert [p for p in processes if p.is_running()] == []  # at once: its starter sees it out
+    assert alive(processes) == []  # at once: its starter sees it out
 
 
 def test_a_running_stack_is_used_and_left_alone(
