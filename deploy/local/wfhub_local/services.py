@@ -132,12 +132,23 @@ def api(s: Setting) -> Own:
     )
 
 
+# What an operator sets for `wfhub up` and the runner reads.
+RUNNER_VARIABLES = (
+    "WORKSPACE_ROOT",
+    "GIT_HOSTS",
+    "GIT_CREDENTIALS_FILE",
+    "GIT_CREDENTIALS",
+    "GIT_KNOWN_HOSTS_FILE",
+    "GIT_CA_FILE",
+)
+
+
 def runner_process(s: Setting, number: int) -> Process:
     runner_id = s.credentials.runner_ids[number - 1]
     name = f"{RUNNER}-{number}"
     home = s.layout.home(name)
     ready = home / "ready"
-    workspaces = picked(s.user_env, ("WORKSPACE_ROOT",))
+    workspaces = picked(s.user_env, RUNNER_VARIABLES)
     own = Own(
         env={
             **picked(s.user_env, NETWORK_VARIABLES),

@@ -22,9 +22,11 @@ def is_remote(repo: str) -> bool:
 def repo_of(value: str) -> str:
     """A URL as it is; a path made absolute, and looked at before anything is submitted."""
     if is_remote(value):
-        if "://" in value and urlsplit(value).password:
+        parts = urlsplit(value) if "://" in value else None
+        if parts and (parts.password or (parts.scheme.startswith("http") and parts.username)):
             raise Usage(
-                "--repo: a password in a URL would be stored; give it to the runner instead"
+                "--repo: a password or token in a URL would be stored; give it to the runner"
+                " instead (GIT_CREDENTIALS_FILE)"
             )
         return value
     path = Path(value).expanduser().absolute()

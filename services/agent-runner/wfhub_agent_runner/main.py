@@ -31,6 +31,7 @@ from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.gitwork import access_broker
 from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.location import Policy
+from wfhub_agent_runner.gitwork.remote import credentials
 from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_agent_runner.leases import Leases
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
@@ -58,9 +59,7 @@ def _become_unprivileged(
 ) -> tuple[RepoAccess, socket.socket | None]:
     """The way to repositories, and the broker's socket if there is a broker; afterwards this
     process is not root."""
-    policy = Policy(
-        file_repos=settings.file_repos, roots=tuple(map(str, settings.repo_root_paths()))
-    )
+    policy = _policy(settings)
     home = settings.runner_home
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if os.geteuid() != 0:
@@ -74,6 +73,25 @@ def _become_unprivileged(
         keep_writable=(home,),
     )
     return RepoAccess.over_socket(broker_socket, policy), broker_socket
+
+
+def _policy(settings: RunnerSettings) -> Policy:
+    """Raises: SystemExit that names an unusable credential, while an operator is looking."""
+    file = settings.git_credentials_file
+    try:
+        credentials.check(settings.git_credentials or (file.read_text() if file else ""))
+    except (Rejected, OSError, ValueError) as e:
+        raise SystemExit(f"bad settings: GIT_CREDENTIALS_FILE: {e}") from e
+    return Policy(
+        file_repos=settings.file_repos,
+        roots=tuple(map(str, settings.repo_root_paths())),
+        hosts=settings.git_host_names(),
+        credentials_file=str(file or ""),
+        credentials=settings.git_credentials,
+        known_hosts_file=str(settings.git_known_hosts_file or ""),
+        ca_file=str(settings.git_ca_file or ""),
+        remote_uid=settings.runner_uid,
+    )
 
 
 def _own(folder: Path, uid: int) -> None:

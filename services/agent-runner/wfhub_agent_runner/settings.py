@@ -20,6 +20,11 @@ class RunnerSettings(BrokerSettings):
     toolchains: str = ""  # ':'-separated folders of the host, read-only in every sandbox
     file_repos: bool = False  # paths and file: URLs: the operator's own machine only
     repo_roots: str = ""  # ':'-separated; where such repositories may lie; empty: anywhere
+    git_hosts: str = ""  # ','-separated host[:port] or *.domain, private ones too; empty: public
+    git_credentials_file: Path | None = None  # JSON (gitwork/remote/credentials)
+    git_credentials: str = Field("", repr=False)  # the same, itself; a file is better kept
+    git_known_hosts_file: Path | None = None
+    git_ca_file: Path | None = None  # PEM, of authorities besides the system's
     workspace_root: Path | None = None
     proofs_url: str
     gateway_url: str
@@ -32,6 +37,9 @@ class RunnerSettings(BrokerSettings):
 
     def toolchain_paths(self) -> tuple[Path, ...]:
         return tuple(Path(part) for part in self.toolchains.split(":") if part)
+
+    def git_host_names(self) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.git_hosts.split(",") if part.strip())
 
     def repo_root_paths(self) -> tuple[Path, ...]:
         return tuple(Path(part) for part in self.repo_roots.split(":") if part)

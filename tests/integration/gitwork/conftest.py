@@ -9,7 +9,7 @@ from wfhub_agent_runner.gitwork import access_broker
 from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.location import Policy
 
-POLICY = Policy(file_repos=True, timeout_s=60)
+POLICY = Policy(file_repos=True, remote_uid=64001, timeout_s=60)
 
 
 @pytest.fixture

@@ -79,6 +79,9 @@ class TaskSpec(Command):
     @classmethod
     def _no_password(cls, repo: str) -> str:
         """A task is stored and shown: what opens a repository belongs to the runner."""
-        if "://" in repo and urlsplit(repo).password:
-            raise ValueError("a password in a URL would be stored; give it to the runner instead")
+        parts = urlsplit(repo) if "://" in repo else None
+        if parts and (parts.password or (parts.scheme.startswith("http") and parts.username)):
+            raise ValueError(
+                "a password or token in a URL would be stored; give it to the runner instead"
+            )
         return repo

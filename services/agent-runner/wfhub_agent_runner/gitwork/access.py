@@ -1,7 +1,8 @@
 """The access helper: a short-lived process that alone touches users' repositories.
 
-`python -I -m wfhub_agent_runner.gitwork.access <policy JSON>` answers one request and ends.
-In:  one line of JSON {op, repo, …, size}, then `size` bytes (a bundle).
+`python -I -m wfhub_agent_runner.gitwork.access` answers one request and ends.
+In:  one line of JSON with the policy (from the broker it is inherited), one with the request
+     {op, repo, …}, then a bundle up to the end of the stream.
 Out: one line of JSON {"ok": {…}} or {"error": {…}} (errors.to_wire), then, after a fetch, a pack
      up to the end of the stream.
 It has limits of memory, processor time and wall time, an empty HOME and none of the runner's
@@ -12,8 +13,8 @@ import json
 import os
 import resource
 import signal
-import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -21,16 +22,24 @@ from dulwich.objects import ObjectID
 from wfhub_common.errors import Rejected, RetryLater, WfhubError, to_wire
 
 from wfhub_agent_runner.gitwork import limits, outcomes, packs, publish, source, walk
-from wfhub_agent_runner.gitwork.location import Policy, locate
+from wfhub_agent_runner.gitwork.location import Layout, Policy, locate
+from wfhub_agent_runner.gitwork.remote import operations, push, url
 
 Request = dict[str, Any]
+Target = Layout | operations.Target
 
 
 def main() -> None:
-    policy = Policy.from_json(sys.argv[1])
-    confine(policy.timeout_s)
     with os.fdopen(0, "rb") as reader, os.fdopen(1, "wb") as writer:
-        answer(read_request(reader), reader, writer, policy)
+        policy = Policy.from_json(reader.readline(limits.POLICY_BYTES_MAX).decode())
+        confine(policy.timeout_s)
+        request = read_request(reader)
+        try:
+            at = target(request, policy)
+        except (WfhubError, OSError) as e:
+            refuse(_translated(e), reader, writer)
+        else:
+            answer(request, at, reader, writer)
 
 
 def confine(timeout_s: float) -> None:
@@ -53,14 +62,26 @@ def read_request(reader: BinaryIO) -> Request:
     return request if isinstance(request, dict) else {}
 
 
-def answer(request: Request, reader: BinaryIO, writer: BinaryIO, policy: Policy) -> None:
+def target(request: Request, policy: Policy) -> Target:
+    """Where the repository is, with what opens it: read before this process is nobody."""
+    repo = str(request.get("repo", ""))
+    if remote := url.parse(repo):
+        return operations.target(remote, policy)
+    return locate(repo, policy)
+
+
+def answer(request: Request, at: Target, reader: BinaryIO, writer: BinaryIO) -> None:
     try:
         operation = _OPERATIONS.get(str(request.get("op")))
         if operation is None:
             raise Rejected("access-unknown", f"no such operation: {request.get('op')!r}")
-        operation(request, reader, writer, policy)
+        operation(request, at, reader, writer)
     except (WfhubError, OSError, RecursionError, MemoryError, *packs.DAMAGED) as e:
         refuse(_translated(e), reader, writer)
+    except Exception as e:  # noqa: BLE001 - whatever a repository or host brought up is answered
+        traceback.print_exc()
+        error = RetryLater("repo-access-failed", f"the access helper met {e!r}; see its log")
+        refuse(error, reader, writer)
     writer.flush()
 
 
@@ -92,17 +113,33 @@ def _reply(writer: BinaryIO, value: dict[str, Any]) -> None:
     writer.write(json.dumps(value).encode() + b"\n")
 
 
-def _resolve(request: Request, _: BinaryIO, writer: BinaryIO, policy: Policy) -> None:
-    with source.opened(locate(request["repo"], policy)) as opened:
-        found = source.resolve(opened, request.get("ref"))
+def _resolve(request: Request, at: Target, _: BinaryIO, writer: BinaryIO) -> None:
+    if isinstance(at, Layout):
+        with source.opened(at) as opened:
+            found = source.resolve(opened, request.get("ref"))
+    else:
+        found = operations.resolve(at, request.get("ref"))
     _reply(writer, {"ok": vars(found)})
 
 
-def _fetch(request: Request, _: BinaryIO, writer: BinaryIO, policy: Policy) -> None:
+def _fetch(request: Request, at: Target, _: BinaryIO, writer: BinaryIO) -> None:
+    # Spooled first: an object found missing half-way must still become an error reply.
+    with _spool() as spool:
+        if isinstance(at, Layout):
+            fetched = _packed(request, at, spool)
+        else:
+            fetched = operations.fetch(at, request["want"], request["have"], spool)
+        _reply(writer, {"ok": vars(fetched)})
+        spool.seek(0)
+        while chunk := spool.read(1024 * 1024):
+            writer.write(chunk)
+
+
+def _packed(request: Request, at: Layout, spool: BinaryIO) -> outcomes.Fetched:
     """One commit without its history: the commit, its tree and all below it, less what the first
     known commit of `have` has. The mirror is shallow, so the cost is that of what is new."""
     want = ObjectID(request["want"].encode())
-    with source.opened(locate(request["repo"], policy)) as opened, _spool() as spool:
+    with source.opened(at) as opened:
         store = opened.store
         commit = walk.commit(store, want)
         known: set[ObjectID] = set()
@@ -112,20 +149,19 @@ def _fetch(request: Request, _: BinaryIO, writer: BinaryIO, policy: Policy) -> N
                 break
         oids = [want, *walk.closure(store, commit.tree, known)]
         packs.write(spool, store, oids)
-        # Spooled first: an object found missing half-way must still become an error reply.
         size = spool.tell()
         if size > limits.PACK_BYTES_MAX:
             raise Rejected("repo-too-large", f"one commit packs to {size} bytes; too much")
-        _reply(writer, {"ok": vars(outcomes.Fetched(len(oids), size))})
-        spool.seek(0)
-        while chunk := spool.read(1024 * 1024):
-            writer.write(chunk)
+        return outcomes.Fetched(len(oids), size)
 
 
-def _publish(request: Request, reader: BinaryIO, writer: BinaryIO, policy: Policy) -> None:
+def _publish(request: Request, at: Target, reader: BinaryIO, writer: BinaryIO) -> None:
     order = publish.Order.parse(request["commit"], request["branch_ref"], request["marker_ref"])
-    with source.opened(locate(request["repo"], policy)) as opened:
-        result = publish.publish(opened, order, reader)
+    if isinstance(at, Layout):
+        with source.opened(at) as opened:
+            result = publish.publish(opened, order, reader)
+    else:
+        result = push.publish(at, order, reader)
     while reader.read(1024 * 1024):
         pass
     _reply(writer, {"ok": outcomes.to_wire(result)})
@@ -135,7 +171,7 @@ def _spool() -> Any:
     return tempfile.TemporaryFile()
 
 
-_OPERATIONS: dict[str, Callable[[Request, BinaryIO, BinaryIO, Policy], None]] = {
+_OPERATIONS: dict[str, Callable[[Request, Target, BinaryIO, BinaryIO], None]] = {
     "resolve": _resolve,
     "fetch": _fetch,
     "publish": _publish,

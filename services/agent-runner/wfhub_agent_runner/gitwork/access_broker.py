@@ -2,7 +2,8 @@
 
 The runner starts it while it is still root (`start`), then drops its uid; afterwards all it can do
 is to send the broker one end of a socket over the inherited one. The broker forks; the child reads
-the request, finds the repository, becomes its owner for good and answers (access.answer).
+the request, finds the repository, becomes its owner for good and answers (access.answer). For a
+remote it reads the credential, and becomes the runner's own uid before it speaks to anybody.
 A repository that root owns is opened as root only where no one else could have put it there.
 The broker ends when the runner's end closes. The policy is the broker's, not the request's.
 """
@@ -16,10 +17,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from wfhub_common import privileges
 from wfhub_common.errors import Rejected, WfhubError
 
 from wfhub_agent_runner.gitwork import access
-from wfhub_agent_runner.gitwork.location import Layout, Policy, locate
+from wfhub_agent_runner.gitwork.location import Layout, Policy
 
 CHILDREN_MAX = 16
 _NOBODY = 65534
@@ -34,19 +36,22 @@ def start(policy: Policy) -> socket.socket:
     with theirs:
         module = "wfhub_agent_runner.gitwork.access_broker"
         broker = subprocess.Popen(
-            [sys.executable, "-I", "-m", module, str(theirs.fileno()), policy.to_json()],
+            [sys.executable, "-I", "-m", module, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             env=ENVIRONMENT,
             cwd="/",
             start_new_session=True,  # a terminal's Ctrl-C reaches the runner, which closes us
         )
+    assert broker.stdin is not None
+    with broker.stdin as policy_in:  # not on its command line: it may hold credentials
+        policy_in.write(policy.to_json().encode())
     _started.append(broker)  # it ends by itself; nothing waits for it
     return ours
 
 
 def main() -> None:
-    policy = Policy.from_json(sys.argv[2])
+    policy = Policy.from_json(sys.stdin.read())
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         requests.set_inheritable(False)
         serve(requests, policy)
@@ -79,14 +84,26 @@ def _child(fd: int, policy: Policy) -> None:
         with os.fdopen(os.dup(fd), "rb") as reader, os.fdopen(fd, "wb") as writer:
             request = access.read_request(reader)
             try:
-                become(owner(locate(str(request.get("repo", "")), policy)))
+                at = access.target(request, policy)
+                if isinstance(at, Layout):
+                    become(owner(at))
+                else:
+                    _become_nobody(policy)
             except WfhubError as e:
                 access.refuse(e, reader, writer)
             else:
-                access.answer(request, reader, writer, policy)
+                access.answer(request, at, reader, writer)
         code = 0
     finally:
         os._exit(code)
+
+
+def _become_nobody(policy: Policy) -> None:
+    """For a remote: no file of anybody's, but the code that is still to be imported."""
+    if policy.remote_uid is None:
+        raise Rejected("repo-forbidden", "the broker has no uid for remotes; set RUNNER_UID")
+    privileges.drop(policy.remote_uid, keep_visible=privileges.code_paths())
+    os.chdir("/")
 
 
 def owner(layout: Layout) -> int:

@@ -112,13 +112,7 @@ def _process(policy: Policy) -> Iterator[socket.socket]:
     with ours:
         with theirs:
             helper = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-m",
-                    "wfhub_agent_runner.gitwork.access",
-                    policy.to_json(),
-                ],
+                [sys.executable, "-I", "-m", "wfhub_agent_runner.gitwork.access"],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 env=ENVIRONMENT,
@@ -126,6 +120,7 @@ def _process(policy: Policy) -> Iterator[socket.socket]:
                 start_new_session=True,
             )
         try:
+            ours.sendall(policy.to_json().encode() + b"\n")
             yield ours
         finally:
             helper.kill()  # it has answered, or never will

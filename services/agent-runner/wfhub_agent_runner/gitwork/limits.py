@@ -7,6 +7,8 @@ MIB = 1024**2
 GIB = 1024**3
 
 REQUEST_BYTES_MAX = 64 * 1024  # the JSON line that asks the access helper for something
+POLICY_BYTES_MAX = 1 * MIB  # the JSON line that tells it what the operator allows
+GIT_SETTINGS_BYTES_MAX = 512 * 1024  # of a file of credentials, known hosts or authorities
 PACK_BYTES_MAX = 2 * GIB  # of a fetched pack or a bundle (limits.BLOB_BYTES_MAX)
 ACCESS_TIMEOUT_S = 600.0  # one request to a user's repository
 ACCESS_MEMORY_BYTES_MAX = 4 * GIB  # private memory of the helper; mapped packs do not count

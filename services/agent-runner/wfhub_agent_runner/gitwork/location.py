@@ -1,7 +1,7 @@
-"""Where a task's repository lies: a path or file URL, allowed by policy, found on disk.
+"""Where a task's repository lies: on a remote, or a path or file URL, found on disk.
 
-`path_of` decides from the text alone; `locate` looks at the disk, resolves symbolic links and
-checks the policy again on what it found. No configuration of the repository is read here.
+`identity` and `path_of` decide from the text alone; `locate` looks at the disk, resolves symbolic
+links and checks the policy again on what it found. No configuration of the repository is read here.
 Raises: Rejected (`repo-forbidden`, `scheme-unsupported`, `repo-not-found`,
 `repo-not-a-repository`).
 """
@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote
@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from wfhub_common.errors import Rejected
 
 from wfhub_agent_runner.gitwork import limits
+from wfhub_agent_runner.gitwork.remote import hosts, url
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HELPER = re.compile(r"[A-Za-z0-9]+::")
@@ -27,10 +28,17 @@ _POINTER_BYTES_MAX = 4096 + 16  # a path in a `.git` or `commondir` file
 
 @dataclass(frozen=True)
 class Policy:
-    """What the operator allows. `roots` empty: repositories may lie anywhere."""
+    """What the operator allows. `roots` empty: repositories may lie anywhere on disk; `hosts`
+    empty: on any public host. Files are read by the helper, when it needs them."""
 
     file_repos: bool = False
     roots: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    credentials_file: str = ""
+    credentials: str = field(default="", repr=False)  # their text itself, from the environment
+    known_hosts_file: str = ""
+    ca_file: str = ""
+    remote_uid: int | None = None  # what a helper that is root becomes for a remote
     timeout_s: float = limits.ACCESS_TIMEOUT_S
 
     def to_json(self) -> str:
@@ -39,7 +47,7 @@ class Policy:
     @classmethod
     def from_json(cls, text: str) -> Self:
         values = json.loads(text)
-        return cls(**{**values, "roots": tuple(values["roots"])})
+        return cls(**{**values, "roots": tuple(values["roots"]), "hosts": tuple(values["hosts"])})
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,14 @@ class Layout:
 
 def _forbidden(why: str) -> Rejected:
     return Rejected("repo-forbidden", f"this repository may not be used: {why}")
+
+
+def identity(repo: str, policy: Policy) -> str:
+    """The one text for this repository, which names its mirror: a remote's URL or a path."""
+    if remote := url.parse(repo):
+        hosts.check(remote, policy.hosts)
+        return str(remote)
+    return path_of(repo, policy)
 
 
 def path_of(repo: str, policy: Policy) -> str:

@@ -3,7 +3,7 @@
 It is shallow: each base commit with its whole tree, no history (`refs/wfhub/base/<commit>` marks a
 commit as complete). What attempts make never enters it, so that one attempt's work is not in
 another's reach. Its config is fixed text; it is never opened through dulwich's Repo.
-Shape: RUNNER_HOME/mirrors/<first 32 hex of sha256(path)>/{HEAD,config,objects,refs,shallow}.
+Shape: RUNNER_HOME/mirrors/<first 32 hex of sha256(identity)>/{HEAD,config,objects,refs,shallow}.
 """
 
 import hashlib
@@ -51,6 +51,11 @@ class Mirror:
         finally:
             store.close()
 
+    def tree_of(self, commit: str) -> str:
+        with self.store() as store:
+            tree: bytes = walk.commit(store, ObjectID(commit.encode())).tree
+        return tree.decode()
+
     def take(self, commit: str, pack: Path) -> None:
         """Import a fetched pack (every object is hashed again) and mark its commit as complete."""
         oid = ObjectID(commit.encode())
@@ -74,9 +79,9 @@ class Mirror:
         return self.path / "refs" / "wfhub" / "base"
 
 
-def open_mirror(home: Path, path: str) -> Mirror:
-    """The mirror of the repository at that normalised path, made when it is not there."""
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+def open_mirror(home: Path, identity: str) -> Mirror:
+    """The mirror of that repository (location.identity), made when it is not there."""
+    name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
     mirror = Mirror(home / "mirrors" / name)
     if not (mirror.path / "HEAD").exists():
         (mirror.path / "refs" / "wfhub" / "base").mkdir(parents=True, exist_ok=True)

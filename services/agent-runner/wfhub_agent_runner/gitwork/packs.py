@@ -43,7 +43,7 @@ _COMPRESSION = 1  # of objects that were stored as deltas; speed matters more he
 def write(file: IO[bytes], store: DiskObjectStore, oids: Sequence[ObjectID]) -> Written:
     return write_pack_data(
         file,
-        _records(store, oids),
+        records(store, oids),
         SHA1,
         num_records=len(oids),
         compression_level=_COMPRESSION,
@@ -68,7 +68,7 @@ def ingest(file: BinaryIO, store: DiskObjectStore) -> str:
     return pack.name().decode()
 
 
-def _records(store: DiskObjectStore, oids: Sequence[ObjectID]) -> Iterator[UnpackedObject]:
+def records(store: DiskObjectStore, oids: Sequence[ObjectID]) -> Iterator[UnpackedObject]:
     for oid in oids:
         try:
             yield _record(store, oid)

@@ -123,7 +123,7 @@ def resolve(source: Source, base: str | None) -> Resolved:
 def _unborn(source: Source, default: str) -> Rejected:
     branches = refs.names(source.layout, refs.BRANCHES)
     if branches:
-        return _base_not_found(f"HEAD ({default})", branches)
+        return base_not_found(f"HEAD ({default})", branches)
     return Rejected("repo-empty", "the repository has no commit yet; make a first one")
 
 
@@ -140,10 +140,10 @@ def _named(source: Source, base: str) -> tuple[bytes, ObjectID]:
     branches = refs.names(source.layout, refs.BRANCHES)
     if not branches and refs.follow(source.layout, b"HEAD")[1] is None:
         raise _unborn(source, "")
-    raise _base_not_found(base, branches)
+    raise base_not_found(base, branches)
 
 
-def _base_not_found(base: str, branches: list[bytes]) -> Rejected:
+def base_not_found(base: str, branches: list[bytes]) -> Rejected:
     known = [os.fsdecode(name.removeprefix(refs.BRANCHES)) for name in branches]
     near = difflib.get_close_matches(base, known, _SUGGESTIONS_MAX, 0.5) or known[:_SUGGESTIONS_MAX]
     near = [name.encode("utf-8", "backslashreplace").decode() for name in near]

@@ -29,13 +29,14 @@ from typing import Any, TypeVar
 
 from wfhub_common import ids
 from wfhub_common.errors import Rejected, RetryLater
+from wfhub_common.log import get_logger
 from wfhub_common.messages import PublishOrder
 
 from wfhub_agent_runner.gitwork import attempts, limits
 from wfhub_agent_runner.gitwork.attempts import BaseCheckout, Layers, Lease, Snapshot
 from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.commit import About
-from wfhub_agent_runner.gitwork.location import path_of
+from wfhub_agent_runner.gitwork.location import identity
 from wfhub_agent_runner.gitwork.mirror import open_mirror
 from wfhub_agent_runner.gitwork.outcomes import PublishResult, Refused
 from wfhub_agent_runner.gitwork.removal import remove_tree
@@ -46,6 +47,8 @@ _THREADS = 8
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PUBLISH_TRIES = 3  # each looks first: after an unknown outcome the next one finds out
 T = TypeVar("T")
+
+log = get_logger(__name__)
 
 
 @dataclass
@@ -124,7 +127,7 @@ class Workspaces:
 
     def _prepare(self, repo: str, base: str | None) -> BaseCheckout:
         found = self._access.resolve(repo, base)
-        mirror = open_mirror(self._home, path_of(repo, self._access.policy))
+        mirror = open_mirror(self._home, identity(repo, self._access.policy))
         with self._mirror_lock(mirror.name):
             if not mirror.has(found.commit):
                 pack = self._home / f"fetch-{mirror.name}.pack"
@@ -134,7 +137,9 @@ class Workspaces:
                 finally:
                     pack.unlink(missing_ok=True)
             lower_dirs = attempts.check_out(self._home, mirror, found.commit)
-        return BaseCheckout(repo, found.commit, found.tree, found.ref, mirror, lower_dirs)
+        return BaseCheckout(
+            repo, found.commit, mirror.tree_of(found.commit), found.ref, mirror, lower_dirs
+        )
 
     def _mirror_lock(self, name: str) -> threading.Lock:
         with self._used.guard:
@@ -182,6 +187,7 @@ class Workspaces:
                     marker_ref=order.marker_ref,
                 )
             except RetryLater as e:
+                log.warning("publication unknown, looking again", repo=repo, reason=e.message)
                 unknown = e
             except Rejected as e:
                 return Refused(e.code, e.message)
