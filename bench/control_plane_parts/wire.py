@@ -7,12 +7,15 @@ Raises: Refused (an error in the reply), TimeoutError and nats.errors as they co
 
 import json
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import nats
 from nats.aio.client import Client
 from wfhub_common import subjects
+from wfhub_common.broker import Losses
 
 RPC_TIMEOUT_S = 30.0
+_losses: WeakKeyDictionary[Client, Losses] = WeakKeyDictionary()
 
 
 class Refused(Exception):
@@ -25,7 +28,12 @@ async def connect(url: str, user: str, password: str) -> Client:
     async def quiet(_error: Exception) -> None:
         pass  # reconnects are expected where servers are killed
 
-    return await nats.connect(
+    losses = Losses()
+
+    async def lost() -> None:
+        losses.happened()
+
+    connection = await nats.connect(
         url,
         user=user,
         password=password,
@@ -34,14 +42,19 @@ async def connect(url: str, user: str, password: str) -> Client:
         reconnect_time_wait=0.1,
         ping_interval=5,
         error_cb=quiet,
+        disconnected_cb=lost,
         pending_size=64 * 1024**2,
     )
+    _losses[connection] = losses
+    return connection
 
 
 async def ask(
     connection: Client, sender: str, command: str, body: bytes, *, timeout_s: float = RPC_TIMEOUT_S
 ) -> dict[str, Any]:
-    reply = await connection.request(subjects.rpc(sender, command), body, timeout=timeout_s)
+    asking = connection.request(subjects.rpc(sender, command), body, timeout=timeout_s)
+    long_poll = command == "claim"
+    reply = await (_losses[connection].cut_short(asking) if long_poll else asking)
     answer = json.loads(reply.data)
     if answer.get("error"):
         raise Refused(answer["error"])

@@ -8,10 +8,11 @@ its pool of workers cost six times the CPU of a request without them (ADR 14).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import nats.errors
 from faststream import AckPolicy
@@ -29,10 +30,12 @@ from wfhub_common.settings import BrokerSettings
 PING_INTERVAL_S = 5
 RECONNECT_WAIT_S = 1
 DRAIN_TIMEOUT_S = 5
+SHORT_S = 5.0  # a request that may take longer is given up when its connection is lost
 RPC_WORKERS_MAX = 256  # requests of one command at once in one process, waiting ones too
 
 log = get_logger(__name__)
 
+T = TypeVar("T")
 Request = TypeVar("Request", bound=BaseModel)
 Reply = TypeVar("Reply", bound=BaseModel)
 
@@ -46,6 +49,36 @@ class Failure:
     error: Exception
 
 
+class Losses:
+    """Tells who waits for an answer that the connection it was asked on is gone: a reply does not
+    follow to the next one, and a long poll would wait out its time for nothing."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def happened(self) -> None:
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def cut_short(self, answer: Coroutine[Any, Any, T]) -> T:
+        """Raises: ConnectionResetError, besides what `answer` raises."""
+        lost = asyncio.get_running_loop().create_future()
+        asking = asyncio.create_task(answer)
+        self._waiting.add(lost)
+        try:
+            await asyncio.wait({lost, asking}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise ConnectionResetError("the connection was lost while waiting for the answer")
+            return asking.result()
+        finally:
+            self._waiting.discard(lost)
+            asking.cancel()
+
+
+_losses: WeakKeyDictionary[NatsBroker, Losses] = WeakKeyDictionary()
+
+
 def make_broker(
     settings: BrokerSettings, *, name: str, on_closed: Callable[[], None] | None = None
 ) -> NatsBroker:
@@ -56,7 +89,10 @@ def make_broker(
         if on_closed is not None:
             on_closed()
 
+    losses = Losses()
+
     async def lost() -> None:
+        losses.happened()
         log.warning("nats disconnected, reconnecting")
 
     async def back() -> None:
@@ -65,7 +101,7 @@ def make_broker(
     security = None
     if settings.nats_user:
         security = SASLPlaintext(settings.nats_user, settings.nats_password, use_ssl=False)
-    return NatsBroker(
+    broker = NatsBroker(
         settings.nats_url,
         security=security,
         name=name,
@@ -80,6 +116,8 @@ def make_broker(
         logger=None,
         apply_types=False,
     )
+    _losses[broker] = losses
+    return broker
 
 
 async def stop(broker: NatsBroker) -> None:
@@ -172,7 +210,9 @@ async def ask(
         )
     try:
         subject = subjects.rpc(sender, command)
-        message = await broker.connection.request(subject, body, timeout=timeout_s)
+        asking = broker.connection.request(subject, body, timeout=timeout_s)
+        losses = _losses.get(broker) if timeout_s > SHORT_S else None
+        message = await (losses.cut_short(asking) if losses else asking)
     except nats.errors.NoRespondersError as e:
         raise RetryLater("no-responders", f"no service is up that answers {command}") from e
     except (TimeoutError, nats.errors.TimeoutError) as e:
