@@ -81,10 +81,7 @@ def records(store: DiskObjectStore, oids: Sequence[ObjectID]) -> Iterator[Unpack
 
 
 def _record(store: DiskObjectStore, oid: ObjectID) -> UnpackedObject:
-    try:
-        packed = store.get_unpacked_object(oid, include_comp=True)
-    except KeyError:
-        packed = None  # loose
+    packed = _as_packed(store, hex_to_sha(oid))
     if packed is not None and packed.pack_type_num not in DELTA_TYPES:
         assert packed.comp_chunks is not None
         assert packed.decomp_len is not None
@@ -94,3 +91,19 @@ def _record(store: DiskObjectStore, oid: ObjectID) -> UnpackedObject:
         return packed
     type_num, content = store.get_raw(oid)
     return UnpackedObject(type_num, decomp_chunks=[content], sha=hex_to_sha(oid))
+
+
+def _as_packed(store: DiskObjectStore, sha: RawObjectID) -> UnpackedObject | None:
+    """As it lies in a pack; None: it is loose, or nowhere. (The store's own method names the base
+    of each delta by reading the whole index: minutes for ten thousand files.)"""
+    try:
+        return store._lookup_in_packs(
+            lambda pack: pack.get_unpacked_object(sha, include_comp=True, convert_ofs_delta=False)
+        )
+    except KeyError:
+        pass
+    for alternate in store.alternates:
+        assert isinstance(alternate, DiskObjectStore)
+        if (found := _as_packed(alternate, sha)) is not None:
+            return found
+    return None

@@ -1,0 +1,1 @@
+"""What bench/workspace.py is made of."""
