@@ -7,8 +7,8 @@ agent is one shell that edits five files, adds one and deletes one; the peers' i
 without a sandbox. Warm: the commit has been prepared once (prepare_cold_s), page cache filled.
 
 `worktree_ratio`: worktree add + edit + add -A + commit, over ours, on the repository of --files
-files. `flat_ratio`: ours there over ours at 1,000 files. `disk_mb_50`: what 50 leases with a started
-sandbox each add below RUNNER_HOME before the agents write. Units: ms, seconds (*_s), MB = 10⁶ bytes.
+files. `flat_ratio`: ours there over ours at 1,000 files. `disk_mb_50`: what 50 leases, each with a
+started sandbox, add below RUNNER_HOME before the agents write. Units: ms, s (*_s), MB (10^6 bytes).
 """
 
 import argparse

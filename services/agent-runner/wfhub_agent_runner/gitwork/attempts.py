@@ -15,13 +15,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dulwich.object_store import DiskObjectStore
-from dulwich.objects import ObjectID
+from dulwich.objects import ObjectID, RawObjectID, Tree
 from wfhub_common.limits import CHANGES_LISTED_MAX
 from wfhub_common.messages import Change
 
-from wfhub_agent_runner.gitwork import bundle, changes, checkout, commit, gitdir, patch, walk
+from wfhub_agent_runner.gitwork import (
+    bundle,
+    changes,
+    checkout,
+    commit,
+    gitdir,
+    limits,
+    patch,
+    walk,
+)
 from wfhub_agent_runner.gitwork.mirror import Mirror
 from wfhub_agent_runner.gitwork.names import shown
 from wfhub_agent_runner.gitwork.removal import remove_tree
@@ -126,9 +136,25 @@ def _layers(folder: Path, lower_dirs: tuple[Path, ...], *, copies: bool) -> Laye
     return Layers((), upper, work, copy)
 
 
+class _Remembering(DiskObjectStore):
+    """Keeps the trees it was asked for: one snapshot reads the same few again and again."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._trees: dict[Any, tuple[int, bytes]] = {}
+
+    def get_raw(self, name: RawObjectID | ObjectID) -> tuple[int, bytes]:
+        if name in self._trees:
+            return self._trees[name]
+        found: tuple[int, bytes] = super().get_raw(name)
+        if found[0] == Tree.type_num and len(self._trees) < limits.TREES_REMEMBERED_MAX:
+            self._trees[name] = found
+        return found
+
+
 @contextmanager
 def _store(lease: Lease) -> Iterator[DiskObjectStore]:
-    store = DiskObjectStore(lease.folder / "objects", alternates=[lease.base.mirror.objects])
+    store = _Remembering(lease.folder / "objects", alternates=[lease.base.mirror.objects])
     try:
         yield store
     finally:

@@ -30,4 +30,5 @@ PATCH_FILE_BYTES_MAX = 256 * 1024
 PATCH_FILE_LINES_MAX = 5000
 PATCH_S_MAX = 10.0
 
+TREES_REMEMBERED_MAX = 1000  # tree objects in memory while a snapshot is taken
 TREES_KEPT_MAX = 16  # base checkouts kept for the next attempt

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.util
+import marshal
 import os
 import platform
 import re
@@ -67,7 +68,9 @@ class BwrapSandbox:
         self._cgroups = Cgroups.open(cgroup_root) if cgroup_root is not None else None
         self._filter = seccomp.program(platform.machine())
         assert inside.__file__ is not None
-        self._inside = Path(inside.__file__).read_bytes()
+        source = Path(inside.__file__)
+        # Compiled for the same interpreter; another one may not read it, but any reads the source.
+        self._inside = _compiled(source) if self.python == own_python() else source.read_bytes()
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -162,6 +165,13 @@ class _Opened:
         for descriptor in descriptors:
             self._open.discard(descriptor)
             os.close(descriptor)
+
+
+def _compiled(source: Path) -> bytes:
+    """As a .pyc file that is never compared with its source (PEP 552)."""
+    code = compile(source.read_bytes(), source.name, "exec", dont_inherit=True)
+    unchecked = (0b01).to_bytes(4, "little") + bytes(8)
+    return importlib.util.MAGIC_NUMBER + unchecked + marshal.dumps(code)
 
 
 def own_python() -> Path:

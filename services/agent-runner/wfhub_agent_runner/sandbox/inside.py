@@ -1,37 +1,44 @@
 """What runs first inside the sandbox: sets limits, forwards the gateway, starts the agent.
 
 It is bound into the sandbox as one file and run by a toolchain's interpreter with `-I -S`, so it
-uses the standard library alone, as little of it as can be: each start pays for its imports.
+uses the standard library alone, and of that only what is written in C: each start pays for its
+imports, and `socket`, `signal` and `contextlib` would take longer than all the rest of a sandbox.
 Arguments: `--report FD` (a pipe to the runner), `--limit NAME=NUMBER`…, `--forward PORT=SOCKET`
 (listen on 127.0.0.1:PORT, pass bytes to that unix socket), `--`, the agent's argv.
 Reports lines: `started`, then `exited N` or `signalled N`; or `cannot-start REASON`.
 It prints nothing: stdout and stderr are the agent's.
 """
 
-import contextlib
+# ruff: noqa: SIM105 - contextlib is one of them
+from __future__ import annotations
+
+import _signal as signal  # type: ignore[import-not-found]  # which typeshed does not know
 import errno
 import os
 import resource
 import select
-import signal
-import socket
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
 
 CHUNK_BYTES = 64 * 1024
 CONNECTIONS_MAX = 256
 CANNOT_START = 127
+SHUT_WR = 1
 
 
 class Stream:
     """One direction of a connection: what was read of `source` and not yet written to `sink`."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+    def __init__(self, source: socket, sink: socket) -> None:
         self.source, self.sink = source, sink
         self.waiting = b""
         self.ended = False  # no more to read
         self.closed = False  # and all of it passed on
 
-    def wants(self, end: socket.socket) -> int:
+    def wants(self, end: socket) -> int:
         """The events that this direction waits for at one of its ends."""
         if self.closed:
             return 0
@@ -41,22 +48,27 @@ class Stream:
 
     def move(self) -> None:
         """One read and one write. Raises: OSError when the connection is broken."""
-        with contextlib.suppress(BlockingIOError):
+        try:
             if not self.waiting and not self.ended:
                 self.waiting = self.source.recv(CHUNK_BYTES)
                 self.ended = not self.waiting
             if self.waiting:
                 self.waiting = self.waiting[self.sink.send(self.waiting) :]
-            elif not self.closed:
-                self.closed = True
-                with contextlib.suppress(OSError):
-                    self.sink.shutdown(socket.SHUT_WR)
+                return
+        except BlockingIOError:
+            return
+        if not self.closed:
+            self.closed = True
+            try:
+                self.sink.shutdown(SHUT_WR)
+            except OSError:
+                pass
 
 
 class Connection:
     """The agent's end, the gateway's end, and both directions between them."""
 
-    def __init__(self, near: socket.socket, far: socket.socket) -> None:
+    def __init__(self, near: socket, far: socket) -> None:
         self.ends = (near, far)
         self.streams = (Stream(near, far), Stream(far, near))
         self.events = {near: 0, far: 0}  # what epoll watches now
@@ -68,8 +80,11 @@ class Forwarder:
     def __init__(self, port: int, path: str, poll: select.epoll) -> None:
         self.path, self.poll = path, poll
         self.connections: dict[int, Connection] = {}  # by the descriptor of either end
-        self.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        import _socket
+
+        self.sockets = _socket
+        self.listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+        self.listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         self.listener.bind(("127.0.0.1", port))
         self.listener.listen(128)
         self.listener.setblocking(False)
@@ -90,11 +105,12 @@ class Forwarder:
 
     def accept(self) -> None:
         try:
-            near, _ = self.listener.accept()
+            descriptor, _ = self.listener._accept()  # type: ignore[attr-defined]  # of _socket
         except OSError:
             return
+        near = self.sockets.socket(fileno=descriptor)
         try:
-            far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            far = self.sockets.socket(self.sockets.AF_UNIX, self.sockets.SOCK_STREAM)
         except OSError:
             near.close()
             return
@@ -103,7 +119,7 @@ class Forwarder:
             if len(self.connections) >= 2 * CONNECTIONS_MAX:
                 raise OSError(errno.EMFILE, "too many connections")
             far.connect(self.path)
-            near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            near.setsockopt(self.sockets.IPPROTO_TCP, self.sockets.TCP_NODELAY, 1)
         except OSError:
             self.drop(connection)
             return
@@ -145,8 +161,7 @@ def start(argv: list[str]) -> tuple[int, str]:
             os.umask(0o022)  # the runner's is tighter; a repository's files are for all to read
             os.execvp(argv[0], argv)  # noqa: S606 - the agent is this program
         except OSError as e:
-            with contextlib.suppress(OSError):
-                os.write(writing, f"{argv[0][:200]}: {e.strerror}".encode())
+            os.write(writing, f"{argv[0][:200]}: {e.strerror}".encode())
         finally:
             os._exit(CANNOT_START)
     os.close(writing)
@@ -173,13 +188,17 @@ def main(words: list[str]) -> int:
     argv = words[1:]
     for name in os.listdir("/proc/self/fd"):  # what bwrap left open is not the agent's
         if int(name) > 2 and int(name) != report:
-            with contextlib.suppress(OSError):
+            try:
                 os.close(int(name))
+            except OSError:
+                pass  # the listing's own
     os.set_inheritable(report, False)
 
     def tell(line: str) -> None:
-        with contextlib.suppress(OSError):
+        try:
             os.write(report, line.encode() + b"\n")
+        except OSError:
+            pass  # nobody reads it any more
 
     poll = select.epoll()
     forwarder = None
