@@ -14,6 +14,7 @@ help:
 	@echo "make demo          the main job from nothing, replayed, or live if LLM_BASE_URL is set (MODEL=local: a small model here)"
 	@echo "make test          lint, types, unit, contract, integration, security and e2e tests"
 	@echo "make check         lint and types only"
+	@echo "make security      every hostile action, in each sandbox backend and against git, broker and API"
 	@echo "make chaos         the whole product, replicated, under faults; SEED= TASKS= MINUTES= (or SHORT=1: CI's cut)"
 	@echo "make bench         measurements, one JSON line each; QUICK=--quick for the short ones"
 	@echo "make lock          resolve requirements/*.lock anew from pyproject.toml"
@@ -45,7 +46,7 @@ unit: $(STAMP)
 	$(BIN)/pytest -q tests/unit
 
 security: $(STAMP)
-	$(BIN)/pytest -q tests/security
+	@PYTHONPATH=tests/support $(BIN)/python -m hostile_report
 
 chaos: $(STAMP)
 	@PYTHONPATH=tests:tests/support SEED=$(SEED) TASKS=$(TASKS) MINUTES=$(MINUTES) SHORT=$(SHORT) \

@@ -37,6 +37,7 @@ def assert_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
         {"Authorization": "Bearer wat_test-admin-token"},
     ],
 )
+@pytest.mark.hostile(16)
 async def test_without_a_valid_token_every_path_is_a_401(hub: Any, header: dict[str, str]) -> None:
     async with httpx.AsyncClient(base_url=hub.url, trust_env=False) as anyone:
         operations = [
@@ -52,6 +53,7 @@ async def test_without_a_valid_token_every_path_is_a_401(hub: Any, header: dict[
             assert answer.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.hostile(16)
 async def test_a_made_token_opens_until_it_is_revoked(hub: Any) -> None:
     engine = db.make_engine(hub.database_url, application="test")
     token_id, token = await tokens.create(engine, "ci")
@@ -64,6 +66,7 @@ async def test_a_made_token_opens_until_it_is_revoked(hub: Any) -> None:
     await engine.dispose()
 
 
+@pytest.mark.hostile(22)
 async def test_the_database_holds_no_token(hub: Any) -> None:
     engine = db.make_engine(hub.database_url, application="test")
     _, token = await tokens.create(engine, "ci")

@@ -34,6 +34,7 @@ async def test_an_artifact_is_a_download_whatever_it_is_called(hub: Any, name: s
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.hostile(16)
 async def test_an_artifact_of_another_task_is_not_found(hub: Any) -> None:
     task_id, other = await hub.scheduler.task(), await hub.scheduler.task()
     attempt_id = await hub.scheduler.attempt(task_id)
@@ -43,6 +44,7 @@ async def test_an_artifact_of_another_task_is_not_found(hub: Any) -> None:
     assert answer.status_code == 404
 
 
+@pytest.mark.hostile(21)
 async def test_an_artifact_that_changed_in_the_store_is_cut_off(hub: Any) -> None:
     task_id = await hub.scheduler.task()
     attempt_id = await hub.scheduler.attempt(task_id)

@@ -22,6 +22,7 @@ async def test_a_task_is_submitted_with_what_was_asked_for(hub: Any) -> None:
     assert detail["duration_s"] >= 0
 
 
+@pytest.mark.hostile(16)
 async def test_the_same_key_gets_the_same_task_and_another_body_a_conflict(hub: Any) -> None:
     key = {"Idempotency-Key": "k-1"}
     first = await hub.http.post("/v1/tasks", json=SPEC, headers=key)

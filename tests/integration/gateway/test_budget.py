@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import asyncpg
+import pytest
 
 
 async def standing(database: str, attempt_id: str) -> tuple[int, int]:
@@ -16,6 +17,7 @@ async def standing(database: str, attempt_id: str) -> tuple[int, int]:
     return row[0], row[1]
 
 
+@pytest.mark.hostile(19)
 async def test_requests_over_budget_are_refused(
     start_gateway, scheduler, upstream, post, gateway_database
 ):
@@ -54,6 +56,7 @@ async def test_a_stream_that_passes_its_budget_is_cut(
     assert exchange.note == "budget-exceeded; usage not reported"
 
 
+@pytest.mark.hostile(19)
 async def test_many_streams_at_once_through_two_gateways_share_one_budget(
     start_gateway, scheduler, upstream, post, gateway_database, wait_until
 ):

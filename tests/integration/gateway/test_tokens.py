@@ -17,6 +17,7 @@ async def hanging(start_gateway, upstream):
 
 
 @pytest.mark.parametrize("header", [None, "Bearer sk-foreign", "Basic d2F0Xw==", "Bearer wat_no"])
+@pytest.mark.hostile(19)
 async def test_without_a_live_token_nobody_reaches_the_model(
     start_gateway, scheduler, upstream, header
 ):
@@ -32,6 +33,7 @@ async def test_without_a_live_token_nobody_reaches_the_model(
     assert upstream.heads == []
 
 
+@pytest.mark.hostile(19)
 async def test_a_token_is_asked_about_once_in_a_while_and_an_ended_attempt_is_out_at_once(
     start_gateway, scheduler, upstream, post, wait_until
 ):

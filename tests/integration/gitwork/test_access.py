@@ -97,11 +97,13 @@ def test_resolve_says_what_is_wrong(access: RepoAccess, shared: Path) -> None:
         ("/nonexistent/x", "repo-not-found"),
     ],
 )
+@pytest.mark.hostile(15)
 def test_resolve_refuses_addresses(access: RepoAccess, repo: str, code: str) -> None:
     assert code_of(access, repo).code == code
     assert not Path("/tmp/wfhub-canary").exists()
 
 
+@pytest.mark.hostile(15)
 def test_policy_is_enforced_by_the_helper(shared: Path) -> None:
     repo = gitrepos.make(shared / "outside" / "repo", FILES)
     inside = shared / "inside"

@@ -300,6 +300,7 @@ async def test_a_host_without_atomic_pushes(
     assert git(repo, "rev-parse", BRANCH, MARKER).split() == [made.commit] * 2
 
 
+@pytest.mark.hostile(22)
 def test_the_credential_is_in_no_other_process_and_no_message(web: HttpsHost, shared: Path) -> None:
     seen: list[str] = []
 
@@ -324,6 +325,7 @@ def test_the_credential_is_in_no_other_process_and_no_message(web: HttpsHost, sh
     assert known not in str(wrong)
 
 
+@pytest.mark.hostile(22)
 async def test_nothing_of_the_credential_stays_with_the_runner(
     host: Host, access: RepoAccess, shared: Path
 ) -> None:
@@ -361,6 +363,7 @@ def test_other_answers_of_a_host(
     assert refused(lambda: access.resolve(web.url("repo.git"), None)).code == code
 
 
+@pytest.mark.hostile(15)
 def test_hosts_are_the_operators_to_name(host: Host, shared: Path) -> None:
     for allowed in ((), ("127.0.0.1",), ("git.example.org",)):
         resolve = RepoAccess.direct(policy(host, shared, hosts=allowed)).resolve

@@ -237,6 +237,7 @@ async def test_only_what_changed_costs(spaces: Workspaces, shared: Path) -> None
         ),
     ],
 )
+@pytest.mark.hostile(14)
 async def test_what_git_must_not_store_is_refused_by_name(
     spaces: Workspaces, repo: Path, script: str, code: str, name: str
 ) -> None:

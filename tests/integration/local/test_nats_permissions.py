@@ -94,6 +94,7 @@ async def server(running: Server) -> Server:
     return running
 
 
+@pytest.mark.hostile(20)
 async def test_nobody_enters_without_a_password(server: Server) -> None:
     with pytest.raises(Error):
         await nats.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
@@ -115,12 +116,14 @@ async def test_a_runner_asks_and_the_scheduler_answers(server: Server) -> None:
         assert reply.data == b"yes"
 
 
+@pytest.mark.hostile(20)
 async def test_a_runner_cannot_speak_as_another_runner(server: Server) -> None:
     async with server.user(server.runner) as runner:
         await runner.publish(subjects.rpc(server.other_runner, "complete"))
         assert "permissions violation" in await runner.refused()
 
 
+@pytest.mark.hostile(20)
 async def test_a_runner_cannot_ask_what_only_services_ask(server: Server) -> None:
     async with server.user(server.runner) as runner:
         for command in ("submit_task", "seal", "introspect", "exchanges"):
@@ -128,6 +131,7 @@ async def test_a_runner_cannot_ask_what_only_services_ask(server: Server) -> Non
             assert "permissions violation" in await runner.refused()
 
 
+@pytest.mark.hostile(20)
 async def test_only_the_scheduler_publishes_events(server: Server) -> None:
     event = subjects.event("prj_x", "task", "tsk_x", "state_changed")
     for name in (server.runner, "api", "proof-store", "gateway"):
@@ -138,6 +142,7 @@ async def test_only_the_scheduler_publishes_events(server: Server) -> None:
         await scheduler.client.jetstream().publish(event, b"{}", timeout=WAIT_S)
 
 
+@pytest.mark.hostile(20)
 async def test_a_runner_announces_its_own_artifacts_and_no_others(server: Server) -> None:
     async with server.user(server.runner) as runner:
         own = subjects.AttemptSubject(server.runner, "p", "t", "a", "artifact")
@@ -147,6 +152,7 @@ async def test_a_runner_announces_its_own_artifacts_and_no_others(server: Server
         assert "permissions violation" in await runner.refused()
 
 
+@pytest.mark.hostile(20)
 async def test_a_runner_creates_purges_and_reads_no_stream(server: Server) -> None:
     async with server.user(server.runner) as runner:
         for action in (
@@ -162,6 +168,7 @@ async def test_a_runner_creates_purges_and_reads_no_stream(server: Server) -> No
         await scheduler.client.jetstream().purge_stream(subjects.EVENTS_STREAM)
 
 
+@pytest.mark.hostile(20)
 async def test_a_runner_hears_its_own_inbox_and_no_other(server: Server) -> None:
     async with server.user(server.runner) as runner:
         await runner.subscribe(f"_INBOX.{server.runner}.*")

@@ -9,6 +9,7 @@ from wfhub_common.messages import Receipt
 
 
 @given(st.text(max_size=80))
+@pytest.mark.hostile(17)
 def test_a_disposition_is_one_plain_ascii_line(name: str) -> None:
     header = disposition(name)
     assert header.isascii()

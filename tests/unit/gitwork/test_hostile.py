@@ -40,6 +40,7 @@ def check_out(repo: Path, tree: str) -> Path:
     "name", [".git", ".GIT", "..", ".", "git~1", ".g\u200cit", ".git ", "a/b", "../x", ""]
 )
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
+@pytest.mark.hostile(14)
 def test_a_hostile_name_is_refused(repo: Path, name: str, kind: str) -> None:
     content = blob(repo, b"#!/bin/sh\n")
     folder = gitrepos.raw_tree(repo, [("100755", "config", content)])
@@ -52,6 +53,7 @@ def test_a_hostile_name_is_refused(repo: Path, name: str, kind: str) -> None:
     ]
 
 
+@pytest.mark.hostile(13)
 def test_nothing_is_written_through_a_link(repo: Path) -> None:
     outside = repo.parent / "outside"
     outside.mkdir()
@@ -65,6 +67,7 @@ def test_nothing_is_written_through_a_link(repo: Path) -> None:
         remove_tree(repo.parent / "tree")
 
 
+@pytest.mark.hostile(13)
 def test_links_submodules_and_large_file_pointers_stay_what_they_are(repo: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
     tree = gitrepos.raw_tree(

@@ -54,6 +54,7 @@ def test_what_is_no_remote_is_left_to_the_rules_for_paths(repo: str) -> None:
         "git@-host:x",
     ],
 )
+@pytest.mark.hostile(15)
 def test_hostile_addresses_are_refused(repo: str) -> None:
     with pytest.raises(Rejected) as e:
         url.parse(repo)
@@ -126,6 +127,7 @@ def test_private_addresses_need_the_operators_word(address: str) -> None:
         *("100.100.100.200", "168.63.129.16", "fe80::1%eth0", "2002:a9fe:a9fe::1", "224.0.0.1"),
     ],
 )
+@pytest.mark.hostile(15)
 def test_metadata_addresses_are_never_allowed(address: str) -> None:
     assert addresses.refused(address, private_allowed=True) is not None
 

@@ -44,6 +44,7 @@ def test_a_missing_blob_is_waited_for_longer_each_time_and_then_refused() -> Non
 @pytest.mark.parametrize(
     "name", ["../x", "/etc/passwd", "a/../b", "a//b", ".", "a\\b", "a\x00", "a\nb", "a\u202eb"]
 )
+@pytest.mark.hostile(17)
 def test_a_name_that_could_mislead_is_refused(name: str) -> None:
     with pytest.raises(Rejected) as refused:
         admission.check_fields(announced(name=name))
