@@ -20,7 +20,7 @@ BACKENDS = ("bwrap",)
 UNAVAILABLE = {"container": "not built yet", "kubernetes": "not built yet"}
 _BY_NAME = re.compile(r"test_(\d+)_")
 TESTS = Path(__file__).parent.parent
-PLACES = ("security", "unit", "integration", "contract")
+PLACES = ("security", "unit", "integration", "contract", "e2e")
 
 
 def actions_of(item: pytest.Item) -> list[int]:
