@@ -5,6 +5,7 @@ from pathlib import Path
 
 import git_hosts
 import gitrepos
+from forge_double import forge
 from gitrepos import git
 
 from .conftest import start
@@ -14,8 +15,10 @@ STOP_S_MAX = 30
 
 def test_a_task_on_a_remote_is_published_there(tmp_path: Path) -> None:
     with gitrepos.shared_folder() as shared:
-        repo = gitrepos.make(shared / "hosted" / "app.git", {"README": b"colour\n"}, bare=True)
-        with git_hosts.https(repo.parent) as host:
+        repo = gitrepos.make(
+            shared / "hosted" / "acme" / "app.git", {"README": b"colour\n"}, bare=True
+        )
+        with git_hosts.https(repo.parent.parent) as host, forge("gitea", host.password) as there:
             secret = shared / "token"
             secret.write_text(host.password)
             secret.chmod(0o600)
@@ -23,6 +26,7 @@ def test_a_task_on_a_remote_is_published_there(tmp_path: Path) -> None:
                 "match": f"https://{host.name}",
                 "username": host.user,
                 "password_file": str(secret),
+                "forge": {"kind": "gitea", "api_url": there.url},
             }
             (shared / "credentials.json").write_text(json.dumps({"credentials": [entry]}))
             (shared / "ca.pem").write_text(host.ca)
@@ -34,7 +38,8 @@ def test_a_task_on_a_remote_is_published_there(tmp_path: Path) -> None:
             )
             try:
                 code, told, said = stack.run(
-                    "--repo", host.url("app.git"), "--agent-cmd", "sed -i s/colour/color/ README"
+                    *("--repo", host.url("acme/app.git"), "--pull-request"),
+                    *("--title", "Spelling", "--agent-cmd", "sed -i s/colour/color/ README"),
                 )
                 bad_code, bad, _ = stack.run(
                     "--repo", "https://169.254.169.254/x.git", "--agent-cmd", "true"
@@ -45,6 +50,9 @@ def test_a_task_on_a_remote_is_published_there(tmp_path: Path) -> None:
         branch = f"refs/heads/wfhub/{told['task_id']}"
         assert git(repo, "show", f"{branch}:README") == "color"
     assert code == 0, said
+    assert [made["title"] for made in there.made] == ["Spelling"]
+    assert there.made[0]["head"]["ref"] == f"wfhub/{told['task_id']}"
+    assert there.made[0]["base"]["ref"] == "main"
     assert told["state"] == "succeeded"
     assert bad_code != 0
     assert bad["reason"] == "repo-forbidden"

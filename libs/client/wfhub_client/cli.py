@@ -103,6 +103,13 @@ def run(
     backoff_s: Annotated[
         float | None, typer.Option("--backoff-s", min=0, help="Before the second try; doubles.")
     ] = None,
+    pull_request: Annotated[
+        bool, typer.Option("--pull-request", help="Open one from the published branch.")
+    ] = False,
+    target: Annotated[
+        str | None, typer.Option(help="Where it is to be merged; the default branch if not given.")
+    ] = None,
+    draft: Annotated[bool, typer.Option("--draft", help="As a draft.")] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Submit, print the id, do not wait.")
     ] = False,
@@ -137,6 +144,7 @@ def run(
         retry_on=retry_on,
         backoff_s=backoff_s,
     )
+    run_spec.add_pull_request(spec, pull_request, target=target, draft=draft)
     if not spec["prompt"] and "argv" not in spec["agent"]:
         raise Usage("--prompt: say what is to be done")
     raise typer.Exit(run_task(spec, project=project, detach=detach, as_json=as_json))

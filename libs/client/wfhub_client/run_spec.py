@@ -134,3 +134,13 @@ def add_conditions(
         spec.setdefault("retry", {})["on"] = retry_on
     if backoff_s is not None:
         spec.setdefault("retry", {})["backoff_ms"] = round(backoff_s * 1000)
+
+
+def add_pull_request(
+    spec: dict[str, Any], wanted: bool, *, target: str | None, draft: bool
+) -> None:
+    if not wanted:
+        if target is not None or draft:
+            raise Usage("--target, --draft: say --pull-request too")
+        return
+    spec["pull_request"] = {"draft": draft, **({"target": target} if target else {})}

@@ -4,16 +4,20 @@ The outcome is observed, not assumed: after an unknown one the next attempt look
 before it does anything. Conflict and refusal are final; all else is tried again.
 """
 
+import asyncio
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never
 
 from wfhub_common import limits, messages
-from wfhub_common.errors import LeaseLost, Rejected, WfhubError
+from wfhub_common.errors import LeaseLost, Rejected, RetryLater, WfhubError
 from wfhub_common.log import get_logger
 from wfhub_common.messages import AttemptState
 
 from wfhub_agent_runner.attempt import Parts
+from wfhub_agent_runner.gitwork import commit
+from wfhub_agent_runner.gitwork.commit import About
 from wfhub_agent_runner.gitwork.outcomes import (
     Already,
     Conflict,
@@ -22,6 +26,9 @@ from wfhub_agent_runner.gitwork.outcomes import (
     Refused,
 )
 from wfhub_agent_runner.leases import Held
+
+PULL_REQUEST_TRIES = 3
+PULL_REQUEST_PAUSE_S = 2.0
 
 log = get_logger(__name__)
 
@@ -57,7 +64,48 @@ async def _published(
     except (WfhubError, OSError) as e:
         code = e.code if isinstance(e, WfhubError) else "runner-error"
         return _complete(held, AttemptState.FAILED, code, str(e))
-    return _of_result(held, order, result)
+    complete = _of_result(held, order, result)
+    if complete.outcome is AttemptState.WON and assignment.spec.pull_request is not None:
+        said = await _pull_request(parts, assignment, order, held)
+        complete = complete.model_copy(update={"message": said[: limits.MESSAGE_CHARS_MAX]})
+    return complete
+
+
+async def _pull_request(
+    parts: Parts, assignment: messages.Assignment, order: messages.PublishOrder, held: Held
+) -> str:
+    """Opened, or found; what came of it, in words. The branch stays published either way."""
+    spec, asked = assignment.spec, assignment.spec.pull_request
+    assert asked is not None
+    about = About(
+        assignment.task_id, assignment.attempt_id, spec.title, spec.prompt, datetime.now(UTC)
+    )
+    wanted = {
+        "head": order.branch_ref.removeprefix("refs/heads/"),
+        "target": asked.target or "",
+        "title": asked.title or commit.subject(about),
+        "body": asked.body or f"Made by Workflow Hub task {assignment.task_id}.",
+        "draft": asked.draft,
+    }
+    failure: WfhubError | None = None
+    for turn in range(PULL_REQUEST_TRIES):
+        await asyncio.sleep(turn * PULL_REQUEST_PAUSE_S)
+        try:
+            made = await parts.workspaces.pull_request(spec.repo, wanted)
+        except RetryLater as e:
+            failure = e
+        except Rejected as e:
+            failure = e
+            break
+        else:
+            await parts.link.step(
+                held, "pull-request", page=made.page, number=made.number, created=made.created
+            )
+            return f"pull request {made.page}"
+    assert failure is not None
+    log.warning("no pull request", task_id=assignment.task_id, error=str(failure))
+    await parts.link.step(held, "pull-request-failed", error=failure.code, reason=failure.message)
+    return f"published, but without a pull request: {failure.message}"
 
 
 def _of_result(

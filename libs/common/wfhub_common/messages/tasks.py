@@ -55,6 +55,15 @@ class Retry(Command):
     on: tuple[Reason, ...] | None = Field(None, min_length=1, max_length=32)
 
 
+class PullRequest(Command):
+    """Opened from the published branch, once; that it fails does not undo the publication."""
+
+    target: str | None = Field(None, min_length=1, max_length=limits.REF_CHARS_MAX)
+    title: str = Field("", max_length=limits.TITLE_CHARS_MAX)  # empty: the commit's subject
+    body: str = Field("", max_length=limits.PULL_REQUEST_CHARS_MAX)
+    draft: bool = False
+
+
 class TaskSpec(Command):
     """A task as submitted. `repo` is a path or `file://` URL on the runner's side, or a remote."""
 
@@ -74,6 +83,7 @@ class TaskSpec(Command):
     budget_tokens: int | None = Field(None, ge=1)  # model tokens an attempt may use
     priority: int = Field(0, ge=-100, le=100)
     pool: Slug = "default"
+    pull_request: PullRequest | None = None
 
     @field_validator("repo")
     @classmethod

@@ -167,6 +167,12 @@ def _publish(request: Request, at: Target, reader: BinaryIO, writer: BinaryIO) -
     _reply(writer, {"ok": outcomes.to_wire(result)})
 
 
+def _pull_request(request: Request, at: Target, reader: BinaryIO, writer: BinaryIO) -> None:
+    if isinstance(at, Layout):
+        raise Rejected("forge-unknown", "a repository on a disk has no pull requests")
+    _reply(writer, {"ok": vars(operations.pull_request(at, request["wanted"]))})
+
+
 def _spool() -> Any:
     return tempfile.TemporaryFile()
 
@@ -175,6 +181,7 @@ _OPERATIONS: dict[str, Callable[[Request, Target, BinaryIO, BinaryIO], None]] = 
     "resolve": _resolve,
     "fetch": _fetch,
     "publish": _publish,
+    "pull_request": _pull_request,
 }
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ class RepoAccess:
         }
         return outcomes.from_wire(self._ask(request, send=bundle))
 
+    def pull_request(self, repo: str, wanted: dict[str, Any]) -> outcomes.PullRequest:
+        """`wanted`: head, target (empty: the default branch), title, body, draft."""
+        request = {"op": "pull_request", "repo": repo, "wanted": wanted}
+        return outcomes.PullRequest(**self._ask(request))
+
     def _ask(
         self, request: dict[str, Any], *, send: Path | None = None, into: Path | None = None
     ) -> dict[str, Any]:

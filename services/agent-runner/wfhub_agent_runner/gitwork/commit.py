@@ -30,12 +30,17 @@ class About:
         return f"refs/wfhub/published/{self.task_id}"
 
 
-def message(about: About) -> str:
+def subject(about: About) -> str:
+    """One printable line of at most 72 characters."""
     first = next((line for line in about.prompt.splitlines() if line.strip()), "")
-    subject = _UNPRINTABLE.sub(" ", about.title or first).strip() or f"Work on {about.task_id}"
-    if len(subject) > _SUBJECT_CHARS_MAX:
-        subject = subject[: _SUBJECT_CHARS_MAX - 1].rstrip() + "…"
-    return f"{subject}\n\nWfhub-Task: {about.task_id}\nWfhub-Attempt: {about.attempt_id}\n"
+    said = _UNPRINTABLE.sub(" ", about.title or first).strip() or f"Work on {about.task_id}"
+    if len(said) > _SUBJECT_CHARS_MAX:
+        said = said[: _SUBJECT_CHARS_MAX - 1].rstrip() + "…"
+    return said
+
+
+def message(about: About) -> str:
+    return f"{subject(about)}\n\nWfhub-Task: {about.task_id}\nWfhub-Attempt: {about.attempt_id}\n"
 
 
 def build(tree: ObjectID, base: ObjectID, about: About) -> Commit:

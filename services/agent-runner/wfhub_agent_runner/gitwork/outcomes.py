@@ -57,6 +57,15 @@ def from_wire(wire: dict[str, Any]) -> PublishResult:
 
 
 @dataclass(frozen=True)
+class PullRequest:
+    """`created`: made now, else it was there for this branch already."""
+
+    number: int
+    page: str
+    created: bool
+
+
+@dataclass(frozen=True)
 class Fetched:
     """`objects` were written to the pack file; 0: the mirror had them all, no file."""
 

@@ -38,7 +38,7 @@ from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.commit import About
 from wfhub_agent_runner.gitwork.location import identity
 from wfhub_agent_runner.gitwork.mirror import open_mirror
-from wfhub_agent_runner.gitwork.outcomes import PublishResult, Refused
+from wfhub_agent_runner.gitwork.outcomes import PublishResult, PullRequest, Refused
 from wfhub_agent_runner.gitwork.removal import remove_tree
 
 __all__ = ["About", "BaseCheckout", "Layers", "Lease", "Snapshot", "Workspaces"]
@@ -93,6 +93,9 @@ class Workspaces:
         """Published, Already, Conflict and Refused are observed and final; RetryLater means the
         outcome is unknown and publishing again will tell."""
         return await self._run(self._publish, repo, bundle, order)
+
+    async def pull_request(self, repo: str, wanted: dict[str, Any]) -> PullRequest:
+        return await self._run(self._access.pull_request, repo, wanted)
 
     async def _run(self, do: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, do, *args)

@@ -6,14 +6,15 @@ Shape (GIT_CREDENTIALS_FILE, or the same text in GIT_CREDENTIALS):
       {"match": "ssh://git@git.example.org", "private_key_file": "/run/secrets/deploy-key"},
       {"match": "https://github.com/acme", "github_app": {"app_id": "1", "installation_id": "2",
        "private_key_file": "/run/secrets/app.pem"}}]}
-`match` is a prefix, on whole parts of the path; the longest one counts. Each `…_file` may be given
-as the value itself (`password`, `private_key`) instead.
+`match` is a prefix, on whole parts of the path; the longest one counts. `"forge": {"kind": …}` says
+what an https host is, for pull requests (github, gitlab, gitea; `api_url` where it is unusual).
+Each `…_file` may be given as the value itself (`password`, `private_key`) instead.
 Raises: Rejected (`git-credentials`), which never shows a value.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from wfhub_agent_runner.gitwork.remote.url import Remote
 
 FILE_BYTES_MAX = 64 * 1024
 ENTRIES_MAX = 1000
+FORGES = ("github", "gitlab", "gitea")
 _KINDS = ("password", "private_key", "github_app")
 
 
@@ -36,6 +38,14 @@ class GitHubApp:
 
 
 @dataclass(frozen=True)
+class Forge:
+    """What answers for pull requests; `api_url` empty: at its usual place on the host."""
+
+    kind: str
+    api_url: str = ""
+
+
+@dataclass(frozen=True)
 class Secret:
     """What opens one remote; empty: it is tried without."""
 
@@ -43,6 +53,7 @@ class Secret:
     password: str = field(default="", repr=False)
     private_key: str = field(default="", repr=False)
     github_app: GitHubApp | None = None
+    forge: Forge | None = None
 
     def masked(self, text: str) -> str:
         for hidden in (self.password, self.private_key):
@@ -106,11 +117,24 @@ def _matches(entry: Mapping[str, Any], number: int) -> Remote:
     raise _bad(f"entry {number}: 'match' must begin with https:// or ssh://")
 
 
+def _forge(entry: Mapping[str, Any], number: int) -> Forge | None:
+    told = entry.get("forge")
+    if told is None:
+        return None
+    if isinstance(told, dict) and told.get("kind") in FORGES:
+        return Forge(told["kind"], str(told.get("api_url", "")).rstrip("/"))
+    raise _bad(f'entry {number}: forge is {{"kind": one of {", ".join(FORGES)}}}')
+
+
 def _secret(entry: Mapping[str, Any], number: int) -> Secret:
+    return replace(_opening(entry, number), forge=_forge(entry, number))
+
+
+def _opening(entry: Mapping[str, Any], number: int) -> Secret:
     given = [kind for kind in _KINDS if kind in entry or f"{kind}_file" in entry]
     unknown = (
         set(entry)
-        - {"match", "username", "github_app"}
+        - {"match", "username", "github_app", "forge"}
         - {f"{kind}{suffix}" for kind in _KINDS[:2] for suffix in ("", "_file")}
     )
     if len(given) != 1 or unknown:

@@ -10,8 +10,8 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO
+from dataclasses import dataclass, replace
+from typing import IO, Any
 
 from dulwich.client import GitClient, LsRemoteResult, SSHGitClient
 from dulwich.errors import GitProtocolError, HangupException, NotGitRepository, SendPackError
@@ -22,7 +22,7 @@ from wfhub_common.errors import Rejected, RetryLater
 
 from wfhub_agent_runner.gitwork import limits, outcomes
 from wfhub_agent_runner.gitwork.location import Policy
-from wfhub_agent_runner.gitwork.remote import credentials, hosts
+from wfhub_agent_runner.gitwork.remote import credentials, hosts, url
 from wfhub_agent_runner.gitwork.remote.credentials import Secret
 from wfhub_agent_runner.gitwork.remote.url import Remote
 from wfhub_agent_runner.gitwork.source import Resolved, base_not_found
@@ -44,6 +44,7 @@ class Target:
 
     remote: Remote
     secret: Secret
+    api_secret: Secret  # of the host's https side, which answers for pull requests
     hosts: tuple[str, ...]
     known_hosts: str
     ca: str
@@ -51,9 +52,12 @@ class Target:
 
 def target(remote: Remote, policy: Policy) -> Target:
     hosts.check(remote, policy.hosts)
-    secret = credentials.find(remote, policy.credentials or _text(policy.credentials_file))
+    text = policy.credentials or _text(policy.credentials_file)
+    secret = credentials.find(remote, text)
+    web = remote if remote.scheme == "https" else url.web_side(remote)
     known_hosts, ca = _text(policy.known_hosts_file), _text(policy.ca_file)
-    return Target(remote, secret, policy.hosts, known_hosts, ca)
+    api_secret = credentials.find(web, text)
+    return Target(remote, secret, api_secret, policy.hosts, known_hosts, ca)
 
 
 def _text(path: str) -> str:
@@ -164,12 +168,7 @@ def fetch(at: Target, want: str, have: Sequence[str], into: IO[bytes]) -> outcom
 @contextmanager
 def spoken(at: Target, wanted: str = "") -> Iterator[GitClient]:
     """A client for the target; what goes wrong in its words becomes one of ours."""
-    secret = at.secret
-    if secret.github_app is not None:
-        from wfhub_agent_runner.gitwork.remote import github_app
-
-        token = github_app.installation_token(secret.github_app)
-        secret = Secret(username=secret.username, password=token)
+    secret = _minted(at.secret)
     addresses = hosts.resolved(at.remote, at.hosts)
     client: GitClient
     if at.remote.scheme == "https":  # imported when needed: most requests are for local paths
@@ -196,6 +195,32 @@ def spoken(at: Target, wanted: str = "") -> Iterator[GitClient]:
         raise RetryLater("repo-unavailable", f"{host} broke off: {said}") from e
     finally:
         client.close()
+
+
+def _minted(secret: Secret) -> Secret:
+    """With the password that an app has to ask for first."""
+    if secret.github_app is None:
+        return secret
+    from wfhub_agent_runner.gitwork.remote import github_app
+
+    return replace(secret, password=github_app.installation_token(secret.github_app))
+
+
+def pull_request(at: Target, asked: dict[str, Any]) -> outcomes.PullRequest:
+    """`asked`: the fields of forges.Wanted; `target` empty: the default branch."""
+    from wfhub_agent_runner.gitwork.remote import forges
+
+    secret = _minted(at.api_secret)
+    if not secret.password:
+        raise Rejected(
+            "repo-unauthorized",
+            f"the runner has no token for the API of {at.remote.host}: give it an https entry in"
+            " GIT_CREDENTIALS_FILE",
+        )
+    speaks = forges.adapter(at.remote, secret.forge)
+    target_branch = asked["target"] or resolve(at, None).default_branch
+    wanted = forges.Wanted(**{**asked, "target": target_branch})
+    return forges.open_once(speaks, wanted, secret.password, at.ca)
 
 
 def _no_commit(at: Target, wanted: str, said: str) -> Rejected:

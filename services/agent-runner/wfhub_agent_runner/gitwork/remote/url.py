@@ -62,6 +62,12 @@ def parse(repo: str) -> Remote | None:
     return _checked("ssh", host, None, path, user or "git")
 
 
+def web_side(remote: Remote) -> Remote:
+    """The same repository by https, as forges serve both."""
+    path = remote.path if remote.path.startswith("/") else f"/{remote.path}"
+    return Remote("https", remote.host, PORTS["https"], path)
+
+
 def _of_url(repo: str, scheme: str) -> Remote:
     try:
         parts = urlsplit(repo)
