@@ -1,4 +1,4 @@
-"""`wfhub up`: its options. The work is imported when it runs."""
+"""`wfhub up` and `wfhub doctor`: their options. The work is imported when it runs."""
 
 import os
 import re
@@ -74,3 +74,12 @@ def up_command(
         running = state.wait_ready(Layout(options.data))
         where = running.url if running else "a URL that it does not tell yet"
         print(f"already running at {where} (pid {running.pid if running else e.pid})")
+
+
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
+) -> None:
+    """Say which sandboxes work on this machine, and why others do not."""
+    from wfhub_local import doctor
+
+    raise typer.Exit(doctor.run(as_json=as_json))

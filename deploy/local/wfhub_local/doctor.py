@@ -1,0 +1,44 @@
+"""`wfhub doctor`: the runner's own examination of this machine, as a table or JSON.
+
+The runner's code runs in a process of its own, as a service would.
+"""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+EXAMINATION_S_MAX = 60
+
+
+def run(*, as_json: bool) -> int:
+    """0: a sandbox works. Raises: SystemExit when the examination itself failed."""
+    argv = [sys.executable, "-I", "-m", "wfhub_agent_runner.doctor"]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=EXAMINATION_S_MAX)
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as e:
+        raise SystemExit(f"the examination ended without a result ({done.returncode})") from e
+    print(json.dumps(found) if as_json else text(found))
+    return 0 if found["ready"] else 1
+
+
+def text(found: dict[str, Any]) -> str:
+    lines = []
+    for backend in found["backends"]:
+        lines.append(f"{backend['name']:<12}{'works' if backend['works'] else 'does not work'}")
+        facts = {key: value for key, value in backend["facts"].items() if key != "backend"}
+        lines += [f"{'':12}{key}: {_plain(value)}" for key, value in facts.items()]
+        if not backend["works"]:
+            lines += [f"{'':12}why: {backend['why']}", f"{'':12}do: {backend['do']}"]
+    if not found["ready"]:
+        lines.append("no sandbox works here: a runner would take no task")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

@@ -1,0 +1,111 @@
+"""Which sandbox backends work on this machine, and why others do not.
+
+`python -m wfhub_agent_runner.doctor --uid N` prints one JSON object:
+{"backends": [{"name", "works", "why", "do", "facts"}], "ready"}. As root it becomes `uid` first, as
+the runner would; it runs the escape probes through the real backend. Exit code 0 when one works.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wfhub_common import privileges
+from wfhub_common.errors import Rejected
+
+from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
+from wfhub_agent_runner.sandbox.probes import probe
+
+_USER_NAMESPACES = (
+    # (file, what forbids, what to do)
+    (
+        Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
+        "1",
+        "AppArmor keeps ordinary users from user namespaces: load a profile for bwrap, or"
+        " sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+    (
+        Path("/proc/sys/kernel/unprivileged_userns_clone"),
+        "0",
+        "sysctl kernel.unprivileged_userns_clone=1",
+    ),
+    (Path("/proc/sys/user/max_user_namespaces"), "0", "sysctl user.max_user_namespaces=10000"),
+)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """`why` and `do` are empty where it works."""
+
+    name: str
+    works: bool
+    why: str = ""
+    do: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+async def bwrap(folder: Path) -> Backend:
+    try:
+        sandbox = BwrapSandbox(scratch=folder)
+    except Rejected as e:
+        return Backend("bwrap", False, e.message, _hint())
+    results = await probe(sandbox)
+    escaped = [f"{result.name}: {result.detail}" for result in results if not result.held]
+    facts = {**sandbox.describe(), "probes": len(results)}
+    if escaped:
+        return Backend("bwrap", False, "; ".join(escaped), _hint(), facts)
+    return Backend("bwrap", True, facts=facts)
+
+
+def _hint() -> str:
+    for file, forbids, what in _USER_NAMESPACES:
+        try:
+            if file.read_text().strip() == forbids:
+                return what
+        except OSError:
+            continue
+    return "see docs/architecture.md; inside a container the runner needs a seccomp profile of ours"
+
+
+def container() -> Backend:
+    found = [name for name in ("podman", "docker", "runsc") if shutil.which(name)]
+    why = "this backend is not built yet"
+    return Backend("container", False, why, "use bwrap", {"installed": found})
+
+
+def kubernetes() -> Backend:
+    inside = "KUBERNETES_SERVICE_HOST" in os.environ
+    why = "this backend is not built yet"
+    return Backend("kubernetes", False, why, "use bwrap", {"in_a_cluster": inside})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--uid", type=int, default=privileges.SERVICE_UIDS["runner"])
+    told = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="wfhub-doctor-", ignore_cleanup_errors=True) as name:
+        pid = os.fork()  # the folder's owner stays behind to remove it
+        if pid == 0:
+            os._exit(_examined(Path(name), told.uid))
+        _, status = os.waitpid(pid, 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
+
+
+def _examined(folder: Path, uid: int) -> int:
+    if os.geteuid() == 0:
+        os.chown(folder, uid, uid)
+        privileges.drop(uid, uid, keep_visible=privileges.code_paths(), keep_writable=(folder,))
+    backends = [asyncio.run(bwrap(folder / "sandbox")), container(), kubernetes()]
+    ready = any(backend.works for backend in backends)
+    print(json.dumps({"backends": [asdict(each) for each in backends], "ready": ready}), flush=True)
+    return 0 if ready else 1
+
+
+if __name__ == "__main__":
+    main()
