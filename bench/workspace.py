@@ -5,6 +5,7 @@ last line. Everything is the product's own: the mirror, the shared checkout, the
 sandbox with seccomp and limits, the commit built from the upper layer; as the runner's uid. The
 agent is one shell that edits five files, adds one and deletes one; the peers' is the same shell
 without a sandbox. Warm: the commit has been prepared once (prepare_cold_s), page cache filled.
+`prepare_next_s`: a commit that differs from it in 20 files.
 
 `worktree_ratio`: worktree add + edit + add -A + commit, over ours, on the repository of --files
 files. `flat_ratio`: ours there over ours at 1,000 files. `disk_mb_50`: what 50 leases, each with a
@@ -40,11 +41,12 @@ from wfhub_common import ids, privileges
 from wfhub_common.messages import Limits
 
 sys.path.insert(0, str(Path(__file__).parent))
-from workspace_parts.repositories import ENVIRONMENT, git, make, name_of
+from workspace_parts.repositories import ENVIRONMENT, advance, git, make, name_of
 
 SMALL_FILES = 1_000
 HISTORY_FILES, HISTORY_COMMITS = 5_000, 400
 CONCURRENT = 50
+NEXT_FILES = 20
 HOLD_S = 2.0
 WALL_S = 120.0
 EDIT = "; ".join(
@@ -146,7 +148,18 @@ async def ours_on(ours: Ours, repo: Path, runs: int) -> dict[str, Any]:
         "prepare_warm_ms": round(warm_ms, 1),
         "edits": medians([await ours.attempt(base, EDIT) for _ in range(runs)]),
         "no_op": medians([await ours.attempt(base, "true") for _ in range(runs)]),
+        "prepare_next_s": round(await next_commit_s(ours, repo), 2),
     }
+
+
+async def next_commit_s(ours: Ours, repo: Path) -> float:
+    """Preparing a commit that differs in NEXT_FILES files from the one that is there."""
+    advance(repo, files=NEXT_FILES)
+    began = time.perf_counter()
+    base = await ours.spaces.prepare(str(repo), None)
+    took_s = time.perf_counter() - began
+    assert base.commit == git(repo, "rev-parse", "main")
+    return took_s
 
 
 # --- peers: the same edits, then a commit
@@ -236,6 +249,7 @@ def table(found: dict[str, Any]) -> None:
         "  release, afterwards": lambda r: r["edits"]["release_ms"],
         "ours, no-op agent (ms)": lambda r: r["no_op"]["total_ms"],
         "ours, first time: prepare (s)": lambda r: r["prepare_cold_s"],
+        "ours, next commit: prepare (s)": lambda r: r["prepare_next_s"],
         **{f"{peer} (ms)": lambda r, p=peer: r["peers_ms"][p] for peer in PEERS},
     }
     for title, of in rows.items():

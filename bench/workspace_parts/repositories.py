@@ -43,6 +43,17 @@ def make(path: Path, *, files: int, commits: int = 1) -> Path:
     return path
 
 
+def advance(path: Path, *, files: int) -> None:
+    """One more commit on main, of `files` changed files."""
+    changes = b"".join(
+        b"M 100644 inline %s\n" % name_of(number).encode() + _data(b"changed\n")
+        for number in range(files)
+    )
+    head = b"commit refs/heads/main\ncommitter Bench <bench@localhost> 1800000000 +0000\n"
+    stream = head + _data(b"more") + b"from refs/heads/main^0\n" + changes
+    git(path, "fast-import", "--quiet", stdin=stream)
+
+
 def _stream(files: int, commits: int) -> Iterator[bytes]:
     for version in range(commits):
         changed = range(files) if not version else range(version * 7 % files, files, files // 20)

@@ -186,7 +186,7 @@ async def test_a_second_commit_brings_only_what_is_new(
     prepared = await spaces.prepare(url_of(host), "main")
     assert prepared.commit == git(work, "rev-parse", "HEAD")
     assert prepared.tree == git(work, "rev-parse", "HEAD^{tree}")
-    assert (prepared.lower_dirs[0] / "src/a.py").read_bytes() == b"print(2)\n"
+    assert (prepared.lower_dirs[-1] / "src/a.py").read_bytes() == b"print(2)\n"
     assert (prepared.lower_dirs[0] / "big").read_bytes() == noise
     assert host.sent_bytes - first < 20_000
 

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import os
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
 import gitrepos
 import pytest
 from gitrepos import git
+from wfhub_agent_runner.gitwork import limits
 from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.outcomes import Already, Published
 from wfhub_agent_runner.gitwork.workspaces import About, Lease, Snapshot, Workspaces
@@ -329,7 +331,8 @@ async def test_caches_do_not_outlive_a_boot(
 async def test_old_checkouts_are_removed_but_never_one_in_use(
     spaces: Workspaces, repo: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wfhub_agent_runner.gitwork.limits.TREES_KEPT_MAX", 1)
+    monkeypatch.setattr(limits, "TREES_KEPT_MAX", 1)
+    monkeypatch.setattr(limits, "LAYERS_MAX", 0)  # each whole: none carries another
     kept = await leased(spaces, repo)
     for i in range(3):
         git(repo, "commit", "-q", "--allow-empty", "-m", str(i))
@@ -373,3 +376,73 @@ def test_the_whole_way_works_at_the_runners_own_uid(broker: RepoAccess, shared: 
     gitrepos.as_sandbox_uid(lambda: asyncio.run(way()))
     git(repo, "fsck", "--strict")
     assert git(repo, "show", "wfhub/tsk_x:d/y") == "y"
+
+
+async def test_a_new_commit_is_a_layer_over_the_last_one(
+    spaces: Workspaces, shared: Path, repo: Path
+) -> None:
+    await spaces.prepare(str(repo), None)
+    scripts = [
+        "git rm -rq src/deep && mkdir new && echo n > new/n",
+        "git mv new newer && chmod 755 README && rm run.sh && ln -s README run.sh",
+        "git rm -q newer/n && mkdir newer && echo file > newer/m && echo x > src/deep",
+    ]
+    for number, script in enumerate(scripts, 1):
+        changing = ["/bin/sh", "-ec", script]
+        await asyncio.to_thread(
+            subprocess.run, changing, cwd=repo, env=gitrepos.ENVIRONMENT, check=True
+        )
+        git(repo, "add", "-A")
+        git(repo, "commit", "-qm", f"change {number}")
+        base = await spaces.prepare(str(repo), None)
+        assert len(base.lower_dirs) == 2 + number
+        lease = reachable(await spaces.lease(base, ids.new_attempt_id()))
+        seen = in_overlay(
+            lease.layers,
+            "/bin/sh",
+            "-ec",
+            "git status --porcelain; git fsck --strict 2>&1; git log --oneline | wc -l;"
+            " git write-tree; cat src/deep 2>/dev/null || true; ls",
+        )
+        assert git(repo, "rev-parse", "HEAD^{tree}") in seen
+        assert "??" not in seen
+        assert " M " not in seen
+        assert "\n1\n" in f"\n{seen}"
+        assert await spaces.snapshot(lease, about(lease.attempt_id)) is None
+        found = await made(spaces, lease, "echo more >> src/a.py; rm .gitignore")
+        clean = await spaces.clean(lease, "verify", found)
+        assert "more" in in_overlay(clean, "/bin/sh", "-ec", "cat src/a.py; test ! -e .gitignore")
+        await spaces.release(lease)
+
+
+async def test_a_checkout_that_carries_another_is_kept(
+    spaces: Workspaces, shared: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TREES_KEPT_MAX", 1)
+    first = await spaces.prepare(str(repo), None)
+    gitrepos.write(repo, {"more": b"1"})
+    git(repo, "add", "-A")
+    git(repo, "commit", "-qm", "more")
+    lease = await leased(spaces, repo)
+    assert lease.layers.lower_dirs[:2] == first.lower_dirs
+    await spaces.release(lease)
+    assert all(folder.exists() for folder in lease.layers.lower_dirs)
+    assert "more" in in_overlay((await leased(spaces, repo)).layers, "/bin/ls")
+
+
+async def test_layers_end_and_far_commits_are_written_whole(
+    spaces: Workspaces, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LAYERS_MAX", 4)
+    depths = []
+    for number in range(5):
+        gitrepos.write(repo, {"more": b"%d" % number})
+        git(repo, "add", "-A")
+        git(repo, "commit", "-qm", "more")
+        depths.append(len((await spaces.prepare(str(repo), None)).lower_dirs))
+    assert depths == [2, 3, 4, 4, 4]
+    monkeypatch.setattr(limits, "LAYER_FILES_MAX", 1)
+    gitrepos.write(repo, {"a": b"1", "b": b"2"})
+    git(repo, "add", "-A")
+    git(repo, "commit", "-qm", "far")
+    assert len((await spaces.prepare(str(repo), None)).lower_dirs) == 2

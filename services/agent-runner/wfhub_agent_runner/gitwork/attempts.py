@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -87,20 +88,19 @@ def base_folder(home: Path, mirror: Mirror, oid: str) -> Path:
     return home / "trees" / mirror.name / oid
 
 
-def check_out(home: Path, mirror: Mirror, oid: str) -> tuple[Path, ...]:
-    """The tree and its throw-away .git, made once; the rename makes it complete or absent."""
+def check_out(home: Path, mirror: Mirror, oid: str, *, whole: bool = False) -> tuple[Path, ...]:
+    """The tree and its throw-away .git, made once; the rename makes it complete or absent.
+    A commit near one that is there is a layer over that one, unless `whole`."""
     folder = base_folder(home, mirror, oid)
     if not folder.exists():
         fresh = folder.with_name(f".fresh-{secrets.token_hex(8)}")
-        for part in ("tree", "gitdir"):
-            (fresh / part).mkdir(parents=True)
-            (fresh / part).chmod(0o755)
+        fresh.mkdir(parents=True)
+        fresh.chmod(0o755)
         try:
             with mirror.store() as store:
                 base = ObjectID(oid.encode())
-                tree = walk.commit(store, base).tree
-                written = checkout.write_tree(store, tree, fresh / "tree")
-                gitdir.write_base(store, base, written, fresh / "gitdir")
+                if whole or not _layered(store, base, fresh):
+                    _written_whole(store, base, fresh)
             try:
                 fresh.rename(folder)
             except OSError:
@@ -110,7 +110,57 @@ def check_out(home: Path, mirror: Mirror, oid: str) -> tuple[Path, ...]:
             remove_tree(fresh)
     with suppress(FileNotFoundError):  # evicted this moment; a lease makes it again
         os.utime(folder)
-    return (folder / "tree", folder / "gitdir")
+    return lower_dirs(folder)
+
+
+def lower_dirs(folder: Path) -> tuple[Path, ...]:
+    """Of a base checkout, bottom first."""
+    under = below(folder)
+    if under is None:
+        return (folder / "tree", folder / "gitdir")
+    return (*lower_dirs(under), folder / "delta")
+
+
+def below(folder: Path) -> Path | None:
+    """The checkout that this one is a layer over."""
+    try:
+        return folder.with_name((folder / "below").read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _written_whole(store: DiskObjectStore, base: ObjectID, fresh: Path) -> None:
+    for part in ("tree", "gitdir"):
+        (fresh / part).mkdir()
+        (fresh / part).chmod(0o755)
+    written = checkout.write_tree(store, walk.commit(store, base).tree, fresh / "tree")
+    gitdir.write_base(store, base, written, fresh / "gitdir")
+
+
+def _layered(store: DiskObjectStore, commit: ObjectID, fresh: Path) -> bool:
+    """Whether it could be made as a layer over the checkout that was used last."""
+    under = _nearest(fresh.parent)
+    if under is None or not checkout.can_write_deltas(fresh):
+        return False
+    base = ObjectID(under.name.encode())
+    old, new = walk.commit(store, base).tree, walk.commit(store, commit).tree
+    changed = sum(1 for _ in islice(walk.deltas(store, old, new), limits.LAYER_FILES_MAX + 1))
+    if changed > limits.LAYER_FILES_MAX:
+        return False
+    delta = fresh / "delta"
+    delta.mkdir()
+    delta.chmod(0o755)
+    written = checkout.write_delta(store, old, new, delta)
+    gitdir.write_result(store, base, commit, written, below=lower_dirs(under)[-1], into=delta)
+    gitdir.cut_history(commit, delta)
+    (fresh / "below").write_text(under.name)
+    return True
+
+
+def _nearest(folder: Path) -> Path | None:
+    there = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    shallow = [path for path in there if len(lower_dirs(path)) < limits.LAYERS_MAX]
+    return max(shallow, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def lease(home: Path, base: BaseCheckout, attempt_id: str, *, copies: bool) -> Lease:

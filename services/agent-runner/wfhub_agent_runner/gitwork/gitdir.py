@@ -86,6 +86,11 @@ def write_result(
     _index(entries, git)
 
 
+def cut_history(commit: ObjectID, into: Path) -> None:
+    """What `into/.git` has begins with that commit, whatever lies below."""
+    (into / ".git" / "shallow").write_bytes(commit + b"\n")
+
+
 def _point(git: Path, commit: ObjectID) -> None:
     (git / "refs" / "heads" / BRANCH).write_bytes(commit + b"\n")
 

@@ -23,7 +23,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,7 +139,7 @@ class Workspaces:
                     mirror.take(found.commit, pack)
                 finally:
                     pack.unlink(missing_ok=True)
-            lower_dirs = attempts.check_out(self._home, mirror, found.commit)
+            lower_dirs = attempts.check_out(self._home, mirror, found.commit, whole=self._copies)
         return BaseCheckout(
             repo, found.commit, mirror.tree_of(found.commit), found.ref, mirror, lower_dirs
         )
@@ -154,8 +154,11 @@ class Workspaces:
             self._used.counts[folder] += 1
         # Counted first: from here on it is not evicted; it may have been since it was prepared.
         with self._mirror_lock(base.mirror.name):
-            attempts.check_out(self._home, base.mirror, base.commit)
-        return attempts.lease(self._home, base, attempt_id, copies=self._copies)
+            lower_dirs = attempts.check_out(
+                self._home, base.mirror, base.commit, whole=self._copies
+            )
+        made = replace(base, lower_dirs=lower_dirs)  # made anew, it may lie over another one
+        return attempts.lease(self._home, made, attempt_id, copies=self._copies)
 
     def _release(self, lease: Lease) -> None:
         remove_tree(lease.folder)
@@ -171,9 +174,13 @@ class Workspaces:
         comes later makes its checkout anew. Call under the guard."""
         folders = [p for p in self._home.glob("trees/*/*") if not p.name.startswith(".fresh-")]
         folders.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        carrying = {attempts.below(folder) for folder in folders}
         evicted = []
         for folder in folders[limits.TREES_KEPT_MAX :]:
-            if self._used.counts[folder] <= 0:
+            making = self._used.mirrors.get(folder.parent.name)
+            if making is not None and making.locked():
+                continue  # a checkout may be laid over this one right now
+            if self._used.counts[folder] <= 0 and folder not in carrying:
                 gone = folder.with_name(f".fresh-{secrets.token_hex(8)}")
                 evicted.append(folder.rename(gone))
         return evicted
