@@ -129,6 +129,10 @@ def below(folder: Path) -> Path | None:
         return None
 
 
+def carries_another(folder: Path) -> bool:
+    return any(below(other) == folder for other in folder.parent.iterdir())
+
+
 def _written_whole(store: DiskObjectStore, base: ObjectID, fresh: Path) -> None:
     for part in ("tree", "gitdir"):
         (fresh / part).mkdir()

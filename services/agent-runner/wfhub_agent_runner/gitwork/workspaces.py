@@ -174,15 +174,17 @@ class Workspaces:
         comes later makes its checkout anew. Call under the guard."""
         folders = [p for p in self._home.glob("trees/*/*") if not p.name.startswith(".fresh-")]
         folders.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        carrying = {attempts.below(folder) for folder in folders}
         evicted = []
         for folder in folders[limits.TREES_KEPT_MAX :]:
-            making = self._used.mirrors.get(folder.parent.name)
-            if making is not None and making.locked():
-                continue  # a checkout may be laid over this one right now
-            if self._used.counts[folder] <= 0 and folder not in carrying:
-                gone = folder.with_name(f".fresh-{secrets.token_hex(8)}")
-                evicted.append(folder.rename(gone))
+            making = self._used.mirrors.setdefault(folder.parent.name, threading.Lock())
+            # Not while one is made, which may be laid over this one.
+            if self._used.counts[folder] <= 0 and making.acquire(blocking=False):
+                try:
+                    if not attempts.carries_another(folder):
+                        gone = folder.with_name(f".fresh-{secrets.token_hex(8)}")
+                        evicted.append(folder.rename(gone))
+                finally:
+                    making.release()
         return evicted
 
     def _publish(self, repo: str, bundle: Path, order: PublishOrder) -> PublishResult:

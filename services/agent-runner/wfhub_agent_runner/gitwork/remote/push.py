@@ -94,16 +94,23 @@ class _Push:
 
     def _sent(self, client: GitClient, *, atomic: bool, marked: bool) -> dict[bytes, str | None]:
         self._observed = None
+        asked: set[bytes] = set()
 
         def update(old: dict[Ref, ObjectID]) -> dict[Ref, ObjectID]:
             self._observed = self._look(old, atomic=atomic, marked=marked)
             if self._observed is not None:
                 return {}
             wanted = (self._order.marker, self._order.branch) if marked else (self._order.branch,)
-            return {Ref(ref): self._order.commit for ref in wanted if ref not in old}
+            asked.update(ref for ref in wanted if ref not in old)
+            return {Ref(ref): self._order.commit for ref in asked}
 
         sent = client.send_pack(self._at.remote.path.encode(), update, self._records, atomic=atomic)
-        return dict(sent.ref_status or {})
+        status = dict(sent.ref_status or {})
+        if not asked <= status.keys():
+            raise RetryLater(
+                "repo-unavailable", f"{self._at.remote.authority} did not say what became of a ref"
+            )
+        return status
 
     def _look(
         self, old: dict[Ref, ObjectID], *, atomic: bool, marked: bool
