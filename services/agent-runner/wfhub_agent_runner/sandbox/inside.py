@@ -5,7 +5,7 @@ uses the standard library alone, and of that only what is written in C: each sta
 imports, and `socket`, `signal` and `contextlib` would take longer than all the rest of a sandbox.
 Arguments: `--report FD` (a pipe to the runner), `--limit NAME=NUMBER`…, `--forward PORT=SOCKET`
 (listen on 127.0.0.1:PORT, pass bytes to that unix socket), `--`, the agent's argv.
-Reports lines: `started`, then `exited N` or `signalled N`; or `cannot-start REASON`.
+Reports lines: `starting`, then `exited N`, `signalled N` or `cannot-start REASON`.
 It prints nothing: stdout and stderr are the agent's.
 """
 
@@ -216,11 +216,11 @@ def main(words: list[str]) -> int:
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     poll.register(woken, select.EPOLLIN)
+    tell("starting")  # before: the agent may kill this process the moment it runs
     pid, reason = start(argv)
     if not pid:
         tell("cannot-start " + reason)
         return CANNOT_START
-    tell("started")
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:

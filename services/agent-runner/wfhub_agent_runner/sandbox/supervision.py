@@ -278,7 +278,7 @@ def _outcome(report: bytes, status: bytes, tail: bytes) -> Outcome:
             return Signalled(int(rest))
         if word == "cannot-start":
             return CannotStart(rest)
-    if "started" in lines:  # the agent killed its own first process
+    if "starting" in lines:  # the agent killed its own first process
         return Signalled(signal.SIGKILL)
     message = tail.decode(errors="replace").strip()
     return CannotStart(message or f"the sandbox could not be made ({status[-200:]!r})")
