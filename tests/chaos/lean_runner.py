@@ -87,7 +87,7 @@ class Repositories(RepoAccess):
     ) -> dict[str, Any]:
         writer = io.BytesIO()
         reader = io.BytesIO(send.read_bytes() if send is not None else b"")
-        access.answer(request, reader, writer, self.policy)
+        access.answer(request, access.target(request, self.policy), reader, writer)
         writer.seek(0)
         return client._receive(writer, into)
 
