@@ -88,6 +88,13 @@ def run(
     label: Annotated[
         list[str] | None, typer.Option(help="Its runner has it; may be given again.")
     ] = None,
+    egress: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="The agent may connect there, if the runner lets it; may be given again.",
+        ),
+    ] = None,
     pool: Annotated[str | None, typer.Option(help="Whose runners work on it.")] = None,
     run_at: Annotated[str | None, typer.Option(help="Not before: RFC 3339, or local time.")] = None,
     deadline: Annotated[str | None, typer.Option(help="Not published if won later.")] = None,
@@ -136,6 +143,7 @@ def run(
         spec,
         priority=priority,
         labels=label,
+        egress=egress,
         pool=pool,
         run_at=run_spec.instant_of("--run-at", run_at),
         deadline_at=run_spec.instant_of("--deadline", deadline),

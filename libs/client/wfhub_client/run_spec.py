@@ -110,6 +110,7 @@ def add_conditions(
     *,
     priority: int | None,
     labels: list[str] | None,
+    egress: list[str] | None,
     pool: str | None,
     run_at: str | None,
     deadline_at: str | None,
@@ -122,6 +123,7 @@ def add_conditions(
     given = {
         "priority": priority,
         "labels": labels or None,
+        "egress": egress or None,
         "pool": pool,
         "run_at": run_at,
         "deadline_at": deadline_at,

@@ -6,6 +6,7 @@ COMMAND_CHARS_MAX = 8 * 1024
 ARGV_MAX = 256
 TITLE_CHARS_MAX = 200
 LABELS_MAX = 16
+EGRESS_HOSTS_MAX = 64  # host:port entries of one task
 PULL_REQUEST_CHARS_MAX = 20_000  # of its text; GitHub takes 65,536
 BATCH_TASKS_MAX = 500  # submitted by one request; its bytes have a limit too
 QUEUED_TASKS_MAX = 10_000_000  # the most that a project's queue_limit can be

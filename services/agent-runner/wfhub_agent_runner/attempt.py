@@ -26,6 +26,8 @@ from wfhub_common.messages import AttemptState, Verdict, VerdictStatus
 from wfhub_agent_runner import outcomes
 from wfhub_agent_runner.agents import table
 from wfhub_agent_runner.delivery import Delivery
+from wfhub_agent_runner.egress import EgressProxy
+from wfhub_agent_runner.egress_policy import EgressPolicy
 from wfhub_agent_runner.gitwork.workspaces import About, BaseCheckout, Lease, Snapshot, Workspaces
 from wfhub_agent_runner.leases import Held
 from wfhub_agent_runner.logs import AttemptLog
@@ -55,6 +57,7 @@ class Parts:
     gateway_url: str
     secrets: tuple[str, ...]  # of this process: masked in every log
     scratch: Path
+    egress: EgressPolicy = EgressPolicy()  # what tasks may ask for; by default nothing
 
 
 @dataclass
@@ -69,6 +72,7 @@ class Evidence:
     snapshot: Snapshot | None = None
     verdict: Verdict = field(default_factory=lambda: Verdict(status=VerdictStatus.NONE))
     base_verdict: Verdict | None = None
+    egress: dict[str, Any] | None = None  # where the agent was let out to, and how much it used
 
 
 class AgentAttempt:
@@ -120,6 +124,7 @@ class AgentAttempt:
 
     async def _steps(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
         parts, spec, evidence = self._parts, self._spec, self._evidence
+        parts.egress.granted(spec.egress)
         plan = table.plan(spec.agent, prompt=spec.prompt, python=parts.python)
         evidence.agent_argv = plan.argv
         await self._step("started", state=AttemptState.RUNNING, runner_id=parts.runner_id)
@@ -186,7 +191,11 @@ class AgentAttempt:
             gateway_url=parts.gateway_url,
             token=self._assigned.token,
         )
-        async with relay, self._log(scratch, "agent") as agent_log:
+        async with (
+            relay,
+            self._egress(scratch) as egress_socket,
+            self._log(scratch, "agent") as agent_log,
+        ):
             sandbox_spec = port.SandboxSpec(
                 argv=plan.argv,
                 lower=lease.layers.lower_dirs[0],
@@ -199,6 +208,7 @@ class AgentAttempt:
                 binds=parts.toolchains.binds,
                 files=plan.files,
                 gateway_socket=relay.socket_path,
+                egress_socket=egress_socket,
                 idle_s=spec.limits.idle_s,
                 signs=relay.active_at,
             )
@@ -207,6 +217,23 @@ class AgentAttempt:
             )
         traffic = outcomes.ModelTraffic(relay.requests, relay.answered, relay.last_error)
         return ran, traffic
+
+    @asynccontextmanager
+    async def _egress(self, scratch: Path) -> AsyncIterator[Path | None]:
+        """The socket of the attempt's proxy; None for a task that asked for nothing."""
+        if not self._spec.egress:
+            yield None
+            return
+        policy = self._parts.egress.granted(self._spec.egress)
+        proxy = EgressProxy(
+            socket_path=scratch / "egress.sock", log_path=scratch / "egress.log", policy=policy
+        )
+        try:
+            async with proxy:
+                yield proxy.socket_path
+        finally:
+            self._evidence.egress = {"allowed": list(self._spec.egress), **proxy.log.totals()}
+            self._evidence.artifacts["egress.log"] = (proxy.log.path, "application/x-ndjson")
 
     async def _verified(
         self, scratch: Path, lease: Lease, result: Snapshot | None, *, kind: str
@@ -313,7 +340,10 @@ class AgentAttempt:
             tests_changed=outcomes.tests_changed([change.path for change in changes]),
             verdict=evidence.verdict,
             base_verdict=evidence.base_verdict,
-            sandbox=self._parts.sandbox.describe(),
+            sandbox={
+                **self._parts.sandbox.describe(),
+                **({"egress": evidence.egress} if evidence.egress else {}),
+            },
             workspace={"kind": "git", "ref": base.ref} if base else {},
             started_at=evidence.started_at,
             finished_at=_now(),

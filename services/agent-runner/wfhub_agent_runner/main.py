@@ -146,6 +146,7 @@ async def _serve(
             gateway_url=settings.gateway_url,
             secrets=(settings.service_token, settings.nats_password),
             scratch=scratch,
+            egress=settings.egress_policy(),
         )
 
         async def run(assignment: messages.Assignment) -> None:

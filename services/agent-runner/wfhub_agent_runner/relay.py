@@ -100,7 +100,7 @@ class GatewayRelay:
             verify=self._gateway_url.startswith("https:"),
             follow_redirects=False,
         )
-        self._listener = _listen(self.socket_path)
+        self._listener = listen(self.socket_path)
         config = uvicorn.Config(
             self._app,
             interface="asgi3",
@@ -284,7 +284,7 @@ class _Server(uvicorn.Server):
         return contextlib.nullcontext()  # signals are the runner's
 
 
-def _listen(path: Path) -> socket.socket:
+def listen(path: Path) -> socket.socket:
     """By way of the folder's descriptor: an address may have 108 bytes only, a path more.
     Raises: OSError."""
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)

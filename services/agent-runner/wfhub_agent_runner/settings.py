@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from wfhub_common import egress
 from wfhub_common.settings import BrokerSettings
+
+from wfhub_agent_runner.egress_policy import EgressPolicy
 
 _LABEL = "[a-z0-9][a-z0-9._=-]{0,62}"
 
@@ -25,12 +28,30 @@ class RunnerSettings(BrokerSettings):
     git_credentials: str = Field("", repr=False)  # the same, itself; a file is better kept
     git_known_hosts_file: Path | None = None
     git_ca_file: Path | None = None  # PEM, of authorities besides the system's
+    egress_allowed: str = ""  # ','-separated host:port that a task may ask for; empty: none
+    egress_private_hosts: str = ""  # ','-separated; those of them that may have private addresses
     workspace_root: Path | None = None
     proofs_url: str
     gateway_url: str
     service_token: str = ""
     probe_every_s: float = 300.0  # escape probes through the real backend
     ready_file: Path | None = None  # written once registered, for a supervisor
+
+    @field_validator("egress_allowed")
+    @classmethod
+    def _endpoints(cls, value: str) -> str:
+        return ",".join(egress.canonical(part) for part in egress.listed(value))
+
+    @field_validator("egress_private_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        return ",".join(egress.host(part) for part in egress.listed(value))
+
+    def egress_policy(self) -> EgressPolicy:
+        return EgressPolicy(
+            allowed=frozenset(map(egress.endpoint, egress.listed(self.egress_allowed))),
+            private_hosts=frozenset(egress.listed(self.egress_private_hosts)),
+        )
 
     def labels(self) -> tuple[str, ...]:
         return tuple(sorted(set(self.runner_labels.split(",")) - {""}))

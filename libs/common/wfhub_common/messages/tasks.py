@@ -3,9 +3,10 @@
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AwareDatetime, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, field_validator
 
 from wfhub_common import limits
+from wfhub_common.egress import ENTRY_CHARS_MAX, canonical
 from wfhub_common.messages.base import Command
 
 ShellCommand = Annotated[
@@ -15,6 +16,11 @@ LABEL_PATTERN = r"^[a-z0-9][a-z0-9._=-]{0,62}$"
 Label = Annotated[str, StringConstraints(pattern=LABEL_PATTERN)]
 Reason = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9:-]{0,62}$")]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+EgressEntry = Annotated[
+    str, StringConstraints(max_length=ENTRY_CHARS_MAX), AfterValidator(canonical)
+]
 
 
 class Limits(Command):
@@ -75,6 +81,9 @@ class TaskSpec(Command):
     verify: tuple[ShellCommand, ...] = Field((), max_length=limits.VERIFY_COMMANDS_MAX)
     verify_base: bool = False  # also run `verify` on the base commit, for a before and after
     labels: tuple[Label, ...] = Field((), max_length=limits.LABELS_MAX)  # its runner has them all
+    # host:port that the agent may connect to, if the runner's operator allows them; sandboxes of
+    # verification never get any.
+    egress: tuple[EgressEntry, ...] = Field((), max_length=limits.EGRESS_HOSTS_MAX)
     limits: Limits = Limits()
     retry: Retry = Retry()
     queue_s: int | None = Field(None, ge=1, le=30 * 86_400)  # longest wait for its first runner

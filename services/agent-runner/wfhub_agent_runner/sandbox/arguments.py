@@ -13,15 +13,25 @@ from pathlib import Path, PurePosixPath
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import Limits
 
-from wfhub_agent_runner.sandbox.port import FILES, GATEWAY_PORT, HOME, WORKSPACE, SandboxSpec
+from wfhub_agent_runner.sandbox.port import (
+    EGRESS_PORT,
+    EGRESS_URL,
+    FILES,
+    GATEWAY_PORT,
+    HOME,
+    WORKSPACE,
+    SandboxSpec,
+)
 
 UID = GID = 1000
 SHM_BYTES = 64 * 1024**2
 INSIDE = f"{FILES}/inside.py"
 GATEWAY_SOCKET = "/run/gateway.sock"
+EGRESS_SOCKET = "/run/egress.sock"
 PASSWD = f"agent:x:{UID}:{GID}:agent:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 GROUP = f"agent:x:{GID}:\nnogroup:x:65534:\n"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+NOT_PROXIED = "127.0.0.1,localhost"  # the gateway, and what the agent starts itself
 ETC = ("ssl", "alternatives", "ld.so.cache", "localtime")
 _OURS = ("/proc", "/dev", "/etc", "/run", "/sys", WORKSPACE)
 _FILE_HOMES = (FILES, HOME, "/tmp")
@@ -86,8 +96,8 @@ def options(
         *("--size", size, "--perms", "0700", "--tmpfs", HOME),
         *("--dir", "/run"),
     ]
-    if spec.gateway_socket is not None:
-        words += ["--ro-bind", str(spec.gateway_socket), GATEWAY_SOCKET]
+    for _, inside, socket in _sockets(spec):
+        words += ["--ro-bind", str(socket), inside]
     own = {} if host.python_prefix is None else {str(host.python_prefix): host.python_prefix}
     for inside, source in sorted({**own, **spec.binds}.items()):  # a folder before what is in it
         words += _bind(source, inside)
@@ -112,9 +122,18 @@ def command(spec: SandboxSpec, host: Host, report: int) -> list[str]:
     words = [str(host.python), "-I", "-S", INSIDE, "--report", str(report)]
     for name, number in _rlimits(spec.limits).items():
         words += ["--limit", f"{name}={number}"]
-    if spec.gateway_socket is not None:
-        words += ["--forward", f"{GATEWAY_PORT}={GATEWAY_SOCKET}"]
+    for port, inside, _ in _sockets(spec):
+        words += ["--forward", f"{port}={inside}"]
     return [*words, "--", *spec.argv]
+
+
+def _sockets(spec: SandboxSpec) -> list[tuple[int, str, Path]]:
+    """(port on 127.0.0.1 inside, path inside, path outside) of each way out."""
+    ways = (
+        (GATEWAY_PORT, GATEWAY_SOCKET, spec.gateway_socket),
+        (EGRESS_PORT, EGRESS_SOCKET, spec.egress_socket),
+    )
+    return [(port, inside, socket) for port, inside, socket in ways if socket is not None]
 
 
 def checked_file(path: str) -> str:
@@ -148,7 +167,12 @@ def _plain(path: str) -> bool:
 
 def _environment(spec: SandboxSpec) -> list[str]:
     values = {"PATH": SYSTEM_PATH, "HOME": HOME, "LANG": "C.UTF-8"}
-    values |= {"USER": "agent", "LOGNAME": "agent", "TMPDIR": "/tmp", **spec.env}
+    values |= {"USER": "agent", "LOGNAME": "agent", "TMPDIR": "/tmp"}
+    if spec.egress_socket is not None:  # programs disagree about the case
+        for name in ("http_proxy", "https_proxy"):
+            values |= {name: EGRESS_URL, name.upper(): EGRESS_URL}
+        values |= {"no_proxy": NOT_PROXIED, "NO_PROXY": NOT_PROXIED}
+    values |= spec.env
     return [word for name, value in values.items() for word in ("--setenv", name, value)]
 
 

@@ -1,9 +1,9 @@
-"""What runs first inside the sandbox: sets limits, forwards the gateway, starts the agent.
+"""What runs first inside the sandbox: sets limits, forwards its ways out, starts the agent.
 
 It is bound into the sandbox as one file and run by a toolchain's interpreter with `-I -S`, so it
 uses the standard library alone, and of that only what is written in C: each start pays for its
 imports, and `socket`, `signal` and `contextlib` would take longer than all the rest of a sandbox.
-Arguments: `--report FD` (a pipe to the runner), `--limit NAME=NUMBER`…, `--forward PORT=SOCKET`
+Arguments: `--report FD` (a pipe to the runner), `--limit NAME=NUMBER`…, `--forward PORT=SOCKET`…
 (listen on 127.0.0.1:PORT, pass bytes to that unix socket), `--`, the agent's argv.
 Reports lines: `starting`, then `exited N`, `signalled N` or `cannot-start REASON`.
 It prints nothing: stdout and stderr are the agent's.
@@ -175,7 +175,7 @@ def start(argv: list[str]) -> tuple[int, str]:
 
 def main(words: list[str]) -> int:
     limits: list[list[str]] = []
-    forward: list[str] = []
+    forwards: list[list[str]] = []
     report = -1
     while words and words[0] != "--":
         name, value, *words = words
@@ -184,7 +184,7 @@ def main(words: list[str]) -> int:
         elif name == "--report":
             report = int(value)
         elif name == "--forward":
-            forward = value.split("=", 1)
+            forwards.append(value.split("=", 1))
     argv = words[1:]
     for name in os.listdir("/proc/self/fd"):  # what bwrap left open is not the agent's
         if int(name) > 2 and int(name) != report:
@@ -201,9 +201,7 @@ def main(words: list[str]) -> int:
             pass  # nobody reads it any more
 
     poll = select.epoll()
-    forwarder = None
-    if forward:
-        forwarder = Forwarder(int(forward[0]), forward[1], poll)
+    forwarders = [Forwarder(int(port), path, poll) for port, path in forwards]
     for name, number in limits:
         kind, wanted = getattr(resource, "RLIMIT_" + name), int(number)
         _, most = resource.getrlimit(kind)
@@ -228,8 +226,9 @@ def main(words: list[str]) -> int:
         for descriptor, _ in poll.poll():
             if descriptor == woken:
                 os.read(woken, 4096)
-            elif forwarder is not None:
-                forwarder.ready(descriptor)
+            else:
+                for forwarder in forwarders:  # each knows its own descriptors
+                    forwarder.ready(descriptor)
     if os.WIFSIGNALED(status):
         tell(f"signalled {os.WTERMSIG(status)}")
         return 128 + os.WTERMSIG(status)

@@ -1,7 +1,7 @@
 """The port between the runner and whatever confines a command: spec in, outcome out.
 
 A sandbox runs one argv on a writable layer over a read-only tree at /workspace, without network
-but for the gateway's socket, within `limits` and `wall_s`. When `run` returns, every process of
+but for the sockets it is given, within `limits` and `wall_s`. When `run` returns, every process of
 the sandbox is gone, so what it wrote may be read.
 Units: seconds (*_s), milliseconds (*_ms), bytes.
 Errors: what happens to the command is an Outcome, never an exception; `run` raises only what
@@ -22,6 +22,8 @@ HOME = "/home/agent"
 FILES = "/run/wfhub"  # where files that the agent must not change belong
 GATEWAY_PORT = 8090  # on 127.0.0.1 inside, when the spec has a gateway socket
 GATEWAY_URL = f"http://127.0.0.1:{GATEWAY_PORT}"
+EGRESS_PORT = 8091  # likewise, when the spec has an egress socket
+EGRESS_URL = f"http://127.0.0.1:{EGRESS_PORT}"
 
 
 def never() -> float:
@@ -50,6 +52,7 @@ class SandboxSpec:
     binds: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
     files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
     gateway_socket: Path | None = None
+    egress_socket: Path | None = None  # of a proxy, which the environment then names
     idle_s: float | None = None  # ends a run that shows no sign of life for so long
     signs: Callable[[], float] = never  # when (time.monotonic) it last showed one beside its output
 
