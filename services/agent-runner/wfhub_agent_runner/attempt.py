@@ -57,7 +57,7 @@ class Parts:
     gateway_url: str
     secrets: tuple[str, ...]  # of this process: masked in every log
     scratch: Path
-    egress: EgressPolicy = EgressPolicy()  # what tasks may ask for; by default nothing
+    egress: EgressPolicy = field(default_factory=EgressPolicy)  # by default nothing
 
 
 @dataclass

@@ -35,6 +35,7 @@ EGRESS_HEADER_S_MAX = 30.0  # until a request's header is there
 EGRESS_IDLE_S_MAX = 300.0  # without a byte in either direction
 EGRESS_BYTES_MAX = 8 * 1024**3  # of an attempt, both directions together
 CLOSE_S_MAX = 5.0  # for the last bytes to be taken
+LINGER_BYTES_MAX = 1024 * 1024  # read of an agent that still writes when it was answered
 CHUNK_BYTES = 64 * 1024
 HEADER_READ_BYTES = 4 * 1024  # how far a header may be over its limit
 RESOLVER_THREADS = 4
@@ -81,6 +82,7 @@ class EgressProxy:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="egress-names")
         self._resolve = resolve or system_resolver(self._threads)
         self._open: set[asyncio.Task[Any]] = set()
+        self._closing = False
 
     async def __aenter__(self) -> Self:
         listener = listen(self.socket_path)
@@ -95,6 +97,7 @@ class EgressProxy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._closing = True
         self._server.close()
         for task in self._open:
             task.cancel()
@@ -104,6 +107,9 @@ class EgressProxy:
         self.log.write()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closing:
+            writer.transport.abort()
+            return
         if len(self._open) >= self._limits.connections_max:
             self.log.add(target="", allowed=False, reason="too-many-connections")
             writer.write(_TOO_MANY)
@@ -117,9 +123,10 @@ class EgressProxy:
         exchange = _Exchange(self, near)
         try:
             await exchange.run()
+            await near.linger()
             await near.close()
         except asyncio.CancelledError:
-            exchange.ended = "attempt-ended"
+            exchange.cut()
         finally:
             writer.transport.abort()
             self._open.discard(task)
@@ -152,6 +159,15 @@ class _Side:
         self.writer.write(self.http.send(event) or b"")
         await self.writer.drain()
 
+    async def linger(self) -> None:
+        """To close on a peer that still writes would destroy the answer on its way."""
+        left = LINGER_BYTES_MAX
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(CLOSE_S_MAX):
+                self.writer.write_eof()
+                while left > 0 and (chunk := await self.reader.read(CHUNK_BYTES)):
+                    left -= len(chunk)
+
     async def close(self) -> None:
         """What was written is taken within CLOSE_S_MAX, or lost."""
         self.writer.close()
@@ -179,6 +195,10 @@ class _Exchange:
         self._allowed = False
         self.ended = ""  # empty: there was no request to decide about
 
+    def cut(self) -> None:
+        if self._target is not None:
+            self.ended = "attempt-ended"
+
     def tell(self, log: EgressLog) -> None:
         if self.ended:
             log.add(
@@ -202,6 +222,8 @@ class _Exchange:
             self.ended = str(e)
         except TimeoutError:
             self.ended = "idle"
+            idle_s = self._limits.idle_s_max
+            await self._answer(EgressRefused(504, "idle", f"nothing was sent for {idle_s:.0f} s"))
         except (OSError, h11.ProtocolError):
             self.ended = "broken"
             refused = EgressRefused(502, "broken", "the other side broke the connection or HTTP")
@@ -221,8 +243,7 @@ class _Exchange:
         with contextlib.suppress(OSError, h11.ProtocolError):
             async with asyncio.timeout(CLOSE_S_MAX):
                 await self._near.send(head)
-                if self._near.http.our_state is h11.SEND_BODY:
-                    await self._near.send(h11.Data(data=body))
+                await self._near.send(h11.Data(data=body))
 
     async def _decide_and_pass(self) -> None:
         request = await self._request()
@@ -298,9 +319,7 @@ class _Exchange:
     async def _forward(self, far: _Side, request: h11.Request, path: bytes) -> None:
         assert self._target is not None
         await far.send(
-            h11.Request(
-                method=request.method, target=path, headers=_headers(request, self._target)
-            )
+            h11.Request(method=request.method, target=path, headers=_headers(request, self._target))
         )
         uploading = asyncio.create_task(self._upload(far))
         answering = asyncio.create_task(self._pass_answer(far))
@@ -377,16 +396,16 @@ def _asked(request: h11.Request) -> tuple[Endpoint, bytes | None]:
     try:
         return endpoint(authority), path
     except ValueError as e:
-        raise EgressRefused(403, "not-allowed", str(e)) from e
+        raise EgressRefused(400, "malformed", str(e)) from e
 
 
 def _headers(request: h11.Request, target: Endpoint) -> list[Header]:
     """Host is what was checked; the body has one length; what speaks of the connection is ours."""
     chunked = any(name == b"transfer-encoding" for name, _ in request.headers)
     named = b",".join(value for name, value in request.headers if name == b"connection")
-    dropped = _NOT_FORWARDED | {word.strip().lower() for word in named.split(b",")}
-    dropped |= {b"content-length"} if chunked else set()
-    dropped -= set() if chunked else {b"content-length"}
+    dropped = {word.strip().lower() for word in named.split(b",")} - _FRAMING | _NOT_FORWARDED
+    if chunked:
+        dropped |= {b"content-length"}
     authority = target.host if target.port == 80 else str(target)
     return [
         (b"host", authority.encode()),

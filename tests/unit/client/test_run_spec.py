@@ -71,3 +71,14 @@ def test_a_base_check_without_a_check_is_refused() -> None:
             timeout_s=None,
             title="",
         )
+
+
+def test_egress_is_left_to_its_default_unless_asked_for() -> None:
+    nothing = dict.fromkeys(
+        "priority labels pool run_at deadline_at queue_s idle_s retry_on backoff_s".split()
+    )
+    spec: dict[str, object] = {}
+    run_spec.add_conditions(spec, egress=None, **nothing)  # type: ignore[arg-type]
+    assert spec == {}
+    run_spec.add_conditions(spec, egress=["a.example:443"], **nothing)  # type: ignore[arg-type]
+    assert spec == {"egress": ["a.example:443"]}

@@ -135,3 +135,21 @@ def test_a_file_is_put_only_where_a_spec_may(path: str) -> None:
 def test_a_file_may_be_put_into_the_home_and_the_run_folder() -> None:
     for path in ("/run/wfhub/prompt.txt", "/home/agent/.gemini/settings.json", "/tmp/x"):
         assert arguments.checked_file(path) == path
+
+
+def test_a_way_out_is_bound_forwarded_and_named_only_when_it_is_given() -> None:
+    def all_words(asked: SandboxSpec) -> list[str]:
+        made = arguments.options(asked, HOST, FDS, upper=Path("/srv/u"), work=Path("/srv/w"))
+        return [*made, *arguments.command(asked, HOST, 5)]
+
+    without = all_words(spec())
+    assert not [word for word in without if "proxy" in word.lower() or ".sock" in word]
+    both = all_words(spec(gateway_socket=Path("/srv/g"), egress_socket=Path("/srv/e")))
+    pairs = list(pairwise(both))
+    assert ("/srv/e", "/run/egress.sock") in pairs
+    assert ("--forward", "8090=/run/gateway.sock") in pairs
+    assert ("--forward", "8091=/run/egress.sock") in pairs
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        assert (name, "http://127.0.0.1:8091") in pairs
+    assert ("NO_PROXY", "127.0.0.1,localhost") in pairs
+    assert ("NO_PROXY", "127.0.0.1,localhost") not in pairwise(all_words(spec(gateway_socket="g")))
