@@ -1,4 +1,4 @@
-"""Entries of `egress`: exact, in one spelling, and no number that a resolver reads as an address."""
+"""Entries of `egress`: exact, in one spelling, and no number that is read as an address."""
 
 import pytest
 from pydantic import ValidationError
@@ -11,7 +11,13 @@ NOT_ENTRIES = [
     *("example.org:0443", "example.org:+443", "example.org: 443", "example.org:４４３"),
     *("*.example.org:443", "*:443", "example.org.:443", ".example.org:443", "a..b:443"),
     *("-a.example:443", "a-.example:443", "exa mple.org:443", "example.org\n:443", "a/b:443"),
-    *("user@example.org:443", "http://example.org:80", "[::1]:443", "::1:443", "müller.example:443"),
+    *(
+        "user@example.org:443",
+        "http://example.org:80",
+        "[::1]:443",
+        "::1:443",
+        "müller.example:443",
+    ),
     *("\u212aernel.example:443", "127.1:80", "0x7f.0.0.1:80", "0x7f000001:80", "2130706433:80"),
     *("010.0.0.1:80", "1.2.3.256:80", "1.2.3.4.5:80", "a.0x:80", "a.1:80", "169.254.43518:80"),
     "a" * 64 + ".example:443",

@@ -44,18 +44,18 @@ class EgressLog:
         self._received_bytes += received_bytes
         if self._counts[decision] > self._lines_max:
             return
-        line = {
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "target": target,
-            "decision": decision,
-            "reason": reason,
-            "address": address,
-            "sent_bytes": sent_bytes,
-            "received_bytes": received_bytes,
-            "duration_ms": int(duration_s * 1000),
-        }
-        self._lines.append(line)
-        log.info("egress", **{name: value for name, value in line.items() if name != "at"})
+        self._lines.append(
+            {
+                "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "target": target,
+                "decision": decision,
+                "reason": reason,
+                "address": address,
+                "sent_bytes": sent_bytes,
+                "received_bytes": received_bytes,
+                "duration_ms": int(duration_s * 1000),
+            }
+        )
 
     def totals(self) -> dict[str, int]:
         return {
@@ -69,4 +69,5 @@ class EgressLog:
         """Raises: OSError."""
         sums = {**self.totals(), "lines_left_out": self._counts.total() - len(self._lines)}
         lines = [*self._lines, sums]
+        log.info("egress of an attempt", file=str(self.path), **sums)
         self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))

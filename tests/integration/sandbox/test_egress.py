@@ -122,10 +122,10 @@ def test_from_inside_nothing_else_is_reached(tmp_path: Path) -> None:
     assert all(line.startswith("no") for line in refused), output
     assert (wanted.connections, other.connections) == (1, 0)
     reasons = {str(line["target"]): line["reason"] for line in log[:-1]}
-    assert reasons["rebound.test:%d" % wanted.port] == "forbidden-address"
-    assert reasons["half.test:%d" % wanted.port] == "forbidden-address"
-    assert reasons["metadata.test:%d" % wanted.port] == "forbidden-address"
-    assert reasons["mapped.test:%d" % wanted.port] == "forbidden-address"
+    assert reasons[f"rebound.test:{wanted.port}"] == "forbidden-address"
+    assert reasons[f"half.test:{wanted.port}"] == "forbidden-address"
+    assert reasons[f"metadata.test:{wanted.port}"] == "forbidden-address"
+    assert reasons[f"mapped.test:{wanted.port}"] == "forbidden-address"
     assert reasons["169.254.169.254:80"] == "forbidden-address"
     assert reasons[f"other.test:{wanted.port}"] == "not-allowed"
     assert reasons[f"127.0.0.2:{wanted.port}"] == "not-allowed"
@@ -283,7 +283,9 @@ async def test_what_is_silent_is_cut(tmp_path: Path) -> None:
         async with proxy(tmp_path, *entries, limits=few) as through:
             at = f"{NAME}:{web.port}".encode()
             plain = await asked(through, b"GET http://%s/silent HTTP/1.1\r\nhost: x\r\n\r\n" % at)
-            tunnel = await asked(through, f"CONNECT {NAME}:{echo.port} HTTP/1.1\r\nhost: x\r\n\r\nhi".encode())
+            tunnel = await asked(
+                through, f"CONNECT {NAME}:{echo.port} HTTP/1.1\r\nhost: x\r\n\r\nhi".encode()
+            )
             await web.until_open(0)
             await echo.until_open(0)
     assert plain.startswith(b"HTTP/1.1 504 ")
@@ -324,11 +326,14 @@ async def test_a_flood_is_bounded_and_leaves_the_runner_time(tmp_path: Path) -> 
             ends = await asyncio.gather(
                 *(asyncio.open_unix_connection(str(through.socket_path)) for _ in range(100))
             )
-            for reader, writer in ends:
+            for _, writer in ends:
                 writer.write(connect)
             for reader, writer in ends:
                 async with asyncio.timeout(egress_lab.WAIT_S):
-                    line = await reader.readline()
+                    try:
+                        line = await reader.readline()
+                    except ConnectionResetError:  # asyncio forgets what came before it
+                        line = b"HTTP/1.1 503 "
                 if b" 200 " in line:
                     held.append(writer)
                 else:

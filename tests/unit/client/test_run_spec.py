@@ -75,7 +75,17 @@ def test_a_base_check_without_a_check_is_refused() -> None:
 
 def test_egress_is_left_to_its_default_unless_asked_for() -> None:
     nothing = dict.fromkeys(
-        "priority labels pool run_at deadline_at queue_s idle_s retry_on backoff_s".split()
+        [
+            "priority",
+            "labels",
+            "pool",
+            "run_at",
+            "deadline_at",
+            "queue_s",
+            "idle_s",
+            "retry_on",
+            "backoff_s",
+        ]
     )
     spec: dict[str, object] = {}
     run_spec.add_conditions(spec, egress=None, **nothing)  # type: ignore[arg-type]

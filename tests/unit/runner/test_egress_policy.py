@@ -7,7 +7,12 @@ from wfhub_agent_runner.settings import RunnerSettings
 from wfhub_common.egress import Endpoint
 from wfhub_common.errors import Rejected
 
-NEEDED = {"RUNNER_ID": "r", "RUNNER_HOME": "/h", "PROOFS_URL": "http://p", "GATEWAY_URL": "http://g"}
+NEEDED = {
+    "RUNNER_ID": "r",
+    "RUNNER_HOME": "/h",
+    "PROOFS_URL": "http://p",
+    "GATEWAY_URL": "http://g",
+}
 
 
 def policy(**variables: str) -> EgressPolicy:
@@ -23,9 +28,7 @@ def test_without_the_setting_nothing_is_granted() -> None:
 
 
 def test_a_task_gets_what_it_asked_for_and_no_more() -> None:
-    bound = policy(
-        EGRESS_ALLOWED="A.example:443, b.example:80,", EGRESS_PRIVATE_HOSTS="b.example"
-    )
+    bound = policy(EGRESS_ALLOWED="A.example:443, b.example:80,", EGRESS_PRIVATE_HOSTS="b.example")
     granted = bound.granted(["a.example:443"])
     assert granted.allowed == {Endpoint("a.example", 443)}
     assert granted.private_hosts == {"b.example"}

@@ -1,0 +1,102 @@
+"""`wfhub run --egress` through every real part: settings, proxy, sandbox, log, proof."""
+
+import base64
+import http.server
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Stack, start
+
+HOST = "127.0.0.2"  # loopback, and not among what programs are told not to ask a proxy for
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "8")
+        self.end_headers()
+        self.wfile.write(b"package\n")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer((HOST, 0), _Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"{HOST}:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def open_stack(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[Stack]:
+    running = start(
+        tmp_path_factory.mktemp("egress") / "data",
+        LLM_PROVIDER="openai",
+        LLM_BASE_URL="http://127.0.0.1:9",
+        EGRESS_ALLOWED=f"{registry},other.example:443",
+        EGRESS_PRIVATE_HOSTS=HOST,
+    )
+    yield running
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(60) == 0
+
+
+def test_the_agent_reaches_what_was_allowed_and_its_verification_does_not(
+    open_stack: Stack, repository: Path, registry: str, tmp_path: Path
+) -> None:
+    fetch = f"curl -sS --max-time 10 http://{registry}/secret-path"
+    code, result, progress = open_stack.run(
+        *("--repo", str(repository), "--prompt", "fetch it", "--egress", registry),
+        *("--agent-cmd", f"sh -c '{fetch} -o got.txt; curl -sS http://other.example:443/; true'"),
+        *("--verify", "grep -qx package got.txt"),
+        *("--verify", f'test -z "$http_proxy$HTTP_PROXY" && ! {fetch}'),
+    )
+    assert code == 0, (result, progress)
+    shown = open_stack.wfhub("status", result["task_id"], "--json").stdout
+    assert registry in shown
+    exported = tmp_path / "proof.json"
+    done = open_stack.wfhub("proof", "export", result["proof_id"], "-o", str(exported))
+    assert done.returncode == 0, done.stderr
+    statement = base64.b64decode(json.loads(exported.read_text())["envelope"]["payload"]).decode()
+    assert "egress.log" in statement
+    assert '"connections_allowed":1' in statement.replace(" ", "")
+    assert '"connections_refused":1' in statement.replace(" ", "")
+    blobs = [
+        file.read_bytes()
+        for file in open_stack.data.rglob("*")
+        if file.is_file() and file.stat().st_size < 10_000
+    ]
+    logs = [blob for blob in blobs if b'"decision"' in blob and registry.encode() in blob]
+    assert logs, "the log of the proxy is nowhere in the store"
+    assert not any(b"secret-path" in blob for blob in logs)
+
+
+def test_what_the_operator_did_not_allow_ends_the_task_at_once(
+    open_stack: Stack, repository: Path
+) -> None:
+    code, result, progress = open_stack.run(
+        *("--repo", str(repository), "--prompt", "x", "--agent-cmd", "touch x"),
+        *("--egress", "elsewhere.example:443", "--attempts", "3"),
+    )
+    assert (code, result["reason"]) == (1, "egress-forbidden"), progress
+    assert result["attempts"] == 1
+    shown = open_stack.wfhub("status", result["task_id"], "--json").stdout
+    assert "elsewhere.example:443" in shown
+    assert "EGRESS_ALLOWED" in shown
+
+
+def test_an_entry_that_is_not_exact_is_refused_before_anything_runs(
+    open_stack: Stack, repository: Path
+) -> None:
+    done = open_stack.wfhub(
+        *("run", "--repo", str(repository), "--prompt", "x", "--egress", "*.example:443")
+    )
+    assert done.returncode == 2
+    assert "exact DNS name" in done.stderr
