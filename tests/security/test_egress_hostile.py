@@ -37,8 +37,8 @@ if proxied:
         return connection
     def through(name, host, number, way=proxy):
         at = f"{host}:{number}".encode()
-        say(name + "-connect", way, b"CONNECT " + at + b" HTTP/1.1\\r\\n\\r\\n" + plain)
-        say(name + "-get", way, b"GET http://" + at + b"/ HTTP/1.1\\r\\nhost: " + at + b"\\r\\n\\r\\n")
+        say(name + "-connect", way, b"CONNECT " + at + b" HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n" + plain)
+        say(name + "-get", way, b"GET http://" + at + b"/ HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n")
     through("other-port", "registry.test", other)
     through("other-port-of-the-file", "registry.test", other, socket_file)
     through("other-name", "elsewhere.test", port)

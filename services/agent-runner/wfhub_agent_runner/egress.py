@@ -84,6 +84,10 @@ class EgressProxy:
         self._open: set[asyncio.Task[Any]] = set()
         self._closing = False
 
+    @property
+    def connections_open(self) -> int:
+        return len(self._open)
+
     async def __aenter__(self) -> Self:
         listener = listen(self.socket_path)
         self._server = await asyncio.start_unix_server(
@@ -158,6 +162,9 @@ class _Side:
     async def send(self, event: Any) -> None:
         self.writer.write(self.http.send(event) or b"")
         await self.writer.drain()
+        # One read may hold ten thousand chunks of a byte, and neither line above gives way: the
+        # runner renews its leases in this loop.
+        await asyncio.sleep(0)
 
     async def linger(self) -> None:
         """To close on a peer that still writes would destroy the answer on its way."""
@@ -196,7 +203,7 @@ class _Exchange:
         self.ended = ""  # empty: there was no request to decide about
 
     def cut(self) -> None:
-        if self._target is not None:
+        if self._target is not None and not self.ended:
             self.ended = "attempt-ended"
 
     def tell(self, log: EgressLog) -> None:
@@ -255,7 +262,7 @@ class _Exchange:
             raise EgressRefused(403, "bytes-limit", message)
         found = await self._proxy._policy.addresses_of(self._target, self._proxy._resolve)
         reader, writer = await connect(self._target, found, buffer_bytes=CHUNK_BYTES)
-        self._allowed, self.ended = True, "complete"
+        self._allowed = True
         self._address = str(writer.get_extra_info("peername")[0])
         far = _Side(h11.CLIENT, reader, writer, self._limits.header_bytes_max)
         try:
@@ -265,6 +272,7 @@ class _Exchange:
                 else:
                     await self._forward(far, request, path)
             await far.close()
+            self.ended = "complete"
         finally:
             writer.transport.abort()
 
