@@ -26,7 +26,8 @@ def say(name, connect, request):
         print("no", name, e, flush=True)
 def direct(number):
     return lambda: socket.create_connection(("127.0.0.1", number), timeout=20)
-plain = b"GET / HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n"
+head = b"\\r\\nhost: x\\r\\n\\r\\n"
+plain = b"GET / HTTP/1.1" + head
 say("direct", direct(port), plain)
 say("direct-other", direct(other), plain)
 if proxied:
@@ -37,8 +38,8 @@ if proxied:
         return connection
     def through(name, host, number, way=proxy):
         at = f"{host}:{number}".encode()
-        say(name + "-connect", way, b"CONNECT " + at + b" HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n" + plain)
-        say(name + "-get", way, b"GET http://" + at + b"/ HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n")
+        say(name + "-connect", way, b"CONNECT " + at + b" HTTP/1.1" + head + plain)
+        say(name + "-get", way, b"GET http://" + at + b"/ HTTP/1.1" + head)
     through("other-port", "registry.test", other)
     through("other-port-of-the-file", "registry.test", other, socket_file)
     through("other-name", "elsewhere.test", port)
