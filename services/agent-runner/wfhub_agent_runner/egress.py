@@ -17,8 +17,16 @@ from types import TracebackType
 from typing import Any, Self
 
 import h11
-from wfhub_common.egress import Endpoint, endpoint
+from wfhub_common.egress import Endpoint
 
+from wfhub_agent_runner.egress_http import (
+    CHUNK_BYTES,
+    CLOSE_S_MAX,
+    NOT_FORWARDED,
+    Side,
+    asked,
+    forwarded,
+)
 from wfhub_agent_runner.egress_log import EgressLog
 from wfhub_agent_runner.egress_policy import (
     EgressPolicy,
@@ -34,22 +42,10 @@ EGRESS_HEADER_BYTES_MAX = 32 * 1024  # of a request, and of an answer to a plain
 EGRESS_HEADER_S_MAX = 30.0  # until a request's header is there
 EGRESS_IDLE_S_MAX = 300.0  # without a byte in either direction
 EGRESS_BYTES_MAX = 8 * 1024**3  # of an attempt, both directions together
-CLOSE_S_MAX = 5.0  # for the last bytes to be taken
-LINGER_BYTES_MAX = 1024 * 1024  # read of an agent that still writes when it was answered
-CHUNK_BYTES = 64 * 1024
-HEADER_READ_BYTES = 4 * 1024  # how far a header may be over its limit
 RESOLVER_THREADS = 4
 
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _TOO_MANY = b"HTTP/1.1 503 Too many connections\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-_FRAMING = {b"content-length", b"transfer-encoding"}
-_NOT_FORWARDED = {
-    *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization"),
-    *(b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
-    *(b"host", b"expect"),
-}
-
-Header = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ class EgressProxy:
         assert task is not None
         self._open.add(task)
         self.connections_most = max(self.connections_most, len(self._open))
-        near = _Side(h11.SERVER, reader, writer, self._limits.header_bytes_max)
+        near = Side(h11.SERVER, reader, writer, self._limits.header_bytes_max)
         exchange = _Exchange(self, near)
         try:
             await exchange.run()
@@ -137,53 +133,6 @@ class EgressProxy:
             exchange.tell(self.log)
 
 
-class _Side:
-    """One end of an exchange: its streams, and what HTTP makes of them."""
-
-    def __init__(
-        self,
-        role: type[h11.CLIENT] | type[h11.SERVER],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        header_bytes_max: int,
-    ) -> None:
-        self.http = h11.Connection(role, max_incomplete_event_size=header_bytes_max)
-        self.reader, self.writer = reader, writer
-        self._read_bytes = HEADER_READ_BYTES
-
-    async def event(self) -> Any:
-        """Raises: h11.RemoteProtocolError, OSError."""
-        while (event := self.http.next_event()) is h11.NEED_DATA:
-            self.http.receive_data(await self.reader.read(self._read_bytes))
-        if isinstance(event, h11.Request | h11.Response):
-            self._read_bytes = CHUNK_BYTES
-        return event
-
-    async def send(self, event: Any) -> None:
-        self.writer.write(self.http.send(event) or b"")
-        await self.writer.drain()
-        # One read may hold ten thousand chunks of a byte, and neither line above gives way: the
-        # runner renews its leases in this loop.
-        await asyncio.sleep(0)
-
-    async def linger(self) -> None:
-        """To close on a peer that still writes would destroy the answer on its way."""
-        left = LINGER_BYTES_MAX
-        with contextlib.suppress(OSError):
-            async with asyncio.timeout(CLOSE_S_MAX):
-                self.writer.write_eof()
-                while left > 0 and (chunk := await self.reader.read(CHUNK_BYTES)):
-                    left -= len(chunk)
-
-    async def close(self) -> None:
-        """What was written is taken within CLOSE_S_MAX, or lost."""
-        self.writer.close()
-        with contextlib.suppress(OSError):
-            async with asyncio.timeout(CLOSE_S_MAX):
-                await self.writer.wait_closed()
-        self.writer.transport.abort()
-
-
 class _Ended(Exception):
     """The exchange was cut after it was allowed; the word for the log."""
 
@@ -191,7 +140,7 @@ class _Ended(Exception):
 class _Exchange:
     """One connection of the agent's: a request, the decision about it, and what came of it."""
 
-    def __init__(self, proxy: EgressProxy, near: _Side) -> None:
+    def __init__(self, proxy: EgressProxy, near: Side) -> None:
         self._proxy, self._near = proxy, near
         self._limits = proxy._limits
         self._began = time.monotonic()
@@ -256,7 +205,7 @@ class _Exchange:
         request = await self._request()
         if request is None:
             return
-        self._target, path = _asked(request)
+        self._target, path = asked(request)
         if self._proxy.bytes_used >= self._limits.bytes_max:
             message = f"this attempt has used its {self._limits.bytes_max} bytes of egress"
             raise EgressRefused(403, "bytes-limit", message)
@@ -264,7 +213,7 @@ class _Exchange:
         reader, writer = await connect(self._target, found, buffer_bytes=CHUNK_BYTES)
         self._allowed = True
         self._address = str(writer.get_extra_info("peername")[0])
-        far = _Side(h11.CLIENT, reader, writer, self._limits.header_bytes_max)
+        far = Side(h11.CLIENT, reader, writer, self._limits.header_bytes_max)
         try:
             async with asyncio.timeout(self._limits.idle_s_max) as self._timer:
                 if path is None:
@@ -298,7 +247,7 @@ class _Exchange:
         if self._timer is not None:
             self._timer.reschedule(asyncio.get_running_loop().time() + self._limits.idle_s_max)
 
-    async def _tunnel(self, far: _Side) -> None:
+    async def _tunnel(self, far: Side) -> None:
         near = self._near
         early, closed = near.http.trailing_data
         near.http.send_failed()  # what follows is not HTTP
@@ -324,17 +273,19 @@ class _Exchange:
 
         await _both(asyncio.create_task(out()), asyncio.create_task(back()))
 
-    async def _forward(self, far: _Side, request: h11.Request, path: bytes) -> None:
+    async def _forward(self, far: Side, request: h11.Request, path: bytes) -> None:
         assert self._target is not None
         await far.send(
-            h11.Request(method=request.method, target=path, headers=_headers(request, self._target))
+            h11.Request(
+                method=request.method, target=path, headers=forwarded(request, self._target)
+            )
         )
         uploading = asyncio.create_task(self._upload(far))
         answering = asyncio.create_task(self._pass_answer(far))
         answering.add_done_callback(lambda _: uploading.cancel())  # an answer may come early
         await _both(uploading, answering)
 
-    async def _upload(self, far: _Side) -> None:
+    async def _upload(self, far: Side) -> None:
         near = self._near
         if near.http.they_are_waiting_for_100_continue:
             await near.send(h11.InformationalResponse(status_code=100, headers=[]))
@@ -349,11 +300,11 @@ class _Exchange:
             else:
                 raise ConnectionResetError("the agent left")
 
-    async def _pass_answer(self, far: _Side) -> None:
+    async def _pass_answer(self, far: Side) -> None:
         while True:
             event = await far.event()
             if isinstance(event, h11.Response):
-                kept = [(k, v) for k, v in event.headers if k not in _NOT_FORWARDED]
+                kept = [(k, v) for k, v in event.headers if k not in NOT_FORWARDED]
                 head = h11.Response(
                     status_code=event.status_code,
                     headers=[*kept, (b"connection", b"close")],
@@ -381,43 +332,3 @@ async def _both(*tasks: asyncio.Task[None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _asked(request: h11.Request) -> tuple[Endpoint, bytes | None]:
-    """(where to, the path there), or None for the path of a tunnel. Raises: EgressRefused."""
-    text = request.target.decode("ascii")
-    path = None
-    if request.method == b"CONNECT":
-        authority = text
-        if any(name in _FRAMING for name, _ in request.headers):
-            raise EgressRefused(400, "malformed", "a CONNECT has no body")
-    else:
-        scheme, separator, rest = text.partition("://")
-        if not separator or scheme.lower() != "http":
-            message = "this is a proxy: ask with CONNECT host:port, or for http://host/path"
-            raise EgressRefused(400, "malformed", message)
-        rest = rest.partition("#")[0]
-        end = min((at for mark in "/?" if (at := rest.find(mark)) >= 0), default=len(rest))
-        authority, path = rest[:end], rest[end:].encode()
-        authority = authority if ":" in authority else f"{authority}:80"
-        path = path if path.startswith(b"/") else b"/" + path
-    try:
-        return endpoint(authority), path
-    except ValueError as e:
-        raise EgressRefused(400, "malformed", str(e)) from e
-
-
-def _headers(request: h11.Request, target: Endpoint) -> list[Header]:
-    """Host is what was checked; the body has one length; what speaks of the connection is ours."""
-    chunked = any(name == b"transfer-encoding" for name, _ in request.headers)
-    named = b",".join(value for name, value in request.headers if name == b"connection")
-    dropped = {word.strip().lower() for word in named.split(b",")} - _FRAMING | _NOT_FORWARDED
-    if chunked:
-        dropped |= {b"content-length"}
-    authority = target.host if target.port == 80 else str(target)
-    return [
-        (b"host", authority.encode()),
-        *((name, value) for name, value in request.headers if name not in dropped),
-        *(((b"transfer-encoding", b"chunked"),) if chunked else ()),
-        (b"connection", b"close"),
-    ]
