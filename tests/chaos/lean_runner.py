@@ -21,7 +21,7 @@ from wfhub_agent_runner import claims, main, publication, toolchains
 from wfhub_agent_runner.attempt import AgentAttempt, Parts
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.gitwork import access, client
-from wfhub_agent_runner.gitwork.client import RepoAccess
+from wfhub_agent_runner.gitwork.client import NOBODY, RepoAccess, Use
 from wfhub_agent_runner.gitwork.location import Policy
 from wfhub_agent_runner.gitwork.outcomes import PublishResult
 from wfhub_agent_runner.gitwork.workspaces import Workspaces
@@ -96,11 +96,13 @@ class RecordedWorkspaces(Workspaces):
     def record_in(self, history: History, who: str) -> None:
         self._history, self._who = history, who
 
-    async def publish(self, repo: str, bundle: Path, order: messages.PublishOrder) -> PublishResult:
+    async def publish(
+        self, repo: str, bundle: Path, order: messages.PublishOrder, use: Use = NOBODY
+    ) -> PublishResult:
         what = {"repo": repo, "branch_ref": order.branch_ref, "commit": order.commit}
         self._history.add(self._who, "publish", "invoke", **what)
         try:
-            result = await super().publish(repo, bundle, order)
+            result = await super().publish(repo, bundle, order, use)
         except WfhubError as e:
             self._history.add(self._who, "publish", "unknown", **what, error=e.code)
             raise

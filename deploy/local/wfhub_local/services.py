@@ -135,6 +135,7 @@ def api(s: Setting) -> Own:
 # What an operator sets for `wfhub up` and the runner reads.
 RUNNER_VARIABLES = (
     "WORKSPACE_ROOT",
+    "WORKSPACE_FOLDERS",
     "GIT_HOSTS",
     "GIT_CREDENTIALS_FILE",
     "GIT_CREDENTIALS",

@@ -61,7 +61,10 @@ def root(
 
 @app.command()
 def run(
-    repo: Annotated[str, typer.Option(help="A folder, or a URL that the runner can clone.")],
+    repo: Annotated[
+        str,
+        typer.Option(help="A folder, a URL, or mount:PATH or directory:PATH of the runner's."),
+    ],
     prompt: Annotated[str, typer.Option(help="What to do: a text, or @FILE.")] = "",
     agent: Annotated[str | None, typer.Option(help="An agent that the runner knows.")] = None,
     agent_cmd: Annotated[
@@ -117,6 +120,9 @@ def run(
         str | None, typer.Option(help="Where it is to be merged; the default branch if not given.")
     ] = None,
     draft: Annotated[bool, typer.Option("--draft", help="As a draft.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Write the result into the runner's folder too.")
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Submit, print the id, do not wait.")
     ] = False,
@@ -153,6 +159,8 @@ def run(
         backoff_s=backoff_s,
     )
     run_spec.add_pull_request(spec, pull_request, target=target, draft=draft)
+    if apply:
+        spec["apply"] = True
     if not spec["prompt"] and "argv" not in spec["agent"]:
         raise Usage("--prompt: say what is to be done")
     raise typer.Exit(run_task(spec, project=project, detach=detach, as_json=as_json))

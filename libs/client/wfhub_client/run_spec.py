@@ -15,8 +15,12 @@ from wfhub_client.errors import Usage
 _SCP_LIKE = re.compile(r"[A-Za-z0-9_.-]+@[A-Za-z0-9.-]+:(?!//)")
 
 
+_FOLDER = re.compile(r"(mount|directory):")  # below the runner's WORKSPACE_ROOT
+
+
 def is_remote(repo: str) -> bool:
-    return "://" in repo or _SCP_LIKE.match(repo) is not None
+    """Whether it is no path of this machine."""
+    return _FOLDER.match(repo) is not None or "://" in repo or _SCP_LIKE.match(repo) is not None
 
 
 def repo_of(value: str) -> str:

@@ -28,6 +28,7 @@ from wfhub_agent_runner.agents import table
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
 from wfhub_agent_runner.egress_policy import EgressPolicy
+from wfhub_agent_runner.gitwork.client import Use
 from wfhub_agent_runner.gitwork.workspaces import About, BaseCheckout, Lease, Snapshot, Workspaces
 from wfhub_agent_runner.leases import Held
 from wfhub_agent_runner.logs import AttemptLog
@@ -129,7 +130,8 @@ class AgentAttempt:
         evidence.agent_argv = plan.argv
         await self._step("started", state=AttemptState.RUNNING, runner_id=parts.runner_id)
 
-        base = evidence.base = await parts.workspaces.prepare(spec.repo, spec.base)
+        use = Use(self._assigned.project, apply=spec.apply)
+        base = evidence.base = await parts.workspaces.prepare(spec.repo, spec.base, use)
         await self._step("workspace-ready", base_commit=base.commit, ref=base.ref)
         lease = await parts.workspaces.lease(base, self._assigned.attempt_id)
         stack.push_async_callback(parts.workspaces.release, lease)
@@ -344,7 +346,7 @@ class AgentAttempt:
                 **self._parts.sandbox.describe(),
                 **({"egress": evidence.egress} if evidence.egress else {}),
             },
-            workspace={"kind": "git", "ref": base.ref} if base else {},
+            workspace={"kind": base.kind, "ref": base.ref} if base else {},
             started_at=evidence.started_at,
             finished_at=_now(),
         )

@@ -28,7 +28,7 @@ from wfhub_agent_runner import publication, toolchains
 from wfhub_agent_runner.attempt import AgentAttempt, Parts
 from wfhub_agent_runner.claims import Claims
 from wfhub_agent_runner.delivery import Delivery
-from wfhub_agent_runner.gitwork import access_broker
+from wfhub_agent_runner.gitwork import access_broker, folders
 from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.location import Policy
 from wfhub_agent_runner.gitwork.remote import credentials
@@ -82,7 +82,13 @@ def _policy(settings: RunnerSettings) -> Policy:
         credentials.check(settings.git_credentials or (file.read_text() if file else ""))
     except (Rejected, OSError, ValueError) as e:
         raise SystemExit(f"bad settings: GIT_CREDENTIALS_FILE: {e}") from e
+    try:
+        folders.parse_rules(settings.workspace_folders)
+    except ValueError as e:
+        raise SystemExit(f"bad settings: WORKSPACE_FOLDERS: {e}") from e
     return Policy(
+        workspace_root=str(settings.workspace_root or ""),
+        workspace_folders=settings.workspace_folders,
         file_repos=settings.file_repos,
         roots=tuple(map(str, settings.repo_root_paths())),
         hosts=settings.git_host_names(),

@@ -17,6 +17,7 @@ from wfhub_common.messages import AttemptState
 
 from wfhub_agent_runner.attempt import Parts
 from wfhub_agent_runner.gitwork import commit
+from wfhub_agent_runner.gitwork.client import Use
 from wfhub_agent_runner.gitwork.commit import About
 from wfhub_agent_runner.gitwork.outcomes import (
     Already,
@@ -58,7 +59,8 @@ async def _published(
         with tempfile.TemporaryDirectory(dir=parts.scratch) as scratch:
             bundle = Path(scratch) / messages.BUNDLE_ARTIFACT
             bundle.write_bytes(await parts.delivery.fetch(order.bundle_digest))
-            result = await parts.workspaces.publish(assignment.spec.repo, bundle, order)
+            use = Use(assignment.project, apply=assignment.spec.apply)
+            result = await parts.workspaces.publish(assignment.spec.repo, bundle, order, use)
     except Rejected as e:
         return _complete(held, AttemptState.REJECTED, e.code, e.message)
     except (WfhubError, OSError) as e:
@@ -112,12 +114,12 @@ def _of_result(
     held: Held, order: messages.PublishOrder, result: PublishResult
 ) -> messages.Complete:
     match result:
-        case Published():
-            return _complete(held, AttemptState.WON, "published", "")
-        case Already():
-            return _complete(held, AttemptState.WON, "already-published", "")
-        case Conflict(ref, found):
-            message = f"{ref} exists with another commit ({found}); nothing was changed"
+        case Published(note=note):
+            return _complete(held, AttemptState.WON, "published", note)
+        case Already(note=note):
+            return _complete(held, AttemptState.WON, "already-published", note)
+        case Conflict(ref, found, note):
+            message = note or f"{ref} exists with another commit ({found}); nothing was changed"
             return _complete(held, AttemptState.REJECTED, "publish-conflict", message)
         case Refused(code, message):
             return _complete(held, AttemptState.REJECTED, f"publish-refused:{code}", message)

@@ -30,7 +30,8 @@ class RunnerSettings(BrokerSettings):
     git_ca_file: Path | None = None  # PEM, of authorities besides the system's
     egress_allowed: str = ""  # ','-separated host:port that a task may ask for; empty: none
     egress_private_hosts: str = ""  # ','-separated; those of them that may have private addresses
-    workspace_root: Path | None = None
+    workspace_root: Path | None = None  # its folders are `mount:<path>` and `directory:<path>`
+    workspace_folders: str = ""  # which project may use which (gitwork/folders); empty: any
     proofs_url: str
     gateway_url: str
     service_token: str = ""

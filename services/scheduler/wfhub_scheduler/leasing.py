@@ -55,19 +55,31 @@ WITH picked AS MATERIALIZED (
             SELECT u.unit_id, u.priority, u.created_at FROM sched.unit u
              WHERE u.lane_id = l.lane_id AND u.kind = k.kind AND u.state = 'ready' AND u.due
                AND u.run_at <= clock_timestamp()
+               AND (u.exclusive IS NULL OR NOT EXISTS (
+                    SELECT FROM sched.unit h
+                     WHERE h.exclusive = u.exclusive AND h.state = 'leased'))
              ORDER BY u.priority DESC, u.created_at LIMIT a.count) first
          WHERE l.pool = :pool AND l.project_id = a.project_id
            AND l.labels <@ CAST(:labels AS text[])
            AND (NOT a.paused OR k.kind = '{STARTED_WHILE_PAUSED}')
          ORDER BY k.rank, first.priority DESC, first.created_at LIMIT a.count) best)
 SELECT u.unit_id, u.task_id, u.project_id, u.kind, u.tries + u.losses + 1 AS number, t.state,
-       {_OF_TASK}
+       u.exclusive, {_OF_TASK}
   FROM picked b JOIN sched.unit u USING (unit_id) JOIN sched.task t USING (task_id)
   JOIN sched.project p ON p.project_id = u.project_id
  WHERE u.state = 'ready'
  ORDER BY b.rank, b.priority DESC, b.created_at
    FOR UPDATE OF t, u SKIP LOCKED
 """)  # noqa: S608 - our own text
+_LOCK_EXCLUSIVE = text("""
+-- Units of other pools, and so other claims, may want the same. Not waited for: no deadlock.
+SELECT name FROM unnest(CAST(:names AS text[])) AS n (name)
+ WHERE pg_try_advisory_xact_lock(hashtextextended('exclusive ' || name, 0))
+""")
+_HELD = text("""
+SELECT exclusive FROM sched.unit
+ WHERE state = 'leased' AND exclusive = ANY(CAST(:names AS text[]))
+""")
 _LEASE = text("""
 WITH given AS (
     SELECT * FROM unnest(
@@ -141,7 +153,23 @@ async def pick(
             "paused": [share.paused for share in allotted],
         },
     )
-    return list(found)
+    return await _alone(connection, list(found))
+
+
+async def _alone(connection: AsyncConnection, units: list[Any]) -> list[Any]:
+    """Without those that want exclusively what another unit has, or one before them gets."""
+    wanted = sorted({unit.exclusive for unit in units} - {None})
+    if not wanted:
+        return units
+    locked = set((await connection.execute(_LOCK_EXCLUSIVE, {"names": wanted})).scalars())
+    # A statement of its own: it sees what was committed before the locks were ours.
+    free = locked - set((await connection.execute(_HELD, {"names": wanted})).scalars())
+    alone = []
+    for unit in units:
+        if unit.exclusive is None or unit.exclusive in free:
+            free.discard(unit.exclusive)
+            alone.append(unit)
+    return alone
 
 
 async def lease(tx: Tx, units: Sequence[Any], holders: Sequence[Holder]) -> list[Assignment]:

@@ -57,7 +57,8 @@ UPDATE sched.task t
        base_commit = coalesce(c.base_commit, t.base_commit),
        proof_id = coalesce(c.proof_id, t.proof_id), tokens = coalesce(c.tokens, t.tokens),
        seal_due_at = CASE WHEN c."to" = 'sealing' THEN now() END,
-       branch = CASE WHEN c."to" = 'succeeded' THEN 'wfhub/' || t.task_id ELSE t.branch END,
+       branch = CASE WHEN c."to" = 'succeeded' AND t.spec ->> 'repo' NOT LIKE 'directory:%'
+                     THEN 'wfhub/' || t.task_id ELSE t.branch END,
        finished_at = CASE WHEN c.final THEN now() END, updated_at = now()
   FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS c (task_id text, was text, held_by text,
            "to" text, final boolean, stopping boolean, reason text, message text, cancel text,
@@ -68,10 +69,17 @@ UPDATE sched.task t
 """)
 _PUBLISH_UNITS = text("""
 -- Where the task's agent unit waited: whoever could work on the repository can publish to it.
-INSERT INTO sched.unit (unit_id, task_id, project_id, kind, pool, priority, lane_id, state)
-SELECT c.unit_id, u.task_id, u.project_id, 'publish', u.pool, u.priority, u.lane_id, 'ready'
+-- One that writes into a folder has its whole top folder below WORKSPACE_ROOT for itself: folders
+-- may lie in one another, and writing is short.
+INSERT INTO sched.unit (unit_id, task_id, project_id, kind, pool, priority, lane_id, state,
+                        exclusive)
+SELECT c.unit_id, u.task_id, u.project_id, 'publish', u.pool, u.priority, u.lane_id, 'ready',
+       CASE WHEN t.spec -> 'apply' = 'true'
+            THEN 'folder ' || split_part(regexp_replace(t.spec ->> 'repo', '^[a-z]+:', ''), '/', 1)
+       END
   FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS c (unit_id text, task_id text)
   JOIN sched.unit u ON u.task_id = c.task_id AND u.kind = 'agent'
+  JOIN sched.task t ON t.task_id = c.task_id
 """)
 _DEAD_UNITS = text("""
 UPDATE sched.unit SET state = 'dead'

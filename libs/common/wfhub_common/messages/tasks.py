@@ -1,11 +1,18 @@
 """A task as it is submitted: repository, agent, verification, limits."""
 
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
-from wfhub_common import limits
+from wfhub_common import limits, workspace_folders
 from wfhub_common.egress import ENTRY_CHARS_MAX, canonical
 from wfhub_common.messages.base import Command
 
@@ -71,7 +78,8 @@ class PullRequest(Command):
 
 
 class TaskSpec(Command):
-    """A task as submitted. `repo` is a path or `file://` URL on the runner's side, or a remote."""
+    """A task as submitted. `repo` is a remote, a path or `file://` URL on the runner's side, or a
+    folder below its WORKSPACE_ROOT: `mount:<path>`, a repository, or `directory:<path>`."""
 
     repo: str = Field(min_length=1, max_length=limits.URL_CHARS_MAX, pattern=r"^[^\x00-\x1f]+$")
     base: str | None = Field(None, min_length=1, max_length=limits.REF_CHARS_MAX)  # None: HEAD
@@ -93,14 +101,29 @@ class TaskSpec(Command):
     priority: int = Field(0, ge=-100, le=100)
     pool: Slug = "default"
     pull_request: PullRequest | None = None
+    apply: bool = False  # the result is also written into the folder itself
 
     @field_validator("repo")
     @classmethod
-    def _no_password(cls, repo: str) -> str:
+    def _one_spelling(cls, repo: str) -> str:
         """A task is stored and shown: what opens a repository belongs to the runner."""
+        if folder := workspace_folders.parse(repo):
+            return str(folder)
         parts = urlsplit(repo) if "://" in repo else None
         if parts and (parts.password or (parts.scheme.startswith("http") and parts.username)):
             raise ValueError(
                 "a password or token in a URL would be stored; give it to the runner instead"
             )
         return repo
+
+    @model_validator(mode="after")
+    def _fits_the_folder(self) -> Self:
+        folder = workspace_folders.parse(self.repo)
+        if self.apply and folder is None:
+            raise ValueError("apply: needs a folder, repo mount:<path> or directory:<path>")
+        if folder is not None and folder.kind == workspace_folders.DIRECTORY:
+            if self.base is not None:
+                raise ValueError("base: a plain folder has no branches; leave it out")
+            if self.pull_request is not None:
+                raise ValueError("pull_request: a plain folder has none; leave it out")
+        return self

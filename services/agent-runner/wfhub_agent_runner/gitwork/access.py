@@ -21,12 +21,24 @@ from typing import Any, BinaryIO
 from dulwich.objects import ObjectID
 from wfhub_common.errors import Rejected, RetryLater, WfhubError, to_wire
 
-from wfhub_agent_runner.gitwork import limits, outcomes, packs, publish, source, walk
-from wfhub_agent_runner.gitwork.location import Layout, Policy, locate
+from wfhub_agent_runner.gitwork import (
+    application,
+    directory,
+    folders,
+    limits,
+    outcomes,
+    packs,
+    publish,
+    source,
+    walk,
+)
+from wfhub_agent_runner.gitwork.folders import Directory
+from wfhub_agent_runner.gitwork.location import Layout, Policy, folder_name, locate
+from wfhub_agent_runner.gitwork.outcomes import Already, Published
 from wfhub_agent_runner.gitwork.remote import operations, push, url
 
 Request = dict[str, Any]
-Target = Layout | operations.Target
+Target = Layout | Directory | operations.Target
 
 
 def main() -> None:
@@ -65,6 +77,13 @@ def read_request(reader: BinaryIO) -> Request:
 def target(request: Request, policy: Policy) -> Target:
     """Where the repository is, with what opens it: read before this process is nobody."""
     repo = str(request.get("repo", ""))
+    if folder := folder_name(repo):
+        return folders.located(
+            folder,
+            policy,
+            project=str(request.get("project", "")),
+            writes=bool(request.get("apply")) or request.get("op") == "publish",
+        )
     if remote := url.parse(repo):
         return operations.target(remote, policy)
     return locate(repo, policy)
@@ -117,6 +136,8 @@ def _resolve(request: Request, at: Target, _: BinaryIO, writer: BinaryIO) -> Non
     if isinstance(at, Layout):
         with source.opened(at) as opened:
             found = source.resolve(opened, request.get("ref"))
+    elif isinstance(at, Directory):
+        found = directory.resolve(at)
     else:
         found = operations.resolve(at, request.get("ref"))
     _reply(writer, {"ok": vars(found)})
@@ -127,6 +148,8 @@ def _fetch(request: Request, at: Target, _: BinaryIO, writer: BinaryIO) -> None:
     with _spool() as spool:
         if isinstance(at, Layout):
             fetched = _packed(request, at, spool)
+        elif isinstance(at, Directory):
+            fetched = directory.fetch(at, request["want"], spool)
         else:
             fetched = operations.fetch(at, request["want"], request["have"], spool)
         _reply(writer, {"ok": vars(fetched)})
@@ -157,9 +180,14 @@ def _packed(request: Request, at: Layout, spool: BinaryIO) -> outcomes.Fetched:
 
 def _publish(request: Request, at: Target, reader: BinaryIO, writer: BinaryIO) -> None:
     order = publish.Order.parse(request["commit"], request["branch_ref"], request["marker_ref"])
+    apply = bool(request.get("apply"))
     if isinstance(at, Layout):
         with source.opened(at) as opened:
             result = publish.publish(opened, order, reader)
+            if apply and isinstance(result, Published | Already):
+                result = application.to_work_tree(opened, order, result)
+    elif isinstance(at, Directory):
+        result = application.to_directory(at, order, reader, apply=apply)
     else:
         result = push.publish(at, order, reader)
     while reader.read(1024 * 1024):
@@ -168,7 +196,7 @@ def _publish(request: Request, at: Target, reader: BinaryIO, writer: BinaryIO) -
 
 
 def _pull_request(request: Request, at: Target, reader: BinaryIO, writer: BinaryIO) -> None:
-    if isinstance(at, Layout):
+    if isinstance(at, Layout | Directory):
         raise Rejected("forge-unknown", "a repository on a disk has no pull requests")
     _reply(writer, {"ok": vars(operations.pull_request(at, request["wanted"]))})
 

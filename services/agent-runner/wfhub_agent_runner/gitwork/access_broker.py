@@ -21,6 +21,7 @@ from wfhub_common import privileges
 from wfhub_common.errors import Rejected, WfhubError
 
 from wfhub_agent_runner.gitwork import access
+from wfhub_agent_runner.gitwork.folders import Directory
 from wfhub_agent_runner.gitwork.location import Layout, Policy
 
 CHILDREN_MAX = 16
@@ -85,7 +86,7 @@ def _child(fd: int, policy: Policy) -> None:
             request = access.read_request(reader)
             try:
                 at = access.target(request, policy)
-                if isinstance(at, Layout):
+                if isinstance(at, Layout | Directory):
                     become(owner(at))
                 else:
                     _become_nobody(policy)
@@ -106,8 +107,13 @@ def _become_nobody(policy: Policy) -> None:
     os.chdir("/")
 
 
-def owner(layout: Layout) -> int:
+def owner(layout: Layout | Directory) -> int:
     """The uid that may act on this repository. Raises: Rejected (`repo-forbidden`)."""
+    if isinstance(layout, Directory):
+        uid = layout.path.stat().st_uid
+        if uid == 0:
+            _check_roots_own(layout.path)
+        return uid
     uid = layout.common.stat().st_uid
     if uid == 0:
         for path in (layout.gitdir, *(layout.common / part for part in _WRITTEN)):

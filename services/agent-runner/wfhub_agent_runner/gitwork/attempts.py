@@ -20,6 +20,7 @@ from typing import Any
 
 from dulwich.object_store import DiskObjectStore
 from dulwich.objects import ObjectID, RawObjectID, Tree
+from wfhub_common import workspace_folders
 from wfhub_common.limits import CHANGES_LISTED_MAX
 from wfhub_common.messages import Change
 
@@ -51,6 +52,12 @@ class BaseCheckout:
     ref: str
     mirror: Mirror
     lower_dirs: tuple[Path, ...]
+
+    @property
+    def kind(self) -> str:
+        """git | mount | directory"""
+        folder = workspace_folders.parse(self.repo)
+        return folder.kind if folder else "git"
 
 
 @dataclass(frozen=True)
@@ -228,7 +235,9 @@ def snapshot(lease: Lease, about: commit.About) -> Snapshot | None:
         store.add_object(made)
         bundle_path, patch_path = lease.folder / "result.bundle", lease.folder / "result.patch"
         with bundle_path.open("wb") as f:
-            bundle.write(f, store, base=base, commit=made.id, ref=about.branch_ref)
+            # Whoever publishes into a plain folder has no other store with the base in it.
+            alone = lease.base.kind == workspace_folders.DIRECTORY
+            bundle.write(f, store, base=base, commit=made.id, ref=about.branch_ref, alone=alone)
         patch_path.write_bytes(patch.text(store, base_tree, tree))
         listed = [_change(delta) for delta in walk.deltas(store, base_tree, tree)]
     return Snapshot(

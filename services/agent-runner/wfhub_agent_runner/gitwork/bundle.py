@@ -26,11 +26,22 @@ class Header:
 
 
 def write(
-    file: BinaryIO, store: DiskObjectStore, *, base: ObjectID, commit: ObjectID, ref: str
+    file: BinaryIO,
+    store: DiskObjectStore,
+    *,
+    base: ObjectID,
+    commit: ObjectID,
+    ref: str,
+    alone: bool = False,
 ) -> None:
-    """`commit` must have `base` as its one parent."""
+    """`commit` must have `base` as its one parent. `alone`: with the base commit and those of its
+    trees that differ, so that the changes can be told from the bundle itself."""
     file.write(_SIGNATURE + b"-%s base\n%s %s\n\n" % (base, commit, ref.encode()))
-    packs.write(file, store, list(added(store, base, commit)))
+    oids = added(store, base, commit)
+    if alone:
+        old, new = walk.commit(store, base).tree, walk.commit(store, commit).tree
+        oids = list(dict.fromkeys([*oids, base, *walk.left_trees(store, old, new)]))
+    packs.write(file, store, oids)
 
 
 def added(store: DiskObjectStore, base: ObjectID, commit: ObjectID) -> list[ObjectID]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from dulwich.object_store import DiskObjectStore
+from dulwich.object_store import BaseObjectStore
 from dulwich.objects import Blob, ObjectID, ShaFile, Tree
 from wfhub_common.errors import Rejected
 
@@ -65,13 +65,26 @@ class _Tally:
 
 
 def read(
-    store: DiskObjectStore, base: ObjectID, layer: os.PathLike[str], *, whole: bool = False
+    store: BaseObjectStore, base: ObjectID, layer: os.PathLike[str], *, whole: bool = False
 ) -> ObjectID:
     """The id of the new tree. `store` gets new objects and can read the base's."""
-    scan = _Scan(store)
+    return _read(_Scan(store), base, layer, whole=whole)
+
+
+def read_folder(
+    store: BaseObjectStore, folder: os.PathLike[str], *, without: frozenset[bytes]
+) -> ObjectID:
+    """The same of somebody's folder, which is left as it is. `without`: names at its top.
+    Raises: PermissionError too."""
+    return _read(_Scan(store, without=without, ours=False), None, folder, whole=True)
+
+
+def _read(
+    scan: "_Scan", base: ObjectID | None, layer: os.PathLike[str], *, whole: bool
+) -> ObjectID:
     fd = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        top = _Folder((), walk.entries(store, base), not whole, False, ())
+        top = _Folder((), walk.entries(scan.store, base), not whole, False, ())
         return scan.put(_tree(scan.folder(fd, top)))
     finally:
         os.close(fd)
@@ -79,8 +92,10 @@ def read(
 
 @dataclass
 class _Scan:
-    store: DiskObjectStore
+    store: BaseObjectStore
     tally: _Tally = field(default_factory=_Tally)
+    without: frozenset[bytes] = frozenset()
+    ours: bool = True  # what may not be read is made readable
 
     def put(self, made: ShaFile) -> ObjectID:
         if made.id not in self.store:
@@ -100,7 +115,7 @@ class _Scan:
         at = self._with_rules(fd, at, _GITIGNORE in present)
         now = dict(at.tracked) if at.inherits else {}
         for name in present:
-            if name == names.DOT_GIT:
+            if name == names.DOT_GIT or (not at.path and name in self.without):
                 continue
             entry = self._entry(fd, name, at)
             if entry is None:
@@ -132,7 +147,7 @@ class _Scan:
                 " or add it to .gitignore",
                 path=names.shown(at.joined(name)),
             )
-        content = _content(fd, name, at.joined(name))
+        content = self._content(fd, name, at.joined(name))
         mode = walk.EXECUTABLE if found.st_mode & stat.S_IXUSR else walk.FILE
         return mode, self._blob(content, at.joined(name), old)
 
@@ -144,7 +159,7 @@ class _Scan:
             return None
         if walk.subtree(old) is None:
             names.check(name, b"/".join(at.path), code="workspace-bad-name")
-        with _opened(fd, name) as inner:
+        with _opened(fd, name, mend=self.ours) as inner:
             below = _Folder(
                 (*at.path, name),
                 walk.entries(self.store, walk.subtree(old)),
@@ -168,7 +183,7 @@ class _Scan:
         content = None
         if present:
             if stat.S_ISREG(os.stat(_GITIGNORE, dir_fd=fd, follow_symlinks=False).st_mode):
-                content = _content(fd, _GITIGNORE, at.joined(_GITIGNORE))
+                content = self._content(fd, _GITIGNORE, at.joined(_GITIGNORE))
         elif at.inherits:
             entry = at.tracked.get(_GITIGNORE)
             if entry and walk.kind(entry[0]) in (walk.FILE, walk.EXECUTABLE):
@@ -177,6 +192,9 @@ class _Scan:
             return at
         rules = (*at.rules, gitignore.parse(content, len(at.path)))
         return _Folder(at.path, at.tracked, at.inherits, at.ignored, rules)
+
+    def _content(self, fd: int, name: bytes, path: bytes) -> bytes:
+        return _content(fd, name, path, mend=self.ours)
 
     def _is_ignored(self, at: _Folder, name: bytes, *, is_folder: bool) -> bool:
         return at.ignored or gitignore.is_ignored(at.rules, (*at.path, name), is_folder=is_folder)
@@ -197,11 +215,14 @@ def _is_opaque(fd: int) -> bool:
 
 
 @contextmanager
-def _opened(fd: int, name: bytes) -> Iterator[int]:
+def _opened(fd: int, name: bytes, *, mend: bool) -> Iterator[int]:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
     try:
         inner = os.open(name, flags, dir_fd=fd)
-    except PermissionError:  # the agent took its own permission away; the files are ours
+    except PermissionError:
+        if not mend:
+            raise
+        # The agent took its own permission away; the files are ours.
         os.chmod(name, 0o700, dir_fd=fd)
         inner = os.open(name, flags, dir_fd=fd)
     try:
@@ -210,12 +231,14 @@ def _opened(fd: int, name: bytes) -> Iterator[int]:
         os.close(inner)
 
 
-def _content(fd: int, name: bytes, path: bytes) -> bytes:
+def _content(fd: int, name: bytes, path: bytes, *, mend: bool) -> bytes:
     # O_NONBLOCK: should it be a FIFO after all, opening must not wait for a writer.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         file = os.open(name, flags, dir_fd=fd)
     except PermissionError:
+        if not mend:
+            raise
         mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
         os.chmod(name, stat.S_IMODE(mode) | 0o400, dir_fd=fd)
         file = os.open(name, flags, dir_fd=fd)

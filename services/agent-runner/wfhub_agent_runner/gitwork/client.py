@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +29,17 @@ _CHUNK_BYTES = 1024 * 1024
 _GRACE_S = 5.0  # the helper's own alarm comes first
 
 
+@dataclass(frozen=True)
+class Use:
+    """On whose behalf a repository is opened. `apply`: its own files are to be written."""
+
+    project: str = ""
+    apply: bool = False
+
+
+NOBODY = Use()
+
+
 class RepoAccess:
     def __init__(self, connect: Callable[[], Any], policy: Policy) -> None:
         self._connect = connect  # () -> context manager of a connected socket
@@ -41,19 +53,28 @@ class RepoAccess:
     def over_socket(cls, broker: socket.socket, policy: Policy) -> Self:
         return cls(lambda: _brokered(broker), policy)
 
-    def resolve(self, repo: str, ref: str | None) -> Resolved:
-        return Resolved(**self._ask({"op": "resolve", "repo": repo, "ref": ref}))
+    def resolve(self, repo: str, ref: str | None, use: Use = NOBODY) -> Resolved:
+        return Resolved(**self._ask({"op": "resolve", "repo": repo, "ref": ref, **asdict(use)}))
 
-    def fetch(self, repo: str, want: str, have: Sequence[str], pack: Path) -> Fetched:
+    def fetch(
+        self, repo: str, want: str, have: Sequence[str], pack: Path, use: Use = NOBODY
+    ) -> Fetched:
         """The pack of `want` less what a commit of `have` (newest first) has, into `pack`."""
-        request = {"op": "fetch", "repo": repo, "want": want, "have": list(have)}
+        request = {"op": "fetch", "repo": repo, "want": want, "have": list(have), **asdict(use)}
         found = Fetched(**self._ask(request, into=pack))
         if pack.stat().st_size != found.size:
             raise _failed("the pack ended early")
         return found
 
     def publish(
-        self, repo: str, bundle: Path, *, commit: str, branch_ref: str, marker_ref: str
+        self,
+        repo: str,
+        bundle: Path,
+        *,
+        commit: str,
+        branch_ref: str,
+        marker_ref: str,
+        use: Use = NOBODY,
     ) -> PublishResult:
         request = {
             "op": "publish",
@@ -61,6 +82,7 @@ class RepoAccess:
             "commit": commit,
             "branch_ref": branch_ref,
             "marker_ref": marker_ref,
+            **asdict(use),
         }
         return outcomes.from_wire(self._ask(request, send=bundle))
 

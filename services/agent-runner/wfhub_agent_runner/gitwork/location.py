@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote
 
+from wfhub_common import workspace_folders
 from wfhub_common.errors import Rejected
+from wfhub_common.workspace_folders import FolderName
 
 from wfhub_agent_runner.gitwork import limits
 from wfhub_agent_runner.gitwork.remote import hosts, url
@@ -31,6 +33,8 @@ class Policy:
     """What the operator allows. `roots` empty: repositories may lie anywhere on disk; `hosts`
     empty: on any public host. Files are read by the helper, when it needs them."""
 
+    workspace_root: str = ""
+    workspace_folders: str = ""  # rules (folders); empty: every folder, of every project
     file_repos: bool = False
     roots: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -57,6 +61,7 @@ class Layout:
 
     gitdir: Path
     common: Path
+    work_tree: Path | None = None  # None: a bare one
 
 
 def _forbidden(why: str) -> Rejected:
@@ -65,10 +70,19 @@ def _forbidden(why: str) -> Rejected:
 
 def identity(repo: str, policy: Policy) -> str:
     """The one text for this repository, which names its mirror: a remote's URL or a path."""
+    if folder := folder_name(repo):
+        return str(folder)
     if remote := url.parse(repo):
         hosts.check(remote, policy.hosts)
         return str(remote)
     return path_of(repo, policy)
+
+
+def folder_name(repo: str) -> FolderName | None:
+    try:
+        return workspace_folders.parse(repo)
+    except ValueError as e:
+        raise _forbidden(str(e)) from e
 
 
 def path_of(repo: str, policy: Policy) -> str:
@@ -109,25 +123,26 @@ def _unsupported(scheme: str) -> Rejected:
 
 
 def locate(repo: str, policy: Policy) -> Layout:
-    path = Path(path_of(repo, policy))
-    found = _resolved(path, repo)
-    _check_roots(found, policy)
+    roots = Roots("REPO_ROOTS", policy.roots)
+    return layout_of(resolved(Path(path_of(repo, policy)), repo, roots), repo, roots)
+
+
+def layout_of(found: Path, repo: str, roots: "Roots") -> Layout:
+    """Of the repository in a folder; all of it must lie below `roots`."""
     if not found.is_dir():
         raise _not_a_repository(repo)
     if _is_gitdir(found):
         gitdir = found
     elif (found / ".git").is_dir():
-        gitdir = _resolved(found / ".git", repo)
+        gitdir = resolved(found / ".git", repo, roots)
     else:
-        gitdir = _pointer(found / ".git", found, b"gitdir: ", repo)
+        gitdir = _pointer(found / ".git", found, b"gitdir: ", repo, roots)
     common = gitdir
     if (gitdir / "commondir").is_file():
-        common = _pointer(gitdir / "commondir", gitdir, b"", repo)
-    _check_roots(gitdir, policy)
-    _check_roots(common, policy)
+        common = _pointer(gitdir / "commondir", gitdir, b"", repo, roots)
     if not ((gitdir / "HEAD").exists() and _is_gitdir(common)):
         raise _not_a_repository(repo)
-    return Layout(gitdir, common)
+    return Layout(gitdir, common, None if gitdir == found else found)
 
 
 def _is_gitdir(path: Path) -> bool:
@@ -145,7 +160,28 @@ def _guarded(look: Callable[[], bool], shown: str) -> bool:
         raise _forbidden(f"the runner may not read {shown}; make it readable") from e
 
 
-def _resolved(path: Path, repo: str) -> Path:
+@dataclass(frozen=True)
+class Roots:
+    """Folders that repositories may lie in, by the setting that names them; none: anywhere."""
+
+    setting: str
+    folders: tuple[str, ...]
+
+    def check(self, path: Path) -> None:
+        if self.folders and not any(
+            path.is_relative_to(os.path.realpath(folder)) for folder in self.folders
+        ):
+            raise _forbidden(f"it lies outside {self.setting}")
+
+
+def resolved(path: Path, repo: str, roots: Roots) -> Path:
+    """Where `path` leads, through every symbolic link."""
+    found = _followed(path, repo)
+    roots.check(found)
+    return found
+
+
+def _followed(path: Path, repo: str) -> Path:
     try:
         return path.resolve(strict=True)
     except (FileNotFoundError, NotADirectoryError) as e:
@@ -160,14 +196,7 @@ def _resolved(path: Path, repo: str) -> Path:
         raise Rejected("repo-not-found", f"{repo!r} cannot be opened: {e}", repo=repo) from e
 
 
-def _check_roots(path: Path, policy: Policy) -> None:
-    if policy.roots and not any(
-        path.is_relative_to(os.path.realpath(root)) for root in policy.roots
-    ):
-        raise _forbidden("it lies outside REPO_ROOTS")
-
-
-def _pointer(file: Path, base: Path, prefix: bytes, repo: str) -> Path:
+def _pointer(file: Path, base: Path, prefix: bytes, repo: str, roots: Roots) -> Path:
     """The folder that a `.git` or `commondir` file points to."""
     try:
         with file.open("rb") as f:
@@ -178,7 +207,8 @@ def _pointer(file: Path, base: Path, prefix: bytes, repo: str) -> Path:
         raise _forbidden(f"the runner may not read {repo!r}; make it readable") from e
     if not line.startswith(prefix) or b"\0" in line:
         raise _not_a_repository(repo)
-    return _resolved(base / os.fsdecode(line.removeprefix(prefix).rstrip(b"\r\n")), repo)
+    pointed = base / os.fsdecode(line.removeprefix(prefix).rstrip(b"\r\n"))
+    return resolved(pointed, repo, roots)
 
 
 def _not_a_repository(repo: str) -> Rejected:

@@ -5,6 +5,8 @@ Names are bytes. Refused are those that some file system reads as `.git` or as a
 Raises: Rejected, with the code the caller gives.
 """
 
+# dulwich imports it when it meets the first name: too late for a helper that is nobody by then.
+import unicodedata  # noqa: F401
 from collections.abc import Iterable
 
 from dulwich.index import validate_path_element_hfs, validate_path_element_ntfs

@@ -10,9 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Published:
-    """Both refs are there, at least one made now."""
+    """Both refs are there, at least one made now; of a plain folder, `note` says what was done."""
 
     commit: str
+    note: str = ""  # for people; what was asked for besides, and what came of it
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,16 @@ class Already:
     """Both had been there before."""
 
     commit: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """A ref is there and points elsewhere. It was left alone."""
+    """A ref is there and points elsewhere, or a file was changed since. It was left alone."""
 
-    ref: str
+    ref: str  # or the file's path
     found: str
+    note: str = ""  # instead of a sentence about refs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import IO, BinaryIO
 from dulwich.errors import ApplyDeltaError, ChecksumMismatch, FileFormatException
 from dulwich.object_format import SHA1
 from dulwich.object_store import DiskObjectStore
-from dulwich.objects import ObjectID, RawObjectID, hex_to_sha
+from dulwich.objects import ObjectID, RawObjectID, ShaFile, hex_to_sha
 from dulwich.pack import (
     DELTA_TYPES,
     UnpackedObject,
@@ -46,6 +46,22 @@ def write(file: IO[bytes], store: DiskObjectStore, oids: Sequence[ObjectID]) -> 
         records(store, oids),
         SHA1,
         num_records=len(oids),
+        compression_level=_COMPRESSION,
+    )
+
+
+def write_objects(file: IO[bytes], objects: Sequence[ShaFile]) -> None:
+    """A pack of objects in memory."""
+    write_pack_data(
+        file,
+        (
+            UnpackedObject(
+                made.type_num, decomp_chunks=made.as_raw_chunks(), sha=hex_to_sha(made.id)
+            )
+            for made in objects
+        ),
+        SHA1,
+        num_records=len(objects),
         compression_level=_COMPRESSION,
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dulwich.errors import ObjectFormatException
-from dulwich.object_store import DiskObjectStore
+from dulwich.object_store import BaseObjectStore
 from dulwich.objects import Blob, Commit, ObjectID, Tree, parse_tree, valid_hexsha
 from wfhub_common.errors import Rejected
 
@@ -31,7 +31,7 @@ class Delta(NamedTuple):
     new: Entry | None
 
 
-def raw(store: DiskObjectStore, oid: ObjectID, type_num: int) -> bytes:
+def raw(store: BaseObjectStore, oid: ObjectID, type_num: int) -> bytes:
     """The content of an object that must have that type."""
     try:
         found, content = store.get_raw(oid)
@@ -47,7 +47,7 @@ def raw(store: DiskObjectStore, oid: ObjectID, type_num: int) -> bytes:
     return content
 
 
-def commit(store: DiskObjectStore, oid: ObjectID) -> Commit:
+def commit(store: BaseObjectStore, oid: ObjectID) -> Commit:
     try:
         found = Commit.from_string(raw(store, oid, Commit.type_num))
         assert isinstance(found, Commit)
@@ -62,7 +62,7 @@ def _malformed(oid: ObjectID) -> Rejected:
     return Rejected("repo-corrupt", f"object {oid.decode()} is malformed; run git fsck")
 
 
-def blob(store: DiskObjectStore, oid: ObjectID) -> bytes:
+def blob(store: BaseObjectStore, oid: ObjectID) -> bytes:
     return raw(store, oid, Blob.type_num)
 
 
@@ -73,7 +73,7 @@ def kind(mode: int) -> int:
     return mode
 
 
-def entries(store: DiskObjectStore, tree: ObjectID | None) -> Entries:
+def entries(store: BaseObjectStore, tree: ObjectID | None) -> Entries:
     if tree is None:
         return {}
     found: Entries = {}
@@ -101,7 +101,7 @@ def leaf(entry: Entry | None) -> Entry | None:
 
 
 def deltas(
-    store: DiskObjectStore, old: ObjectID | None, new: ObjectID | None, folder: bytes = b""
+    store: BaseObjectStore, old: ObjectID | None, new: ObjectID | None, folder: bytes = b""
 ) -> Iterator[Delta]:
     """Differing leaves, by path; equal subtrees are never opened."""
     if old == new:
@@ -119,7 +119,7 @@ def deltas(
 
 
 def new_objects(
-    store: DiskObjectStore, old: ObjectID | None, new: ObjectID | None, folder: bytes = b""
+    store: BaseObjectStore, old: ObjectID | None, new: ObjectID | None, folder: bytes = b""
 ) -> Iterator[ObjectID]:
     """Trees and blobs of `new` that are not at the same place in `old`; may repeat an id."""
     if new is None or old == new:
@@ -137,7 +137,22 @@ def new_objects(
             yield entry[1]
 
 
-def closure(store: DiskObjectStore, tree: ObjectID, known: set[ObjectID]) -> Iterator[ObjectID]:
+def left_trees(
+    store: BaseObjectStore, old: ObjectID | None, new: ObjectID | None, folder: bytes = b""
+) -> Iterator[ObjectID]:
+    """The trees of `old` that `deltas` opens."""
+    if old is None or old == new:
+        return
+    check_depth(folder)
+    after = entries(store, new)
+    yield old
+    for name, entry in entries(store, old).items():
+        if entry[0] == DIR and after.get(name) != entry:
+            there = subtree(after.get(name))
+            yield from left_trees(store, entry[1], there, joined(folder, name))
+
+
+def closure(store: BaseObjectStore, tree: ObjectID, known: set[ObjectID]) -> Iterator[ObjectID]:
     """Every tree and blob below `tree` once, but those in `known`, which grows by them."""
     todo = [(tree, 0)]
     while todo:

@@ -32,9 +32,9 @@ from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
 from wfhub_common.messages import PublishOrder
 
-from wfhub_agent_runner.gitwork import attempts, limits
+from wfhub_agent_runner.gitwork import attempts, directory, limits
 from wfhub_agent_runner.gitwork.attempts import BaseCheckout, Layers, Lease, Snapshot
-from wfhub_agent_runner.gitwork.client import RepoAccess
+from wfhub_agent_runner.gitwork.client import NOBODY, RepoAccess, Use
 from wfhub_agent_runner.gitwork.commit import About
 from wfhub_agent_runner.gitwork.location import identity
 from wfhub_agent_runner.gitwork.mirror import open_mirror
@@ -45,6 +45,7 @@ __all__ = ["About", "BaseCheckout", "Layers", "Lease", "Snapshot", "Workspaces"]
 
 _THREADS = 8
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_READ_TRIES = 3  # of a plain folder that is changed while it is read
 _PUBLISH_TRIES = 3  # each looks first: after an unknown outcome the next one finds out
 T = TypeVar("T")
 
@@ -72,8 +73,8 @@ class Workspaces:
         Raises: Rejected (`runner-home-in-use`)."""
         await self._run(self._reap)
 
-    async def prepare(self, repo: str, base: str | None) -> BaseCheckout:
-        return await self._run(self._prepare, repo, base)
+    async def prepare(self, repo: str, base: str | None, use: Use = NOBODY) -> BaseCheckout:
+        return await self._run(self._prepare, repo, base, use)
 
     async def lease(self, base: BaseCheckout, attempt_id: str) -> Lease:
         return await self._run(self._lease, base, ids.checked(attempt_id, "att"))
@@ -89,10 +90,12 @@ class Workspaces:
     async def release(self, lease: Lease) -> None:
         await self._run(self._release, lease)
 
-    async def publish(self, repo: str, bundle: Path, order: PublishOrder) -> PublishResult:
+    async def publish(
+        self, repo: str, bundle: Path, order: PublishOrder, use: Use = NOBODY
+    ) -> PublishResult:
         """Published, Already, Conflict and Refused are observed and final; RetryLater means the
         outcome is unknown and publishing again will tell."""
-        return await self._run(self._publish, repo, bundle, order)
+        return await self._run(self._publish, repo, bundle, order, use)
 
     async def pull_request(self, repo: str, wanted: dict[str, Any]) -> PullRequest:
         return await self._run(self._access.pull_request, repo, wanted)
@@ -128,14 +131,23 @@ class Workspaces:
             remove_tree(self._home / "mirrors")
             note.write_text(boot)
 
-    def _prepare(self, repo: str, base: str | None) -> BaseCheckout:
-        found = self._access.resolve(repo, base)
+    def _prepare(self, repo: str, base: str | None, use: Use) -> BaseCheckout:
+        for _ in range(_READ_TRIES - 1):
+            try:
+                return self._prepare_once(repo, base, use)
+            except RetryLater as e:
+                if e.code != directory.CHANGED:
+                    raise
+        return self._prepare_once(repo, base, use)
+
+    def _prepare_once(self, repo: str, base: str | None, use: Use) -> BaseCheckout:
+        found = self._access.resolve(repo, base, use)
         mirror = open_mirror(self._home, identity(repo, self._access.policy))
         with self._mirror_lock(mirror.name):
             if not mirror.has(found.commit):
                 pack = self._home / f"fetch-{mirror.name}.pack"
                 try:
-                    self._access.fetch(repo, found.commit, mirror.commits(), pack)
+                    self._access.fetch(repo, found.commit, mirror.commits(), pack, use)
                     mirror.take(found.commit, pack)
                 finally:
                     pack.unlink(missing_ok=True)
@@ -187,7 +199,7 @@ class Workspaces:
                     making.release()
         return evicted
 
-    def _publish(self, repo: str, bundle: Path, order: PublishOrder) -> PublishResult:
+    def _publish(self, repo: str, bundle: Path, order: PublishOrder, use: Use) -> PublishResult:
         unknown: RetryLater | None = None
         for _ in range(_PUBLISH_TRIES):
             try:
@@ -197,6 +209,7 @@ class Workspaces:
                     commit=order.commit,
                     branch_ref=order.branch_ref,
                     marker_ref=order.marker_ref,
+                    use=use,
                 )
             except RetryLater as e:
                 log.warning("publication unknown, looking again", repo=repo, reason=e.message)
