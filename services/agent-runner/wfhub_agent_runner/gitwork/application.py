@@ -55,6 +55,9 @@ class _Change:
     number: int
 
 
+_ByPath = dict[bytes, _Change]
+
+
 def to_directory(
     at: Directory,
     order: Order,
@@ -237,12 +240,12 @@ class _Folder:
             _Change(bytes.fromhex(name), _entry(old), _entry(new), number)
             for name, old, new, number in journal["changes"]
         ]
-        going = _going(changes)
+        all_of_it = _by_path(changes)
         left = []
         # What goes makes room first, deepest first; what comes follows, outermost first.
         gone = [change for change in reversed(changes) if change.new is None]
         for change in (*gone, *(change for change in changes if change.new is not None)):
-            now = _now(top, change.path, going)
+            now = _now(top, change.path, all_of_it)
             if now == change.old != change.new:
                 self._move(top, task, change)
                 self._between()
@@ -293,9 +296,9 @@ def _unfit(changes: Sequence[_Change]) -> Refused | None:
 
 
 def _conflict(top: int, changes: Sequence[_Change]) -> Conflict | None:
-    going = _going(changes)
+    all_of_it = _by_path(changes)
     for change in changes:
-        now = _now(top, change.path, going)
+        now = _now(top, change.path, all_of_it)
         if now not in (change.old, change.new):
             path = shown(change.path)
             found = now[1].decode() if now and now != _IN_THE_WAY else ""
@@ -304,19 +307,19 @@ def _conflict(top: int, changes: Sequence[_Change]) -> Conflict | None:
     return None
 
 
-def _going(changes: Sequence[_Change]) -> frozenset[bytes]:
-    return frozenset(change.path for change in changes if change.new is None)
+def _by_path(changes: Sequence[_Change]) -> _ByPath:
+    return {change.path: change for change in changes}
 
 
-def _now(top: int, path: bytes, going: frozenset[bytes]) -> Entry | None:
-    """What lies at `path`. What only `going` paths are in the way of counts as absent."""
+def _now(top: int, path: bytes, all_of_it: _ByPath) -> Entry | None:
+    """What lies at `path`. What only paths of the same result are in the way of is absent."""
     parts = path.split(b"/")
     with _parent(top, parts, make=False) as parent:
         if parent is None:
             return None
         if parent < 0:
             above = {b"/".join(parts[:n]) for n in range(1, len(parts))}
-            return None if above & going else _IN_THE_WAY
+            return None if above & all_of_it.keys() else _IN_THE_WAY
         try:
             found = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
@@ -329,9 +332,29 @@ def _now(top: int, path: bytes, going: frozenset[bytes]) -> Entry | None:
                 content = f.read(limits.FILE_BYTES_MAX + 1)
             mode = walk.EXECUTABLE if found.st_mode & stat.S_IXUSR else walk.FILE
             return mode, Blob.from_string(content).id
-        if stat.S_ISDIR(found.st_mode) and any(one.startswith(path + b"/") for one in going):
+        if stat.S_ISDIR(found.st_mode) and _goes_away(parent, parts[-1], path, all_of_it):
             return None
         return _IN_THE_WAY
+
+
+def _goes_away(parent: int, name: bytes, path: bytes, all_of_it: _ByPath) -> bool:
+    """Whether a folder holds nothing but what the same result deletes."""
+    if not any(one.startswith(path + b"/") for one in all_of_it):
+        return False
+    at = os.open(name, _FOLDER, dir_fd=parent)
+    try:
+        with os.scandir(at) as found:
+            inner = [(os.fsencode(one.name), one.is_dir(follow_symlinks=False)) for one in found]
+        for one, is_folder in inner:
+            below = path + b"/" + one
+            if is_folder:
+                if not _goes_away(at, one, below, all_of_it):
+                    return False
+            elif below not in all_of_it or all_of_it[below].new is not None:
+                return False
+        return True
+    finally:
+        os.close(at)
 
 
 @contextmanager
