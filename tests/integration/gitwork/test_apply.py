@@ -4,7 +4,7 @@ somebody else's work."""
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +70,7 @@ def ordered(made: Snapshot) -> PublishOrder:
 
 
 @pytest.fixture(params=["direct", "broker"])
-async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> "Iterator[Bench]":  # type: ignore[misc]
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     with gitrepos.shared_folder() as root:
         policy = Policy(workspace_root=str(root), remote_uid=64001, timeout_s=60)
         if request.param == "direct":
@@ -294,6 +294,31 @@ async def test_another_ones_begun_work_is_ended_first(bench: Bench) -> None:
     assert isinstance(said, Published)  # it found everything as it wants it
     check_edited(top)
     assert sorted(p.name for p in (top / ".wfhub" / "applied").iterdir()) == ["tsk_a", "tsk_b"]
+
+
+async def test_a_kill_after_the_end_does_not_write_again_over_what_followed(bench: Bench) -> None:
+    top = folder(bench)
+    made = await bench.changed("directory:notes", Use("p", apply=True), edit)
+    raw = made.bundle.read_bytes()
+    journals = top / ".wfhub" / "journals"
+    kept: list[str] = []
+
+    def apply(task: str, between: Callable[[], None] = lambda: None) -> PublishResult:
+        order = Order.parse(made.commit, f"refs/heads/wfhub/{task}", f"refs/wfhub/published/{task}")
+        return application.to_directory(
+            Directory(top), order, io.BytesIO(raw), apply=True, between=between
+        )
+
+    apply("tsk_a", lambda: kept.append((journals / "tsk_a.json").read_text()))
+    (journals / "tsk_a.json").write_text(kept[0])  # as if it had been killed before it dropped it
+    (top / "a.txt").write_bytes(FILES["a.txt"])  # and somebody took a change back
+    assert isinstance(apply("tsk_b"), Published)
+    assert not list(journals.iterdir())
+    assert (top / ".wfhub" / "applied" / "tsk_a").exists()
+    (top / "a.txt").write_bytes(FILES["a.txt"])
+    (journals / "tsk_a.json").write_text(kept[0])
+    assert isinstance(apply("tsk_b"), Already)
+    assert (top / "a.txt").read_bytes() == FILES["a.txt"]
 
 
 async def test_one_at_a_time(bench: Bench) -> None:

@@ -16,23 +16,22 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dulwich.object_store import BaseObjectStore, DiskObjectStore
-from dulwich.objects import Blob, ObjectID
+from dulwich.objects import ObjectID
 from wfhub_common.errors import Rejected, RetryLater
 
-from wfhub_agent_runner.gitwork import bundle, directory, limits, packs, walk
+from wfhub_agent_runner.gitwork import bundle, directory, packs, placement, walk
 from wfhub_agent_runner.gitwork.folders import Directory
 from wfhub_agent_runner.gitwork.names import shown
 from wfhub_agent_runner.gitwork.outcomes import Already, Conflict, Published, PublishResult, Refused
+from wfhub_agent_runner.gitwork.placement import Change
 from wfhub_agent_runner.gitwork.publish import Order
 from wfhub_agent_runner.gitwork.reflock import fsync_folder
 from wfhub_agent_runner.gitwork.removal import remove_tree
@@ -40,22 +39,7 @@ from wfhub_agent_runner.gitwork.source import Source
 from wfhub_agent_runner.gitwork.walk import Entry
 
 Between = Callable[[], None]
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_IN_THE_WAY: Entry = (0, ObjectID(b"0" * 40))  # neither a file nor absent
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-
-@dataclass(frozen=True)
-class _Change:
-    """One path, from `old` to `new` (None: not there), whose content is staged as `number`."""
-
-    path: bytes
-    old: Entry | None
-    new: Entry | None
-    number: int
-
-
-_ByPath = dict[bytes, _Change]
 
 
 def to_directory(
@@ -151,9 +135,7 @@ class _Folder:
             if noted is not None:
                 return _of_note(noted, commit, Already(commit, _said(noted)))
             deltas = enumerate(walk.deltas(store, old, new))
-            changes = [
-                _Change(d.path, _plain(d.old), _plain(d.new), number) for number, d in deltas
-            ]
+            changes = [Change(d.path, _plain(d.old), _plain(d.new), number) for number, d in deltas]
             if refused := _unfit(changes) or _conflict(top, changes):
                 return refused
             self._stage(task, store, changes)
@@ -186,7 +168,7 @@ class _Folder:
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
-        top = os.open(self._top, _FOLDER)
+        top = os.open(self._top, placement.FOLDER)
         try:
             yield top
         finally:
@@ -203,12 +185,15 @@ class _Folder:
         """Journals of killed ones are carried out; whether one was this task's."""
         found = sorted((self._state / "journals").glob("*.json"))
         for journal in found:
-            self._roll(top, journal.stem)
+            if self._applied(journal.stem) is None:
+                self._roll(top, journal.stem)
+            else:  # killed after it was done: what was changed since is not ours to change
+                journal.unlink()
         for staged in (self._state / "staged").iterdir():
             remove_tree(staged)
         return any(journal.stem == task for journal in found)
 
-    def _stage(self, task: str, store: BaseObjectStore, changes: Sequence[_Change]) -> None:
+    def _stage(self, task: str, store: BaseObjectStore, changes: Sequence[Change]) -> None:
         folder = self._state / "staged" / task
         folder.mkdir(mode=0o700)
         for change in changes:
@@ -227,7 +212,7 @@ class _Folder:
                 os.fsync(f.fileno())
         fsync_folder(folder)
 
-    def _write_journal(self, task: str, commit: str, changes: Sequence[_Change]) -> None:
+    def _write_journal(self, task: str, commit: str, changes: Sequence[Change]) -> None:
         rows = [[c.path.hex(), _text(c.old), _text(c.new), c.number] for c in changes]
         text = json.dumps({"commit": commit, "changes": rows})
         _write(self._state / "journals" / f"{task}.json", text)
@@ -237,17 +222,17 @@ class _Folder:
         path = self._state / "journals" / f"{task}.json"
         journal = json.loads(path.read_text())
         changes = [
-            _Change(bytes.fromhex(name), _entry(old), _entry(new), number)
+            Change(bytes.fromhex(name), _entry(old), _entry(new), number)
             for name, old, new, number in journal["changes"]
         ]
-        all_of_it = _by_path(changes)
+        all_of_it = placement.by_path(changes)
         left = []
         # What goes makes room first, deepest first; what comes follows, outermost first.
         gone = [change for change in reversed(changes) if change.new is None]
         for change in (*gone, *(change for change in changes if change.new is not None)):
-            now = _now(top, change.path, all_of_it)
+            now = placement.now(top, change.path, all_of_it)
             if now == change.old != change.new:
-                self._move(top, task, change)
+                placement.move(top, change, self._state / "staged" / task / str(change.number))
                 self._between()
             elif now != change.new:
                 left.append(shown(change.path))
@@ -256,19 +241,6 @@ class _Folder:
         path.unlink()
         remove_tree(self._state / "staged" / task)
         return noted
-
-    def _move(self, top: int, task: str, change: _Change) -> None:
-        parts = change.path.split(b"/")
-        with _parent(top, parts, make=change.new is not None) as parent:
-            assert parent is not None
-            if change.new is None:
-                os.unlink(parts[-1], dir_fd=parent)
-            else:
-                staged = self._state / "staged" / task / str(change.number)
-                _place(staged, parent, parts[-1], change)
-            os.fsync(parent)
-        if change.new is None:
-            _prune(top, parts[:-1])
 
 
 def _of_note(noted: dict[str, Any], commit: str, same: PublishResult) -> PublishResult:
@@ -285,7 +257,7 @@ def _said(noted: dict[str, Any]) -> str:
     return f"applied to the folder, but for what was changed meanwhile: {named}"
 
 
-def _unfit(changes: Sequence[_Change]) -> Refused | None:
+def _unfit(changes: Sequence[Change]) -> Refused | None:
     for change in changes:
         top, _, _ = change.path.partition(b"/")
         if top.lower() == directory.STATE:
@@ -295,123 +267,16 @@ def _unfit(changes: Sequence[_Change]) -> Refused | None:
     return None
 
 
-def _conflict(top: int, changes: Sequence[_Change]) -> Conflict | None:
-    all_of_it = _by_path(changes)
+def _conflict(top: int, changes: Sequence[Change]) -> Conflict | None:
+    all_of_it = placement.by_path(changes)
     for change in changes:
-        now = _now(top, change.path, all_of_it)
+        now = placement.now(top, change.path, all_of_it)
         if now not in (change.old, change.new):
             path = shown(change.path)
-            found = now[1].decode() if now and now != _IN_THE_WAY else ""
+            found = now[1].decode() if now and now != placement.IN_THE_WAY else ""
             note = f"{path} was changed since the task began; nothing was written: run it again"
             return Conflict(path, found, note)
     return None
-
-
-def _by_path(changes: Sequence[_Change]) -> _ByPath:
-    return {change.path: change for change in changes}
-
-
-def _now(top: int, path: bytes, all_of_it: _ByPath) -> Entry | None:
-    """What lies at `path`. What only paths of the same result are in the way of is absent."""
-    parts = path.split(b"/")
-    with _parent(top, parts, make=False) as parent:
-        if parent is None:
-            return None
-        if parent < 0:
-            above = {b"/".join(parts[:n]) for n in range(1, len(parts))}
-            return None if above & all_of_it.keys() else _IN_THE_WAY
-        try:
-            found = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        if stat.S_ISLNK(found.st_mode):
-            return walk.LINK, Blob.from_string(os.readlink(parts[-1], dir_fd=parent)).id
-        if stat.S_ISREG(found.st_mode) and found.st_size <= limits.FILE_BYTES_MAX:
-            file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
-            with os.fdopen(file, "rb") as f:
-                content = f.read(limits.FILE_BYTES_MAX + 1)
-            mode = walk.EXECUTABLE if found.st_mode & stat.S_IXUSR else walk.FILE
-            return mode, Blob.from_string(content).id
-        if stat.S_ISDIR(found.st_mode) and _goes_away(parent, parts[-1], path, all_of_it):
-            return None
-        return _IN_THE_WAY
-
-
-def _goes_away(parent: int, name: bytes, path: bytes, all_of_it: _ByPath) -> bool:
-    """Whether a folder holds nothing but what the same result deletes."""
-    if not any(one.startswith(path + b"/") for one in all_of_it):
-        return False
-    at = os.open(name, _FOLDER, dir_fd=parent)
-    try:
-        with os.scandir(at) as found:
-            inner = [(os.fsencode(one.name), one.is_dir(follow_symlinks=False)) for one in found]
-        for one, is_folder in inner:
-            below = path + b"/" + one
-            if is_folder:
-                if not _goes_away(at, one, below, all_of_it):
-                    return False
-            elif below not in all_of_it or all_of_it[below].new is not None:
-                return False
-        return True
-    finally:
-        os.close(at)
-
-
-@contextmanager
-def _parent(top: int, parts: Sequence[bytes], *, make: bool) -> Iterator[int | None]:
-    """The folder that holds the last part, through no link. None: absent; -1: not a folder."""
-    at = os.dup(top)
-    answer: int | None = at
-    try:
-        for part in parts[:-1]:
-            if make:
-                with suppress(FileExistsError):
-                    os.mkdir(part, 0o755, dir_fd=at)
-            try:
-                inner = os.open(part, _FOLDER, dir_fd=at)
-            except FileNotFoundError:
-                answer = None
-                break
-            except OSError as e:
-                if make or e.errno not in (errno.ENOTDIR, errno.ELOOP):
-                    raise
-                answer = -1
-                break
-            os.close(at)
-            answer = at = inner
-        yield answer
-    finally:
-        os.close(at)
-
-
-def _place(staged: Path, parent: int, name: bytes, change: _Change) -> None:
-    assert change.new is not None
-    if change.old and walk.LINK not in (change.old[0], change.new[0]):
-        kept = stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode) & ~0o111
-        runs = walk.kind(change.new[0]) == walk.EXECUTABLE
-        staged.chmod(kept | ((kept & 0o444) >> 2 if runs else 0))
-    with suppress(OSError):  # an empty folder that gave its files up
-        os.rmdir(name, dir_fd=parent)
-    try:
-        os.rename(staged, name, dst_dir_fd=parent)
-    except OSError as e:
-        if e.errno != errno.EXDEV:
-            raise
-        beside = b".wfhub-" + os.urandom(8).hex().encode()
-        shutil.copy2(staged, f"/proc/self/fd/{parent}/{beside.decode()}", follow_symlinks=False)
-        os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
-
-
-def _prune(top: int, parts: Sequence[bytes]) -> None:
-    """Folders that became empty go, as in git."""
-    for count in range(len(parts), 0, -1):
-        with _parent(top, parts[:count], make=False) as parent:
-            if parent is None or parent < 0:
-                return
-            try:
-                os.rmdir(parts[count - 1], dir_fd=parent)
-            except OSError:
-                return
 
 
 def _plain(entry: Entry | None) -> Entry | None:
