@@ -98,6 +98,17 @@ def run(
             help="The agent may connect there, if the runner lets it; may be given again.",
         ),
     ] = None,
+    setup: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CMD",
+            help="Run before the agent, kept for later attempts; may be given again.",
+        ),
+    ] = None,
+    setup_egress: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="--setup may connect there; may be given again."),
+    ] = None,
     pool: Annotated[str | None, typer.Option(help="Whose runners work on it.")] = None,
     run_at: Annotated[str | None, typer.Option(help="Not before: RFC 3339, or local time.")] = None,
     deadline: Annotated[str | None, typer.Option(help="Not published if won later.")] = None,
@@ -150,6 +161,8 @@ def run(
         priority=priority,
         labels=label,
         egress=egress,
+        setup=setup,
+        setup_egress=setup_egress,
         pool=pool,
         run_at=run_spec.instant_of("--run-at", run_at),
         deadline_at=run_spec.instant_of("--deadline", deadline),

@@ -2,6 +2,7 @@
 
 PROMPT_BYTES_MAX = 256 * 1024  # a prompt larger than this belongs in a file of the repository
 VERIFY_COMMANDS_MAX = 32
+SETUP_COMMANDS_MAX = 32
 COMMAND_CHARS_MAX = 8 * 1024
 ARGV_MAX = 256
 TITLE_CHARS_MAX = 200

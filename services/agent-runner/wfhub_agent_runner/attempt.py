@@ -24,17 +24,27 @@ from wfhub_common.log import get_logger
 from wfhub_common.messages import AttemptState, Verdict, VerdictStatus
 
 from wfhub_agent_runner import outcomes
+from wfhub_agent_runner import commands as shell
 from wfhub_agent_runner.agents import table
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
 from wfhub_agent_runner.egress_policy import EgressPolicy
 from wfhub_agent_runner.gitwork.client import Use
-from wfhub_agent_runner.gitwork.workspaces import About, BaseCheckout, Lease, Snapshot, Workspaces
+from wfhub_agent_runner.gitwork.workspaces import (
+    About,
+    BaseCheckout,
+    Layers,
+    Lease,
+    Snapshot,
+    Workspaces,
+)
 from wfhub_agent_runner.leases import Held
 from wfhub_agent_runner.logs import AttemptLog
 from wfhub_agent_runner.relay import GatewayRelay
 from wfhub_agent_runner.sandbox import port
 from wfhub_agent_runner.scheduler_link import SchedulerLink
+from wfhub_agent_runner.set_up import NAME as SETUP
+from wfhub_agent_runner.set_up import SetUps, key_of
 from wfhub_agent_runner.spool import Item, Spool
 from wfhub_agent_runner.toolchains import Toolchains
 from wfhub_agent_runner.verification import verify
@@ -56,6 +66,7 @@ class Parts:
     toolchains: Toolchains
     python: str  # an interpreter inside every sandbox
     gateway_url: str
+    set_ups: SetUps
     secrets: tuple[str, ...]  # of this process: masked in every log
     scratch: Path
     egress: EgressPolicy = field(default_factory=EgressPolicy)  # by default nothing
@@ -73,7 +84,9 @@ class Evidence:
     snapshot: Snapshot | None = None
     verdict: Verdict = field(default_factory=lambda: Verdict(status=VerdictStatus.NONE))
     base_verdict: Verdict | None = None
-    egress: dict[str, Any] | None = None  # where the agent was let out to, and how much it used
+    egress: dict[str, dict[str, Any]] = field(default_factory=dict)  # agent, setup: where to
+    set_up: dict[str, Any] | None = None
+    lease: Lease | None = None
 
 
 class AgentAttempt:
@@ -125,7 +138,7 @@ class AgentAttempt:
 
     async def _steps(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
         parts, spec, evidence = self._parts, self._spec, self._evidence
-        parts.egress.granted(spec.egress)
+        parts.egress.granted((*spec.egress, *spec.setup_egress))
         plan = table.plan(spec.agent, prompt=spec.prompt, python=parts.python)
         evidence.agent_argv = plan.argv
         await self._step("started", state=AttemptState.RUNNING, runner_id=parts.runner_id)
@@ -133,8 +146,11 @@ class AgentAttempt:
         use = Use(self._assigned.project, apply=spec.apply)
         base = evidence.base = await parts.workspaces.prepare(spec.repo, spec.base, use)
         await self._step("workspace-ready", base_commit=base.commit, ref=base.ref)
-        lease = await parts.workspaces.lease(base, self._assigned.attempt_id)
-        stack.push_async_callback(parts.workspaces.release, lease)
+        evidence.lease = await parts.workspaces.lease(base, self._assigned.attempt_id)
+        stack.push_async_callback(self._release)
+        if spec.setup and (failed := await self._set_up(scratch, evidence.lease)):
+            return failed
+        lease = evidence.lease
         if spec.verify_base and spec.verify:
             evidence.base_verdict = await self._verified(scratch, lease, None, kind="base-verify")
             await self._step("base-verified", status=evidence.base_verdict.status.value)
@@ -179,6 +195,51 @@ class AgentAttempt:
             return outcomes.Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")
         return outcomes.of_verdict(evidence.verdict)
 
+    async def _release(self) -> None:
+        assert self._evidence.lease is not None
+        await self._parts.workspaces.release(self._evidence.lease)
+
+    async def _set_up(self, scratch: Path, lease: Lease) -> outcomes.Decision | None:
+        """The evidence's lease is on what was set up, or the decision says why not."""
+        parts, spec = self._parts, self._spec
+
+        async def run(layers: Layers) -> tuple[messages.CommandResult, ...]:
+            await self._step("setup-started", commands=len(spec.setup))
+            entries = tuple(dict.fromkeys((*spec.egress, *spec.setup_egress)))
+            async with (
+                self._egress(scratch, SETUP, entries) as egress_socket,
+                self._log(scratch, SETUP) as out,
+            ):
+                within = shell.Surroundings(
+                    parts.sandbox,
+                    spec.limits,
+                    spec.limits.setup_s,
+                    parts.toolchains.env,
+                    parts.toolchains.binds,
+                    egress_socket,
+                )
+                return await shell.run_all(
+                    spec.setup,
+                    layers,
+                    within,
+                    log=out,
+                    log_name=f"{SETUP}.log",
+                    cancel=self._held.cancel,
+                )
+
+        environment = str(parts.sandbox.describe().get("backend", ""))
+        key = key_of(self._assigned, lease, parts.toolchains, environment)
+        done = await parts.set_ups.on(lease, key, run, self._held.cancel)
+        self._evidence.lease, self._evidence.set_up = done.lease, done.described()
+        if done.cancelled:
+            return outcomes.Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")
+        if done.lease.set_up is None:
+            return outcomes.of_set_up(done.results[-1])
+        await self._step(
+            "setup-ready", reused=not done.results, put_back=len(done.lease.set_up.left)
+        )
+        return None
+
     async def _agent(
         self, scratch: Path, plan: table.AgentPlan, lease: Lease
     ) -> tuple[port.SandboxResult, outcomes.ModelTraffic]:
@@ -195,7 +256,7 @@ class AgentAttempt:
         )
         async with (
             relay,
-            self._egress(scratch) as egress_socket,
+            self._egress(scratch, "agent", spec.egress) as egress_socket,
             self._log(scratch, "agent") as agent_log,
         ):
             sandbox_spec = port.SandboxSpec(
@@ -221,21 +282,24 @@ class AgentAttempt:
         return ran, traffic
 
     @asynccontextmanager
-    async def _egress(self, scratch: Path) -> AsyncIterator[Path | None]:
-        """The socket of the attempt's proxy; None for a task that asked for nothing."""
-        if not self._spec.egress:
+    async def _egress(
+        self, scratch: Path, kind: str, entries: tuple[str, ...]
+    ) -> AsyncIterator[Path | None]:
+        """The socket of a proxy to `entries`; None when there are none."""
+        if not entries:
             yield None
             return
-        policy = self._parts.egress.granted(self._spec.egress)
+        policy = self._parts.egress.granted(entries)
+        name = "egress.log" if kind == "agent" else f"{kind}-egress.log"
         proxy = EgressProxy(
-            socket_path=scratch / "egress.sock", log_path=scratch / "egress.log", policy=policy
+            socket_path=scratch / f"{kind}-egress.sock", log_path=scratch / name, policy=policy
         )
         try:
             async with proxy:
                 yield proxy.socket_path
         finally:
-            self._evidence.egress = {"allowed": list(self._spec.egress), **proxy.log.totals()}
-            self._evidence.artifacts["egress.log"] = (proxy.log.path, "application/x-ndjson")
+            self._evidence.egress[kind] = {"allowed": list(entries), **proxy.log.totals()}
+            self._evidence.artifacts[name] = (proxy.log.path, "application/x-ndjson")
 
     async def _verified(
         self, scratch: Path, lease: Lease, result: Snapshot | None, *, kind: str
@@ -273,6 +337,13 @@ class AgentAttempt:
 
     async def _step(self, name: str, **fields: Any) -> None:
         await self._parts.link.step(self._held, name, **fields)
+
+    def _what_was_set_up(self) -> dict[str, Any]:
+        evidence = self._evidence
+        if evidence.set_up is None:
+            return {}
+        reached = {"egress": evidence.egress[SETUP]} if SETUP in evidence.egress else {}
+        return {"setup": {**evidence.set_up, **reached}}
 
     async def _finish(self, decision: outcomes.Decision) -> None:
         """Artifacts, receipts, completion. A cancel that comes now is the scheduler's to weigh."""
@@ -344,9 +415,11 @@ class AgentAttempt:
             base_verdict=evidence.base_verdict,
             sandbox={
                 **self._parts.sandbox.describe(),
-                **({"egress": evidence.egress} if evidence.egress else {}),
+                **({"egress": evidence.egress["agent"]} if "agent" in evidence.egress else {}),
             },
-            workspace={"kind": base.kind, "ref": base.ref} if base else {},
+            workspace={"kind": base.kind, "ref": base.ref, **self._what_was_set_up()}
+            if base
+            else {},
             started_at=evidence.started_at,
             finished_at=_now(),
         )

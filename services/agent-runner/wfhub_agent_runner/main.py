@@ -37,12 +37,14 @@ from wfhub_agent_runner.leases import Leases
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
 from wfhub_agent_runner.sandbox.probes import probe
 from wfhub_agent_runner.scheduler_link import SchedulerLink
+from wfhub_agent_runner.set_up import SetUps
 from wfhub_agent_runner.settings import RunnerSettings
 from wfhub_agent_runner.spool import Spool
 
 HTTP_TIMEOUT_S = 30.0
 CONNECT_RETRY_S = 0.3
 REGISTER_RETRY_S = 0.5
+TIDY_EVERY_S = 600.0
 
 log = logs.get_logger(__name__)
 
@@ -127,7 +129,7 @@ async def _serve(
     scratch = settings.runner_home / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
-    workspaces = Workspaces(settings.runner_home, repositories)
+    workspaces = Workspaces(settings.runner_home, repositories, budget=settings.cache_budget())
     await workspaces.reap()
     spool = Spool(settings.runner_home / "spool")
 
@@ -150,6 +152,7 @@ async def _serve(
             toolchains=tools,
             python=str(sandbox.python),
             gateway_url=settings.gateway_url,
+            set_ups=SetUps(workspaces),
             secrets=(settings.service_token, settings.nats_password),
             scratch=scratch,
             egress=settings.egress_policy(),
@@ -188,6 +191,7 @@ async def _serve(
             asyncio.create_task(claims.loop()),
             asyncio.create_task(leases.keep(every_s=registered.heartbeat_s)),
             asyncio.create_task(delivery.deliver_leftovers()),
+            asyncio.create_task(_tidy_again(workspaces)),
             asyncio.create_task(_probe_again(settings, sandbox, claims)),
             asyncio.create_task(_register_again(settings, broker, incarnation, leases, stop)),
             asyncio.create_task(stop.wait()),
@@ -220,6 +224,16 @@ async def _probe_again(settings: RunnerSettings, sandbox: BwrapSandbox, claims: 
             claims.paused.set()
         else:
             claims.paused.clear()
+
+
+async def _tidy_again(workspaces: Workspaces) -> None:
+    """By age, while nothing runs; each release does so too."""
+    while True:
+        try:
+            await workspaces.tidy()
+        except OSError as e:
+            log.warning("cannot remove what is kept no longer", error=str(e))
+        await asyncio.sleep(TIDY_EVERY_S)
 
 
 async def _connected(start: Callable[[], Awaitable[None]], stop: service.Stop) -> None:

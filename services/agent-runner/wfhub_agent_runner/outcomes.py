@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wfhub_common.messages import AttemptState, Verdict, VerdictStatus
+from wfhub_common.messages import AttemptState, CommandResult, Verdict, VerdictStatus
 
 from wfhub_agent_runner.sandbox import port
 
@@ -100,6 +100,33 @@ def _nothing_changed(outcome: port.Outcome, traffic: ModelTraffic) -> Decision:
         "no-changes",
         "the agent ended without changing a file that git would keep",
     )
+
+
+def of_set_up(failed: CommandResult) -> Decision:
+    what = f"the set-up command {failed.command!r}"
+    match failed.outcome:
+        case "cancelled":
+            return Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")
+        case "cannot-start":
+            return Decision(
+                AttemptState.FAILED,
+                "setup-cannot-start",
+                f"{what} could not be started; is the program in the sandbox (PATH, toolchains)"
+                " and in the repository?",
+                retryable=False,
+            )
+        case "timed-out":
+            return Decision(
+                AttemptState.FAILED, "limit:setup_s", f"{what} ran too long; raise limits.setup_s"
+            )
+        case "exited" | "killed":
+            return Decision(
+                AttemptState.FAILED,
+                "setup-failed",
+                f"{what} ended with exit code {failed.exit_code}; see {failed.log}",
+            )
+        case other:
+            return Decision(AttemptState.FAILED, other, f"{what} did not end by itself: {other}")
 
 
 def of_verdict(verdict: Verdict) -> Decision:

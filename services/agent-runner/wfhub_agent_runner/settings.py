@@ -7,6 +7,7 @@ from wfhub_common import egress
 from wfhub_common.settings import BrokerSettings
 
 from wfhub_agent_runner.egress_policy import EgressPolicy
+from wfhub_agent_runner.gitwork.eviction import Budget
 
 _LABEL = "[a-z0-9][a-z0-9._=-]{0,62}"
 
@@ -32,6 +33,10 @@ class RunnerSettings(BrokerSettings):
     egress_private_hosts: str = ""  # ','-separated; those of them that may have private addresses
     workspace_root: Path | None = None  # its folders are `mount:<path>` and `directory:<path>`
     workspace_folders: str = ""  # which project may use which (gitwork/folders); empty: any
+    # Of checkouts, set-up layers and mirrors kept for later attempts; what runs is never removed.
+    cache_bytes_max: int = Field(20 * 1024**3, ge=0)
+    cache_age_s: float = Field(14 * 86_400.0, ge=0)  # since it was used last
+    disk_free_bytes_min: int = Field(1024**3, ge=0)  # below it, more is removed
     proofs_url: str
     gateway_url: str
     service_token: str = ""
@@ -53,6 +58,9 @@ class RunnerSettings(BrokerSettings):
             allowed=frozenset(map(egress.endpoint, egress.listed(self.egress_allowed))),
             private_hosts=frozenset(egress.listed(self.egress_private_hosts)),
         )
+
+    def cache_budget(self) -> Budget:
+        return Budget(self.cache_bytes_max, self.cache_age_s, self.disk_free_bytes_min)
 
     def labels(self) -> tuple[str, ...]:
         return tuple(sorted(set(self.runner_labels.split(",")) - {""}))

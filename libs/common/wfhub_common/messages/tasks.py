@@ -35,7 +35,8 @@ class Limits(Command):
 
     run_s: int = Field(3600, ge=1, le=86_400)
     idle_s: int | None = Field(None, ge=1, le=86_400)  # neither output nor a model call for so long
-    verify_s: int = Field(1800, ge=1, le=86_400)
+    verify_s: int = Field(1800, ge=1, le=86_400)  # each command
+    setup_s: int = Field(1800, ge=1, le=86_400)  # each command
     memory_bytes: int = Field(4 * 1024**3, ge=64 * 1024**2)
     processes: int = Field(512, ge=8, le=65_536)
     disk_bytes: int = Field(4 * 1024**3, ge=1024**2)  # written to the workspace and /tmp
@@ -86,6 +87,10 @@ class TaskSpec(Command):
     prompt: str = Field("", max_length=limits.PROMPT_BYTES_MAX)
     title: str = Field("", max_length=limits.TITLE_CHARS_MAX)
     agent: AgentSpec = AgentSpec()
+    # Run on the base commit before the agent, once: what they add is kept for later attempts of the
+    # project on that commit, below agent and verification. They may also connect to `setup_egress`.
+    setup: tuple[ShellCommand, ...] = Field((), max_length=limits.SETUP_COMMANDS_MAX)
+    setup_egress: tuple[EgressEntry, ...] = Field((), max_length=limits.EGRESS_HOSTS_MAX)
     verify: tuple[ShellCommand, ...] = Field((), max_length=limits.VERIFY_COMMANDS_MAX)
     verify_base: bool = False  # also run `verify` on the base commit, for a before and after
     labels: tuple[Label, ...] = Field((), max_length=limits.LABELS_MAX)  # its runner has them all

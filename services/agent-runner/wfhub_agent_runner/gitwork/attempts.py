@@ -13,7 +13,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ from wfhub_agent_runner.gitwork import (
     gitdir,
     limits,
     patch,
+    setups,
     walk,
 )
 from wfhub_agent_runner.gitwork.mirror import Mirror
 from wfhub_agent_runner.gitwork.names import shown
 from wfhub_agent_runner.gitwork.removal import remove_tree
+from wfhub_agent_runner.gitwork.setups import SetUp
 
 AGENT = "agent"  # the name of the layers the agent works in
 
@@ -77,6 +79,11 @@ class Lease:
     folder: Path
     layers: Layers  # the agent's
     copies: bool
+    set_up: SetUp | None = None  # a layer over the base, below whatever runs
+
+    @property
+    def set_up_layers(self) -> tuple[Path, ...]:
+        return (self.set_up.layer,) if self.set_up else ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,11 @@ def _written_whole(store: DiskObjectStore, base: ObjectID, fresh: Path) -> None:
         (fresh / part).chmod(0o755)
     written = checkout.write_tree(store, walk.commit(store, base).tree, fresh / "tree")
     gitdir.write_base(store, base, written, fresh / "gitdir")
+    _note_size(fresh, written)
+
+
+def _note_size(folder: Path, written: checkout.Written) -> None:
+    (folder / "bytes").write_text(str(written.disk))
 
 
 def _layered(store: DiskObjectStore, commit: ObjectID, fresh: Path) -> bool:
@@ -165,6 +177,7 @@ def _layered(store: DiskObjectStore, commit: ObjectID, fresh: Path) -> bool:
     gitdir.write_result(store, base, commit, written, below=lower_dirs(under)[-1], into=delta)
     gitdir.cut_history(commit, delta)
     (fresh / "below").write_text(under.name)
+    _note_size(fresh, written)
     return True
 
 
@@ -195,6 +208,19 @@ def _layers(folder: Path, lower_dirs: tuple[Path, ...], *, copies: bool) -> Laye
     for lower in lower_dirs:
         shutil.copytree(lower, copy, symlinks=True, dirs_exist_ok=True)
     return Layers((), upper, work, copy)
+
+
+def with_set_up(lease: Lease, found: SetUp) -> Lease:
+    """The same lease, its agent's layers anew over what was set up."""
+    under = (*lease.base.lower_dirs, found.layer)
+    layers = _layers(lease.folder / AGENT, under, copies=lease.copies)
+    return replace(lease, set_up=found, layers=layers)
+
+
+def keep_set_up(lease: Lease, home: Path, key: str, upper: Path) -> SetUp:
+    with lease.base.mirror.store() as store:
+        tree = ObjectID(lease.base.tree.encode())
+        return setups.keep(home, lease.base.mirror.name, key, upper, store=store, tree=tree)
 
 
 class _Remembering(DiskObjectStore):
@@ -256,13 +282,15 @@ def _change(delta: walk.Delta) -> Change:
 
 
 def clean(lease: Lease, name: str, result: Snapshot | None) -> Layers:
-    """A fresh writable layer on a clean checkout of the result, or of the base."""
+    """A fresh writable layer on a clean checkout of the result, or of the base, each with what
+    was set up."""
+    under = (*lease.base.lower_dirs, *lease.set_up_layers)
     if result is None:
-        return _layers(lease.folder / name, lease.base.lower_dirs, copies=lease.copies)
+        return _layers(lease.folder / name, under, copies=lease.copies)
     if lease.copies or not checkout.can_write_deltas(lease.folder):
-        lowers: tuple[Path, ...] = (_whole_result(lease, result),)
+        lowers: tuple[Path, ...] = (*lease.set_up_layers, _whole_result(lease, result))
     else:
-        lowers = (*lease.base.lower_dirs, _result_layer(lease, result))
+        lowers = (*under, _result_layer(lease, result))
     return _layers(lease.folder / name, lowers, copies=lease.copies)
 
 

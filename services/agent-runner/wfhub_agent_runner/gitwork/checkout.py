@@ -33,6 +33,11 @@ class Written:
     leaves: dict[bytes, tuple[Entry, int]] = field(default_factory=dict)
     total: int = 0
 
+    @property
+    def disk(self) -> int:
+        """About what they take on disk, in bytes: at most a block more each."""
+        return self.total + 4096 * len(self.leaves)
+
 
 def write_tree(store: DiskObjectStore, tree: ObjectID, into: Path) -> Written:
     """The whole tree below the empty folder `into`."""

@@ -33,4 +33,5 @@ PATCH_S_MAX = 10.0
 TREES_REMEMBERED_MAX = 1000  # tree objects in memory while a snapshot is taken
 LAYER_FILES_MAX = 20_000  # changed since the checkout below: with more it is written whole
 LAYERS_MAX = 8  # of one base checkout: each look-up goes through all of them
-TREES_KEPT_MAX = 16  # base checkouts kept for the next attempt
+TREES_KEPT_MAX = 64  # base checkouts and set-up layers kept for the next attempt
+SETUP_LEFT_MAX = 100  # paths named that set-up commands changed and that were put back

@@ -79,10 +79,13 @@ class Mirror:
         return self.path / "refs" / "wfhub" / "base"
 
 
+def mirror_name(identity: str) -> str:
+    return hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
+
+
 def open_mirror(home: Path, identity: str) -> Mirror:
     """The mirror of that repository (location.identity), made when it is not there."""
-    name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
-    mirror = Mirror(home / "mirrors" / name)
+    mirror = Mirror(home / "mirrors" / mirror_name(identity))
     if not (mirror.path / "HEAD").exists():
         (mirror.path / "refs" / "wfhub" / "base").mkdir(parents=True, exist_ok=True)
         (mirror.path / "refs" / "heads").mkdir(exist_ok=True)

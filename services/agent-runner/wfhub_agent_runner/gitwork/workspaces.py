@@ -5,6 +5,8 @@
     …the agent runs in lease.layers and is dead…
     snapshot = await workspaces.snapshot(lease, about)   # None: nothing changed
     clean = await workspaces.clean(lease, "verify", snapshot)   # or None: the base
+    lease = await workspaces.set_up(lease, key)                 # None: it is to be made first,
+    lease = await workspaces.keep_set_up(lease, key, layers)    # in layers = clean(lease, …, None)
     await workspaces.release(lease)
 
 Layers are for `bwrap --overlay-src` in the order given (the first is the bottom) and one
@@ -12,17 +14,21 @@ Layers are for `bwrap --overlay-src` in the order given (the first is the bottom
 writable folder instead. Cost: fetch and checkout that of what is new in the commit, once per
 runner; lease, snapshot and clean checkout that of the changes.
 
-Shape on disk, below RUNNER_HOME: mirrors/<m>, trees/<m>/<commit>/{tree,gitdir}, attempts/<id>/…
+Shape on disk, below RUNNER_HOME: mirrors/<m>, trees/<m>/<commit>/{tree,gitdir}, attempts/<id>/…,
+setups/<m>/<key>; all but attempts/ are kept for who comes next, as `eviction` allows.
 Raises: Rejected (bad input), RetryLater (repository out of reach).
 """
 
 import asyncio
 import fcntl
+import os
 import secrets
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,12 +38,13 @@ from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
 from wfhub_common.messages import PublishOrder
 
-from wfhub_agent_runner.gitwork import attempts, directory, limits
+from wfhub_agent_runner.gitwork import attempts, directory, eviction, setups
 from wfhub_agent_runner.gitwork.attempts import BaseCheckout, Layers, Lease, Snapshot
 from wfhub_agent_runner.gitwork.client import NOBODY, RepoAccess, Use
 from wfhub_agent_runner.gitwork.commit import About
+from wfhub_agent_runner.gitwork.eviction import Budget, Kept
 from wfhub_agent_runner.gitwork.location import identity
-from wfhub_agent_runner.gitwork.mirror import open_mirror
+from wfhub_agent_runner.gitwork.mirror import Mirror, mirror_name, open_mirror
 from wfhub_agent_runner.gitwork.outcomes import PublishResult, PullRequest, Refused
 from wfhub_agent_runner.gitwork.removal import remove_tree
 
@@ -46,6 +53,7 @@ __all__ = ["About", "BaseCheckout", "Layers", "Lease", "Snapshot", "Workspaces"]
 _THREADS = 8
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _READ_TRIES = 3  # of a plain folder that is changed while it is read
+_MIRROR_GRACE_S = 600.0  # since its last use: long enough from `prepare` to `lease`
 _PUBLISH_TRIES = 3  # each looks first: after an unknown outcome the next one finds out
 T = TypeVar("T")
 
@@ -54,7 +62,7 @@ log = get_logger(__name__)
 
 @dataclass
 class _Used:
-    """Base checkouts that leases stand on, and one lock per mirror."""
+    """Checkouts and set-up layers that leases stand on, and one lock per mirror."""
 
     guard: threading.Lock
     counts: Counter[Path]
@@ -62,8 +70,15 @@ class _Used:
 
 
 class Workspaces:
-    def __init__(self, home: Path, access: RepoAccess, *, copies: bool = False) -> None:
-        self._home, self._access, self._copies = home, access, copies
+    def __init__(
+        self,
+        home: Path,
+        access: RepoAccess,
+        *,
+        copies: bool = False,
+        budget: Budget = Budget(),  # noqa: B008 - immutable
+    ) -> None:
+        self._home, self._access, self._copies, self._budget = home, access, copies, budget
         self._used = _Used(threading.Lock(), Counter(), {})
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gitwork")
         self._home_lock: Any = None
@@ -78,6 +93,22 @@ class Workspaces:
 
     async def lease(self, base: BaseCheckout, attempt_id: str) -> Lease:
         return await self._run(self._lease, base, ids.checked(attempt_id, "att"))
+
+    async def set_up(self, lease: Lease, key: str) -> Lease | None:
+        """The lease with the layer of that key below it, if it is kept here."""
+        return await self._run(self._set_up, lease, key)
+
+    async def keep_set_up(self, lease: Lease, key: str, made: Layers) -> Lease:
+        """Call when the sandbox is dead: what was made in `made` is that layer from now on."""
+        upper = made.copy or made.upper
+        await self._run(attempts.keep_set_up, lease, self._home, key, upper)
+        with_it = await self.set_up(lease, key)
+        assert with_it is not None
+        return with_it
+
+    async def tidy(self) -> None:
+        """Remove what is kept beyond the budget; `release` does so too."""
+        await self._run(self._tidy)
 
     async def snapshot(self, lease: Lease, about: About) -> Snapshot | None:
         """Call when the sandbox is dead. None: the tree is the base's."""
@@ -117,18 +148,19 @@ class Workspaces:
         self._home_lock = lock
         remove_tree(self._home / "attempts")
         self._drop_caches_after_a_boot()
-        for stale in (*self._home.glob("trees/*/.fresh-*"), *self._home.glob("fetch-*.pack")):
+        patterns = ("trees/*/.fresh-*", "setups/*/.fresh-*", "mirrors/.fresh-*", "fetch-*.pack")
+        for stale in (path for pattern in patterns for path in self._home.glob(pattern)):
             remove_tree(stale)
         for stale in self._home.glob("mirrors/*/objects/tmp_pack_*"):
             stale.unlink(missing_ok=True)
 
     def _drop_caches_after_a_boot(self) -> None:
-        """Mirrors and trees are written without fsync: a machine that lost power may have kept
-        their names and lost their content."""
+        """What is kept is written without fsync: a machine that lost power may have kept the names
+        and lost the content."""
         note, boot = self._home / "boot-id", _BOOT_ID.read_text()
         if not note.exists() or note.read_text() != boot:
-            remove_tree(self._home / "trees")
-            remove_tree(self._home / "mirrors")
+            for name in ("trees", "setups", "mirrors"):
+                remove_tree(self._home / name)
             note.write_text(boot)
 
     def _prepare(self, repo: str, base: str | None, use: Use) -> BaseCheckout:
@@ -142,8 +174,7 @@ class Workspaces:
 
     def _prepare_once(self, repo: str, base: str | None, use: Use) -> BaseCheckout:
         found = self._access.resolve(repo, base, use)
-        mirror = open_mirror(self._home, identity(repo, self._access.policy))
-        with self._mirror_lock(mirror.name):
+        with self._mirror(identity(repo, self._access.policy)) as mirror:
             if not mirror.has(found.commit):
                 pack = self._home / f"fetch-{mirror.name}.pack"
                 try:
@@ -155,6 +186,14 @@ class Workspaces:
         return BaseCheckout(
             repo, found.commit, mirror.tree_of(found.commit), found.ref, mirror, lower_dirs
         )
+
+    @contextmanager
+    def _mirror(self, of: str) -> Iterator[Mirror]:
+        """That mirror, for as long as nobody else changes or removes it."""
+        with self._mirror_lock(mirror_name(of)):
+            mirror = open_mirror(self._home, of)
+            os.utime(mirror.path)
+            yield mirror
 
     def _mirror_lock(self, name: str) -> threading.Lock:
         with self._used.guard:
@@ -172,32 +211,80 @@ class Workspaces:
         made = replace(base, lower_dirs=lower_dirs)  # made anew, it may lie over another one
         return attempts.lease(self._home, made, attempt_id, copies=self._copies)
 
+    def _set_up(self, lease: Lease, key: str) -> Lease | None:
+        with self._used.guard:  # found and counted at once: from here on it is not evicted
+            found = setups.find(self._home, lease.base.mirror.name, key)
+            if found is None:
+                return None
+            self._used.counts[found.folder] += 1
+        try:
+            return attempts.with_set_up(lease, found)
+        except BaseException:
+            self._used.counts[found.folder] -= 1
+            raise
+
     def _release(self, lease: Lease) -> None:
         remove_tree(lease.folder)
-        folder = attempts.base_folder(self._home, lease.base.mirror, lease.base.commit)
         with self._used.guard:
+            folder = attempts.base_folder(self._home, lease.base.mirror, lease.base.commit)
             self._used.counts[folder] -= 1
-            evicted = self._evict()
-        for gone in evicted:
-            remove_tree(gone)
+            if lease.set_up is not None:
+                self._used.counts[lease.set_up.folder] -= 1
+        self._tidy()
 
-    def _evict(self) -> list[Path]:
-        """The longest unused checkouts beyond TREES_KEPT_MAX, moved out of the way: a lease that
-        comes later makes its checkout anew. Call under the guard."""
-        folders = [p for p in self._home.glob("trees/*/*") if not p.name.startswith(".fresh-")]
-        folders.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        evicted = []
-        for folder in folders[limits.TREES_KEPT_MAX :]:
-            making = self._used.mirrors.setdefault(folder.parent.name, threading.Lock())
-            # Not while one is made, which may be laid over this one.
-            if self._used.counts[folder] <= 0 and making.acquire(blocking=False):
-                try:
-                    if not attempts.carries_another(folder):
-                        gone = folder.with_name(f".fresh-{secrets.token_hex(8)}")
-                        evicted.append(folder.rename(gone))
-                finally:
-                    making.release()
-        return evicted
+    def _tidy(self) -> None:
+        moved: list[Path] = []
+
+        def remove(one: Kept) -> bool:
+            gone = self._moved_away(one)
+            moved.extend(gone)
+            return bool(gone)
+
+        with self._used.guard:
+            gone = eviction.evicted(
+                eviction.kept(self._home),
+                self._budget,
+                now=time.time(),
+                free_bytes=eviction.free_bytes(self._home),
+                remove=remove,
+            )
+        for path in moved:
+            remove_tree(path)
+        if gone:
+            freed = sum(one.bytes for one in gone)
+            log.info("checkouts and mirrors evicted", count=len(gone), bytes=freed)
+
+    def _moved_away(self, one: Kept) -> list[Path]:
+        """Out of the way, unless it is used: who comes later makes it anew. Under the guard."""
+        path = one.path
+        if self._used.counts[path] > 0:
+            return []
+        mirror = path.name if one.is_mirror else path.parent.name
+        making = self._used.mirrors.setdefault(mirror, threading.Lock())
+        # Not while one is made, which may be laid over this one.
+        if not making.acquire(blocking=False):
+            return []
+        try:
+            if one.is_mirror and self._is_needed(one):
+                return []
+            if path.parent.parent.name == "trees" and attempts.carries_another(path):
+                return []
+            return [path.rename(path.with_name(f"{eviction.FRESH}{secrets.token_hex(8)}"))]
+        except FileNotFoundError:
+            return []
+        finally:
+            making.release()
+
+    def _is_needed(self, mirror: Kept) -> bool:
+        of_it = (self._home / kind / mirror.path.name for kind in ("trees", "setups"))
+        made_from_it = [
+            path
+            for folder in of_it
+            if folder.exists()
+            for path in folder.iterdir()
+            if not path.name.startswith(eviction.FRESH)
+        ]
+        return bool(made_from_it) or mirror.used_at > time.time() - _MIRROR_GRACE_S
 
     def _publish(self, repo: str, bundle: Path, order: PublishOrder, use: Use) -> PublishResult:
         unknown: RetryLater | None = None
