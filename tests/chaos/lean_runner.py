@@ -28,6 +28,7 @@ from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_agent_runner.leases import Held, Leases
 from wfhub_agent_runner.sandbox import port
 from wfhub_agent_runner.scheduler_link import SchedulerLink
+from wfhub_agent_runner.set_up import SetUps
 from wfhub_agent_runner.settings import RunnerSettings
 from wfhub_agent_runner.spool import Spool
 from wfhub_common import broker as rpc
@@ -169,6 +170,7 @@ async def serve(settings: RunnerSettings, history: History, stop: service.Stop) 
             toolchains=toolchains.of(()),
             python="python3",
             gateway_url=settings.gateway_url,
+            set_ups=SetUps(workspaces),
             secrets=(),
             scratch=scratch,
         )

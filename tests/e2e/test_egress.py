@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Stack, start
+from .conftest import Stack, git, start
 
 HOST = "127.0.0.2"  # loopback, and not among what programs are told not to ask a proxy for
 
@@ -100,3 +100,38 @@ def test_an_entry_that_is_not_exact_is_refused_before_anything_runs(
     )
     assert done.returncode == 2
     assert "exact DNS name" in done.stderr
+
+
+def test_set_up_goes_where_the_agent_may_not_and_is_kept_for_the_next(
+    open_stack: Stack, repository: Path, registry: str, tmp_path: Path
+) -> None:
+    fetch = f"curl -sS --max-time 10 http://{registry}/dep"
+    statements = []
+    for number in range(2):
+        code, result, progress = open_stack.run(
+            *("--repo", str(repository), "--prompt", "x", "--setup-egress", registry),
+            *("--setup", f"{fetch} -o dep.txt", "--setup", "echo changed > README.md"),
+            *("--agent-cmd", f"sh -c 'cat dep.txt README.md > got.txt; {fetch} -o no.txt; true'"),
+            *("--verify", "cat dep.txt README.md | cmp - got.txt && grep -qx colour README.md"),
+        )
+        assert code == 0, (result, progress)
+        changed = git("diff", "--name-only", "main", result["branch"], cwd=repository)
+        assert changed == "got.txt"
+        exported = tmp_path / f"{number}.json"
+        done = open_stack.wfhub("proof", "export", result["proof_id"], "-o", str(exported))
+        assert done.returncode == 0, done.stderr
+        payload = json.loads(exported.read_text())["envelope"]["payload"]
+        statements.append(base64.b64decode(payload).decode().replace(" ", ""))
+    assert ['"reused":true' in text for text in statements] == [False, True]
+    assert all('"put_back":["README.md"]' in text for text in statements)
+    assert "setup-egress.log" in statements[0]
+
+
+def test_a_set_up_that_fails_says_which_command(open_stack: Stack, repository: Path) -> None:
+    code, result, progress = open_stack.run(
+        *("--repo", str(repository), "--prompt", "x", "--agent-cmd", "touch x"),
+        *("--setup", "true", "--setup", "echo no such mirror; exit 4"),
+    )
+    assert (code, result["reason"]) == (1, "setup-failed"), progress
+    shown = open_stack.wfhub("status", result["task_id"], "--json").stdout
+    assert "exit code 4; see setup.log" in shown

@@ -21,18 +21,18 @@ from faststream.nats import NatsBroker
 from wfhub_common import limits, messages, subjects
 from wfhub_common.errors import LeaseLost, Rejected, WfhubError
 from wfhub_common.log import get_logger
-from wfhub_common.messages import AttemptState, Verdict, VerdictStatus
+from wfhub_common.messages import AttemptState, Verdict
 
-from wfhub_agent_runner import outcomes
 from wfhub_agent_runner import commands as shell
+from wfhub_agent_runner import outcomes
 from wfhub_agent_runner.agents import table
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
 from wfhub_agent_runner.egress_policy import EgressPolicy
+from wfhub_agent_runner.evidence import Evidence
 from wfhub_agent_runner.gitwork.client import Use
 from wfhub_agent_runner.gitwork.workspaces import (
     About,
-    BaseCheckout,
     Layers,
     Lease,
     Snapshot,
@@ -72,30 +72,13 @@ class Parts:
     egress: EgressPolicy = field(default_factory=EgressPolicy)  # by default nothing
 
 
-@dataclass
-class Evidence:
-    """What was observed so far; becomes RunnerObservations and the artifacts."""
-
-    started_at: str
-    artifacts: dict[str, tuple[Path, str]] = field(default_factory=dict)  # name → file, type
-    agent_argv: tuple[str, ...] = ()
-    agent_outcome: str = ""
-    base: BaseCheckout | None = None
-    snapshot: Snapshot | None = None
-    verdict: Verdict = field(default_factory=lambda: Verdict(status=VerdictStatus.NONE))
-    base_verdict: Verdict | None = None
-    egress: dict[str, dict[str, Any]] = field(default_factory=dict)  # agent, setup: where to
-    set_up: dict[str, Any] | None = None
-    lease: Lease | None = None
-
-
 class AgentAttempt:
     def __init__(self, parts: Parts, assignment: messages.Assignment, held: Held) -> None:
         self._parts = parts
         self._assigned = assignment
         self._spec = assignment.spec
         self._held = held
-        self._evidence = Evidence(started_at=_now())
+        self._evidence = Evidence()
         self._at = subjects.AttemptSubject(
             parts.runner_id, assignment.project_id, assignment.task_id, assignment.attempt_id
         )
@@ -230,7 +213,7 @@ class AgentAttempt:
         environment = str(parts.sandbox.describe().get("backend", ""))
         key = key_of(self._assigned, lease, parts.toolchains, environment)
         done = await parts.set_ups.on(lease, key, run, self._held.cancel)
-        self._evidence.lease, self._evidence.set_up = done.lease, done.described()
+        self._evidence.lease, self._evidence.set_up = done.lease, done
         if done.cancelled:
             return outcomes.Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")
         if done.lease.set_up is None:
@@ -338,17 +321,12 @@ class AgentAttempt:
     async def _step(self, name: str, **fields: Any) -> None:
         await self._parts.link.step(self._held, name, **fields)
 
-    def _what_was_set_up(self) -> dict[str, Any]:
-        evidence = self._evidence
-        if evidence.set_up is None:
-            return {}
-        reached = {"egress": evidence.egress[SETUP]} if SETUP in evidence.egress else {}
-        return {"setup": {**evidence.set_up, **reached}}
-
     async def _finish(self, decision: outcomes.Decision) -> None:
         """Artifacts, receipts, completion. A cancel that comes now is the scheduler's to weigh."""
         receipts = await self._delivered()
-        observed = self._observed()
+        observed = self._evidence.observed(
+            self._parts.runner_id, self._spec, self._parts.sandbox.describe()
+        )
         done = await self._parts.link.complete(
             self._held,
             messages.Complete(
@@ -393,37 +371,3 @@ class AgentAttempt:
         finally:
             delivering.cancel()
             dropped.cancel()
-
-    def _observed(self) -> messages.RunnerObservations:
-        evidence, spec = self._evidence, self._spec
-        snapshot, base = evidence.snapshot, evidence.base
-        changes = snapshot.changes if snapshot else ()
-        return messages.RunnerObservations(
-            runner_id=self._parts.runner_id,
-            agent="command" if spec.agent.argv else spec.agent.name,
-            agent_argv=evidence.agent_argv,
-            model=spec.agent.model,
-            agent_outcome=evidence.agent_outcome,
-            base_commit=base.commit if base else "",
-            base_tree=base.tree if base else "",
-            commit=snapshot.commit if snapshot else "",
-            tree=snapshot.tree if snapshot else "",
-            changes=changes,
-            changes_total=snapshot.changes_total if snapshot else 0,
-            tests_changed=outcomes.tests_changed([change.path for change in changes]),
-            verdict=evidence.verdict,
-            base_verdict=evidence.base_verdict,
-            sandbox={
-                **self._parts.sandbox.describe(),
-                **({"egress": evidence.egress["agent"]} if "agent" in evidence.egress else {}),
-            },
-            workspace={"kind": base.kind, "ref": base.ref, **self._what_was_set_up()}
-            if base
-            else {},
-            started_at=evidence.started_at,
-            finished_at=_now(),
-        )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

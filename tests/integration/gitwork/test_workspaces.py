@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 
 import gitrepos
@@ -13,58 +12,14 @@ from gitrepos import git
 from wfhub_agent_runner.gitwork import limits
 from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.outcomes import Already, Published
-from wfhub_agent_runner.gitwork.workspaces import About, Lease, Snapshot, Workspaces
+from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_common import ids
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import PublishOrder
 
 from .conftest import POLICY
 from .edits import in_overlay
-
-FILES = {
-    "README": b"hello\n",
-    "src/a.py": b"print(1)\n",
-    "src/deep/b.py": b"print(2)\n",
-    ".gitignore": b"*.log\nbuild/\n",
-    "run.sh": b"#!/bin/sh\n",
-}
-WHEN = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-def about(attempt_id: str) -> About:
-    return About("tsk_x", attempt_id, "Fix it\x1b[31m", "a prompt", WHEN)
-
-
-@pytest.fixture
-def repo(shared: Path) -> Path:
-    return gitrepos.make(shared / "repo", FILES)
-
-
-@pytest.fixture
-async def spaces(shared: Path) -> Workspaces:
-    (shared / "home").mkdir()
-    spaces = Workspaces(shared / "home", RepoAccess.direct(POLICY))
-    await spaces.reap()
-    return spaces
-
-
-async def leased(spaces: Workspaces, repo: Path) -> Lease:
-    return reachable(
-        await spaces.lease(await spaces.prepare(str(repo), None), ids.new_attempt_id())
-    )
-
-
-def reachable(lease: Lease) -> Lease:
-    """The test is root, the sandbox is not: it must get to the layers."""
-    lease.folder.chmod(0o711)
-    return lease
-
-
-async def made(spaces: Workspaces, lease: Lease, script: str) -> Snapshot:
-    in_overlay(lease.layers, "/bin/sh", "-ec", script)
-    found = await spaces.snapshot(lease, about(lease.attempt_id))
-    assert found is not None
-    return found
+from .leasing import about, leased, made, reachable
 
 
 async def test_git_works_inside_and_sees_a_clean_checkout(spaces: Workspaces, repo: Path) -> None:

@@ -1,0 +1,67 @@
+"""Evidence: what was observed of one agent attempt so far, as it becomes part of its proof."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from wfhub_common import messages
+from wfhub_common.messages import TaskSpec, Verdict, VerdictStatus
+
+from wfhub_agent_runner import outcomes, set_up
+from wfhub_agent_runner.gitwork.workspaces import BaseCheckout, Lease, Snapshot
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass
+class Evidence:
+    """Becomes RunnerObservations and the artifacts."""
+
+    started_at: str = field(default_factory=_now)
+    artifacts: dict[str, tuple[Path, str]] = field(default_factory=dict)  # name → file, type
+    agent_argv: tuple[str, ...] = ()
+    agent_outcome: str = ""
+    base: BaseCheckout | None = None
+    lease: Lease | None = None
+    set_up: set_up.Done | None = None
+    snapshot: Snapshot | None = None
+    verdict: Verdict = field(default_factory=lambda: Verdict(status=VerdictStatus.NONE))
+    base_verdict: Verdict | None = None
+    # By who was let out (agent, setup): where to, and how much it used.
+    egress: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def observed(
+        self, runner_id: str, spec: TaskSpec, sandbox: dict[str, Any]
+    ) -> messages.RunnerObservations:
+        snapshot, base = self.snapshot, self.base
+        changes = snapshot.changes if snapshot else ()
+        reached = {"egress": self.egress["agent"]} if "agent" in self.egress else {}
+        return messages.RunnerObservations(
+            runner_id=runner_id,
+            agent="command" if spec.agent.argv else spec.agent.name,
+            agent_argv=self.agent_argv,
+            model=spec.agent.model,
+            agent_outcome=self.agent_outcome,
+            base_commit=base.commit if base else "",
+            base_tree=base.tree if base else "",
+            commit=snapshot.commit if snapshot else "",
+            tree=snapshot.tree if snapshot else "",
+            changes=changes,
+            changes_total=snapshot.changes_total if snapshot else 0,
+            tests_changed=outcomes.tests_changed([change.path for change in changes]),
+            verdict=self.verdict,
+            base_verdict=self.base_verdict,
+            sandbox={**sandbox, **reached},
+            workspace={"kind": base.kind, "ref": base.ref, **self._set_up()} if base else {},
+            started_at=self.started_at,
+            finished_at=_now(),
+        )
+
+    def _set_up(self) -> dict[str, Any]:
+        if self.set_up is None:
+            return {}
+        reached = {"egress": self.egress[set_up.NAME]} if set_up.NAME in self.egress else {}
+        return {"setup": {**self.set_up.described(), **reached}}
