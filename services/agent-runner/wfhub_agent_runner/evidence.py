@@ -8,8 +8,10 @@ from typing import Any
 from wfhub_common import messages
 from wfhub_common.messages import TaskSpec, Verdict, VerdictStatus
 
-from wfhub_agent_runner import outcomes, set_up
+from wfhub_agent_runner import outcomes
 from wfhub_agent_runner.gitwork.workspaces import BaseCheckout, Lease, Snapshot
+from wfhub_agent_runner.set_up import NAME as SETUP
+from wfhub_agent_runner.set_up import Done
 
 
 def _now() -> str:
@@ -26,7 +28,7 @@ class Evidence:
     agent_outcome: str = ""
     base: BaseCheckout | None = None
     lease: Lease | None = None
-    set_up: set_up.Done | None = None
+    set_up: Done | None = None
     snapshot: Snapshot | None = None
     verdict: Verdict = field(default_factory=lambda: Verdict(status=VerdictStatus.NONE))
     base_verdict: Verdict | None = None
@@ -63,5 +65,5 @@ class Evidence:
     def _set_up(self) -> dict[str, Any]:
         if self.set_up is None:
             return {}
-        reached = {"egress": self.egress[set_up.NAME]} if set_up.NAME in self.egress else {}
+        reached = {"egress": self.egress[SETUP]} if SETUP in self.egress else {}
         return {"setup": {**self.set_up.described(), **reached}}

@@ -34,9 +34,7 @@ async def test_what_was_set_up_lies_below_agent_and_verification(
 ) -> None:
     first = await leased(spaces, repo)
     assert await spaces.set_up(first, KEY) is None
-    await set_up(
-        spaces, first, "mkdir -p build/deps; echo one > build/deps/x; chmod 400 build/deps/x"
-    )
+    await set_up(spaces, first, "mkdir -p build/deps; cd build/deps; echo one > x; chmod 400 x")
     await spaces.release(first)
 
     lease = await spaces.set_up(await leased(spaces, repo), KEY)

@@ -19,7 +19,7 @@ from wfhub_common.messages import PublishOrder
 
 from .conftest import POLICY
 from .edits import in_overlay
-from .leasing import about, leased, made, reachable
+from .leasing import FILES, about, leased, made, reachable
 
 
 async def test_git_works_inside_and_sees_a_clean_checkout(spaces: Workspaces, repo: Path) -> None:
