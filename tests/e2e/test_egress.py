@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import gitrepos
 import pytest
 
 from .conftest import Stack, git, start
@@ -35,13 +36,23 @@ def registry() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def open_stack(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Iterator[Stack]:
+def cache() -> Iterator[Path]:
+    with gitrepos.shared_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def open_stack(
+    tmp_path_factory: pytest.TempPathFactory, registry: str, cache: Path
+) -> Iterator[Stack]:
+    (cache / "wheel").write_text("kept\n")
     running = start(
         tmp_path_factory.mktemp("egress") / "data",
         LLM_PROVIDER="openai",
         LLM_BASE_URL="http://127.0.0.1:9",
         EGRESS_ALLOWED=f"{registry},other.example:443",
         EGRESS_PRIVATE_HOSTS=HOST,
+        SHARED_CACHES=f"pip:{cache}=default;npm:{cache}=another",
     )
     yield running
     running.process.send_signal(signal.SIGINT)
@@ -125,6 +136,18 @@ def test_set_up_goes_where_the_agent_may_not_and_is_kept_for_the_next(
     assert ['"reused":true' in text for text in statements] == [False, True]
     assert all('"put_back":["README.md"]' in text for text in statements)
     assert "setup-egress.log" in statements[0]
+
+
+def test_every_step_finds_the_shared_cache_of_its_project(
+    open_stack: Stack, repository: Path
+) -> None:
+    kept = "grep -qx kept ~/.cache/pip/wheel && test ! -e ~/.npm"
+    code, result, progress = open_stack.run(
+        *("--repo", str(repository), "--prompt", "x", "--setup", f"{kept} && touch ~/.cache/pip/x"),
+        *("--agent-cmd", f"sh -c '{kept} && test ! -e ~/.cache/pip/x && touch done'"),
+        *("--verify", kept),
+    )
+    assert code == 0, (result, progress)
 
 
 def test_a_set_up_that_fails_says_which_command(open_stack: Stack, repository: Path) -> None:

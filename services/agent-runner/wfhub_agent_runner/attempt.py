@@ -24,7 +24,7 @@ from wfhub_common.log import get_logger
 from wfhub_common.messages import AttemptState, Verdict
 
 from wfhub_agent_runner import commands as shell
-from wfhub_agent_runner import outcomes
+from wfhub_agent_runner import outcomes, shared_caches
 from wfhub_agent_runner.agents import table
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
@@ -70,6 +70,7 @@ class Parts:
     secrets: tuple[str, ...]  # of this process: masked in every log
     scratch: Path
     egress: EgressPolicy = field(default_factory=EgressPolicy)  # by default nothing
+    caches: tuple[shared_caches.Rule, ...] = ()
 
 
 class AgentAttempt:
@@ -79,6 +80,7 @@ class AgentAttempt:
         self._spec = assignment.spec
         self._held = held
         self._evidence = Evidence()
+        self._caches = shared_caches.of(parts.caches, assignment.project)
         self._at = subjects.AttemptSubject(
             parts.runner_id, assignment.project_id, assignment.task_id, assignment.attempt_id
         )
@@ -193,14 +195,7 @@ class AgentAttempt:
                 self._egress(scratch, SETUP, entries) as egress_socket,
                 self._log(scratch, SETUP) as out,
             ):
-                within = shell.Surroundings(
-                    parts.sandbox,
-                    spec.limits,
-                    spec.limits.setup_s,
-                    parts.toolchains.env,
-                    parts.toolchains.binds,
-                    egress_socket,
-                )
+                within = self._surroundings(spec.limits.setup_s, egress_socket)
                 return await shell.run_all(
                     spec.setup,
                     layers,
@@ -222,6 +217,17 @@ class AgentAttempt:
             "setup-ready", reused=not done.results, put_back=len(done.lease.set_up.left)
         )
         return None
+
+    def _surroundings(self, wall_s: float, egress_socket: Path | None = None) -> shell.Surroundings:
+        return shell.Surroundings(
+            self._parts.sandbox,
+            self._spec.limits,
+            wall_s,
+            self._parts.toolchains.env,
+            self._parts.toolchains.binds,
+            self._caches,
+            egress_socket,
+        )
 
     async def _agent(
         self, scratch: Path, plan: table.AgentPlan, lease: Lease
@@ -252,6 +258,7 @@ class AgentAttempt:
                 wall_s=spec.limits.run_s,
                 env={**parts.toolchains.env, **plan.env},
                 binds=parts.toolchains.binds,
+                caches=self._caches,
                 files=plan.files,
                 gateway_socket=relay.socket_path,
                 egress_socket=egress_socket,
@@ -294,10 +301,7 @@ class AgentAttempt:
             return await verify(
                 spec.verify,
                 checkout,
-                sandbox=parts.sandbox,
-                limits=spec.limits,
-                env=parts.toolchains.env,
-                binds=parts.toolchains.binds,
+                self._surroundings(spec.limits.verify_s),
                 log=out,
                 log_name=f"{kind}.log",
                 cancel=self._held.cancel,
@@ -325,7 +329,9 @@ class AgentAttempt:
         """Artifacts, receipts, completion. A cancel that comes now is the scheduler's to weigh."""
         receipts = await self._delivered()
         observed = self._evidence.observed(
-            self._parts.runner_id, self._spec, self._parts.sandbox.describe()
+            self._parts.runner_id,
+            self._spec,
+            {**self._parts.sandbox.describe(), "caches": list(self._caches)},
         )
         done = await self._parts.link.complete(
             self._held,

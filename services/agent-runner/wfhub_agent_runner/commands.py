@@ -27,6 +27,7 @@ class Surroundings:
     wall_s: float
     env: Mapping[str, str]
     binds: Mapping[str, Path]
+    caches: Mapping[str, Path]
     egress_socket: Path | None = None
 
 
@@ -53,6 +54,7 @@ async def run_all(
             wall_s=within.wall_s,
             env=within.env,
             binds=within.binds,
+            caches=within.caches,
             egress_socket=within.egress_socket,
         )
         ran = await within.sandbox.run(spec, on_output=log.write, cancel=cancel)

@@ -24,7 +24,7 @@ from wfhub_common.broker import make_broker
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.messages import UnitKind
 
-from wfhub_agent_runner import publication, toolchains
+from wfhub_agent_runner import publication, shared_caches, toolchains
 from wfhub_agent_runner.attempt import AgentAttempt, Parts
 from wfhub_agent_runner.claims import Claims
 from wfhub_agent_runner.delivery import Delivery
@@ -71,7 +71,11 @@ def _become_unprivileged(
     privileges.drop(
         settings.runner_uid,
         settings.runner_uid,
-        keep_visible=(*privileges.code_paths(), *settings.toolchain_paths()),
+        keep_visible=(
+            *privileges.code_paths(),
+            *settings.toolchain_paths(),
+            *(rule.folder for rule in _caches(settings)),
+        ),
         keep_writable=(home,),
     )
     return RepoAccess.over_socket(broker_socket, policy), broker_socket
@@ -100,6 +104,18 @@ def _policy(settings: RunnerSettings) -> Policy:
         ca_file=str(settings.git_ca_file or ""),
         remote_uid=settings.runner_uid,
     )
+
+
+def _caches(settings: RunnerSettings) -> tuple[shared_caches.Rule, ...]:
+    """Raises: SystemExit that names a rule that cannot be read, or a folder that is not there."""
+    try:
+        rules = shared_caches.parse(settings.shared_caches)
+    except ValueError as e:
+        raise SystemExit(f"bad settings: SHARED_CACHES: {e}") from e
+    for rule in rules:
+        if not rule.folder.is_dir():
+            raise SystemExit(f"bad settings: SHARED_CACHES: {rule.folder} is not a folder")
+    return rules
 
 
 def _own(folder: Path, uid: int) -> None:
@@ -156,6 +172,7 @@ async def _serve(
             secrets=(settings.service_token, settings.nats_password),
             scratch=scratch,
             egress=settings.egress_policy(),
+            caches=_caches(settings),
         )
 
         async def run(assignment: messages.Assignment) -> None:

@@ -31,6 +31,7 @@ class RunnerSettings(BrokerSettings):
     git_ca_file: Path | None = None  # PEM, of authorities besides the system's
     egress_allowed: str = ""  # ','-separated host:port that a task may ask for; empty: none
     egress_private_hosts: str = ""  # ','-separated; those of them that may have private addresses
+    shared_caches: str = ""  # name:/folder=project,project;… (shared_caches), read-only
     workspace_root: Path | None = None  # its folders are `mount:<path>` and `directory:<path>`
     workspace_folders: str = ""  # which project may use which (gitwork/folders); empty: any
     # Of checkouts, set-up layers and mirrors kept for later attempts; what runs is never removed.

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from wfhub_agent_runner.sandbox import arguments
 from wfhub_agent_runner.sandbox.arguments import Descriptors, Host
+from wfhub_agent_runner.sandbox.layers import Layer
 from wfhub_agent_runner.sandbox.port import SandboxSpec
+from wfhub_agent_runner.sandbox.usage import Usage
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import Limits
 
@@ -59,10 +61,11 @@ def spec(**fields: object) -> SandboxSpec:
     return SandboxSpec(**(defaults | fields))  # type: ignore[arg-type]
 
 
+LAYER = Layer(Path("/srv/upper"), Path("/srv/work"), Usage)
+
+
 def options(**fields: object) -> list[str]:
-    return arguments.options(
-        spec(**fields), HOST, FDS, upper=Path("/srv/upper"), work=Path("/srv/work")
-    )
+    return arguments.options(spec(**fields), HOST, FDS, LAYER)
 
 
 def test_every_namespace_is_new_and_user_namespaces_end_there() -> None:
@@ -120,6 +123,18 @@ def test_a_bind_over_the_sandboxs_own_folders_is_refused(inside: str) -> None:
         options(binds={inside: Path("/opt/tools")})
 
 
+@pytest.mark.parametrize("path", ["/home/agent", "/home/agent/../x", "/etc/x", ".npm", "/tmp/x"])
+def test_a_cache_lies_below_the_home(path: str) -> None:
+    with pytest.raises(Rejected, match="belongs below"):
+        options(caches={path: Path("/srv/npm")})
+
+
+def test_a_cache_without_a_layer_over_it_is_read_only() -> None:
+    words = options(caches={"/home/agent/.npm": Path("/srv/npm")})
+    at = words.index("/srv/npm")
+    assert words[at - 1 : at + 2] == ["--ro-bind", "/srv/npm", "/home/agent/.npm"]
+
+
 def test_a_toolchain_is_bound_read_only_at_its_path() -> None:
     words = options(binds={"/opt/tools": Path("/opt/tools")})
     at = words.index("/opt/tools")
@@ -139,7 +154,7 @@ def test_a_file_may_be_put_into_the_home_and_the_run_folder() -> None:
 
 def test_a_way_out_is_bound_forwarded_and_named_only_when_it_is_given() -> None:
     def all_words(asked: SandboxSpec) -> list[str]:
-        made = arguments.options(asked, HOST, FDS, upper=Path("/srv/u"), work=Path("/srv/w"))
+        made = arguments.options(asked, HOST, FDS, LAYER)
         return [*made, *arguments.command(asked, HOST, 5)]
 
     without = all_words(spec())

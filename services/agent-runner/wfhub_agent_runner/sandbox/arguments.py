@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import Limits
 
+from wfhub_agent_runner.sandbox.layers import Layer
 from wfhub_agent_runner.sandbox.port import (
     EGRESS_PORT,
     EGRESS_URL,
@@ -70,10 +71,7 @@ def tmpfs_bytes(limits: Limits) -> int:
     return min(limits.disk_bytes, limits.memory_bytes // 2)
 
 
-def options(
-    spec: SandboxSpec, host: Host, fds: Descriptors, *, upper: Path, work: Path | None
-) -> list[str]:
-    """`work` None: `upper` is a whole copy of the tree and is bound as it is (see layers)."""
+def options(spec: SandboxSpec, host: Host, fds: Descriptors, layer: Layer) -> list[str]:
     size = str(tmpfs_bytes(spec.limits))
     words = [
         *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"),
@@ -101,21 +99,35 @@ def options(
     own = {} if host.python_prefix is None else {str(host.python_prefix): host.python_prefix}
     for inside, source in sorted({**own, **spec.binds}.items()):  # a folder before what is in it
         words += _bind(source, inside)
+    words += _caches(spec, layer)
     for path, descriptor in fds.files.items():
         words += ["--perms", "0444" if path.startswith((FILES, "/etc")) else "0644"]
         words += ["--file", str(descriptor), path]
-    if work is None:
-        words += ["--bind", str(upper), WORKSPACE]
+    if layer.work is None:
+        words += ["--bind", str(layer.upper), WORKSPACE]
     else:
         for lower in (spec.lower, *spec.extra_lowers):
             words += ["--overlay-src", str(lower)]
-        words += ["--overlay", str(upper), str(work), WORKSPACE]
+        words += ["--overlay", str(layer.upper), str(layer.work), WORKSPACE]
     return [
         *words,
         *("--remount-ro", "/", "--chdir", spec.cwd),
         *("--seccomp", str(fds.seccomp), "--json-status-fd", str(fds.status)),
         *(() if fds.block is None else ("--block-fd", str(fds.block))),
     ]
+
+
+def _caches(spec: SandboxSpec, layer: Layer) -> list[str]:
+    words: list[str] = []
+    for path, source in sorted(spec.caches.items()):
+        if not _plain(path) or not path.startswith(f"{HOME}/"):
+            raise Rejected("sandbox-cache", f"a cache belongs below {HOME}, not at {path[:200]!r}")
+        if (over := layer.caches.get(path)) is None:
+            words += ["--ro-bind", str(source), path]
+        else:
+            words += ["--overlay-src", str(source)]
+            words += ["--overlay", str(over.upper), str(over.work), path]
+    return words
 
 
 def command(spec: SandboxSpec, host: Host, report: int) -> list[str]:

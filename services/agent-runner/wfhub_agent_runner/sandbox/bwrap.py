@@ -121,7 +121,7 @@ class BwrapSandbox:
             report=report_writes,
             files={path: opened.file("file", data) for path, data in files.items()},
         )
-        options = arguments.options(spec, self._host, fds, upper=layer.upper, work=layer.work)
+        options = arguments.options(spec, self._host, fds, layer)
         args = opened.file("args", b"".join(os.fsencode(word) + b"\0" for word in options))
         passed = [fds.seccomp, status_writes, report_writes, args, *fds.files.values()]
         passed += [] if blocks is None else [blocks]

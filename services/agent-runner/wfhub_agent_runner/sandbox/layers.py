@@ -14,10 +14,9 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 
 from wfhub_common.errors import Rejected
@@ -37,11 +36,19 @@ class LayerKind(StrEnum):
 @dataclass(frozen=True)
 class Layer:
     """What is mounted: an overlay of `upper` and `work`, or `upper` alone when `work` is None.
-    `used` counts what the run added to it."""
+    `used` counts what the run added to it. `caches` maps a path inside to the layer that is over
+    that cache; without one it is read-only."""
 
     upper: Path
     work: Path | None
     used: Callable[[], Usage]
+    caches: Mapping[str, "CacheLayer"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CacheLayer:
+    upper: Path
+    work: Path
 
 
 def probe(bwrap: Path, scratch: Path) -> LayerKind:
@@ -88,7 +95,9 @@ async def prepared(kind: LayerKind, spec: SandboxSpec, *, scratch: Path) -> Asyn
             upper.mkdir()
             work.mkdir()
         if kind is LayerKind.OVERLAY:
-            yield Layer(upper, work, partial(tree_usage, upper))
+            caches = {path: _cache_layer(folder, n) for n, path in enumerate(spec.caches)}
+            uppers = (upper, *(layer.upper for layer in caches.values()))
+            yield Layer(upper, work, lambda: sum(map(tree_usage, uppers), Usage()), caches)
             return
         copy = folder / "copy"
         lowers = (spec.lower, *spec.extra_lowers)
@@ -98,6 +107,13 @@ async def prepared(kind: LayerKind, spec: SandboxSpec, *, scratch: Path) -> Asyn
             await asyncio.to_thread(_extract, copy, upper, before)
     finally:
         await asyncio.to_thread(remove_tree, folder)
+
+
+def _cache_layer(folder: Path, number: int) -> CacheLayer:
+    made = CacheLayer(folder / f"cache-{number}", folder / f"cache-{number}-work")
+    made.upper.mkdir()
+    made.work.mkdir()
+    return made
 
 
 @contextlib.contextmanager

@@ -36,8 +36,9 @@ class SandboxSpec:
     `upper` and `work` are folders of one file system, empty or of an earlier run, in the form of
     an overlay's layers; without them what is written is thrown away at the end.
 
-    `binds` maps a path inside to a host path, read-only. `files` maps a path inside to content:
-    read-only below FILES, the agent's own below HOME and /tmp.
+    `caches` maps a path below HOME to a host folder: what is written there is thrown away, where it
+    can be written at all. `binds` maps a path inside to a host path, read-only. `files` maps a
+    path inside to content: read-only below FILES, the agent's own below HOME and /tmp.
     """
 
     argv: tuple[str, ...]
@@ -50,6 +51,7 @@ class SandboxSpec:
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     cwd: str = WORKSPACE
     binds: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
+    caches: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
     files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
     gateway_socket: Path | None = None
     egress_socket: Path | None = None  # of a proxy, which the environment then names
