@@ -43,22 +43,26 @@ class SetUp:
         return self.folder / "layer"
 
 
+def folder(home: Path, mirror: str, key: str) -> Path:
+    return home / "setups" / mirror / key
+
+
 def find(home: Path, mirror: str, key: str) -> SetUp | None:
-    folder = home / "setups" / mirror / key
+    there = folder(home, mirror, key)
     try:
-        about = json.loads((folder / "about").read_text())
-        os.utime(folder)
+        about = json.loads((there / "about").read_text())
+        os.utime(there)
     except FileNotFoundError:
         return None
-    return SetUp(folder, about["digest"], tuple(about["left"]))
+    return SetUp(there, about["digest"], tuple(about["left"]))
 
 
 def keep(
     home: Path, mirror: str, key: str, upper: Path, *, store: BaseObjectStore, tree: ObjectID
 ) -> SetUp:
     """Move `upper`, an overlay's upper layer over a checkout of `tree`, to where it is kept."""
-    folder = home / "setups" / mirror / key
-    fresh = folder.with_name(f".fresh-{secrets.token_hex(8)}")
+    there = folder(home, mirror, key)
+    fresh = there.with_name(f".fresh-{secrets.token_hex(8)}")
     fresh.mkdir(parents=True)
     try:
         with _opened(upper) as fd:
@@ -70,8 +74,11 @@ def keep(
         shown = [names.shown(path) for path in left[: limits.SETUP_LEFT_MAX]]
         about = {"digest": content.hash.hexdigest(), "left": shown, "bytes": content.size}
         (fresh / "about").write_text(json.dumps(about))
-        with suppress(OSError):  # another one was first
-            fresh.rename(folder)
+        try:
+            fresh.rename(there)
+        except OSError:
+            if not there.exists():  # else another one was first
+                raise
     finally:
         remove_tree(fresh)
     kept = find(home, mirror, key)

@@ -100,11 +100,7 @@ class Workspaces:
 
     async def keep_set_up(self, lease: Lease, key: str, made: Layers) -> Lease:
         """Call when the sandbox is dead: what was made in `made` is that layer from now on."""
-        upper = made.copy or made.upper
-        await self._run(attempts.keep_set_up, lease, self._home, key, upper)
-        with_it = await self.set_up(lease, key)
-        assert with_it is not None
-        return with_it
+        return await self._run(self._keep_set_up, lease, key, made.copy or made.upper)
 
     async def tidy(self) -> None:
         """Remove what is kept beyond the budget; `release` does so too."""
@@ -217,10 +213,25 @@ class Workspaces:
             if found is None:
                 return None
             self._used.counts[found.folder] += 1
-        try:
+        with self._counted(found.folder):
             return attempts.with_set_up(lease, found)
+
+    def _keep_set_up(self, lease: Lease, key: str, upper: Path) -> Lease:
+        folder = setups.folder(self._home, lease.base.mirror.name, key)
+        with self._used.guard:  # counted first: it is not evicted the moment it is there
+            self._used.counts[folder] += 1
+        with self._counted(folder):
+            kept = attempts.keep_set_up(lease, self._home, key, upper)
+            return attempts.with_set_up(lease, kept)
+
+    @contextmanager
+    def _counted(self, folder: Path) -> Iterator[None]:
+        """What fails leaves no use of `folder` behind."""
+        try:
+            yield
         except BaseException:
-            self._used.counts[found.folder] -= 1
+            with self._used.guard:
+                self._used.counts[folder] -= 1
             raise
 
     def _release(self, lease: Lease) -> None:
