@@ -173,6 +173,18 @@ async def test_an_attempt_that_beats_for_ever_is_ended_by_the_scheduler(hub: Hub
     assert (await hub.task(task_id))["state"] == "ready"
 
 
+async def test_an_attempt_may_take_what_each_of_its_commands_may(hub: Hub) -> None:
+    limits = Limits(run_s=1000, verify_s=100, setup_s=10)
+    asked = {"limits": limits, "verify": ("a", "b"), "verify_base": True}
+    without = await hub.submit(**asked)
+    with_set_up = await hub.submit(**asked, setup=("c", "d", "e"))
+    found = {
+        row["task_id"]: row["attempt_s"]
+        for row in await hub.pg.fetch("SELECT task_id, attempt_s FROM sched.task")
+    }
+    assert found == {without.task_id: 1400, with_set_up.task_id: 1430}
+
+
 async def test_two_schedulers_time_a_thousand_tasks_out_once_each(hub: Hub) -> None:
     async with scheduler(hub.settings):
         await hub.submit(queue_s=1)
