@@ -23,6 +23,14 @@ from wfhub_scheduler.grouping import Grouped
 from wfhub_scheduler.timing import Timing
 from wfhub_scheduler.wakeups import Bell
 
+# Of each session: plans are steps into indexes whatever the statistics say (a queue may be analysed
+# while it is empty and full a minute later, or the other way), and so are made once. To make them
+# anew for each statement was a fifth of what a task cost Postgres.
+SESSION = {
+    "plan_cache_mode": "force_generic_plan",
+    **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
+}
+
 log = get_logger(__name__)
 T = TypeVar("T")
 Q = TypeVar("Q")

@@ -54,8 +54,10 @@ _LEADERS_SESSION = (
     f"SET idle_in_transaction_session_timeout = '{LEAD_IDLE_IN_TRANSACTION_S}s'",
     # Always by an index, in its order: without statistics, or with those of an emptier table, the
     # planner would read and sort all that waits for each batch of it.
-    "SET enable_seqscan = off",
-    "SET enable_bitmapscan = off",
+    *(
+        f"SET enable_{way} = off"
+        for way in ("bitmapscan", "sort", "seqscan", "hashjoin", "mergejoin")
+    ),
 )
 
 

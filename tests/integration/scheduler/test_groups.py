@@ -78,7 +78,7 @@ async def test_reports_at_once_keep_their_order_and_refuse_their_own(hub: Hub) -
     for attempt_id in held:
         steps = await hub.pg.fetch(
             "SELECT coalesce(data ->> 'step', data ->> 'to') AS said FROM sched.event"
-            " WHERE entity_id = $1 ORDER BY id",
+            " WHERE entity_id = $1 ORDER BY batch_id, n",
             attempt_id,
         )
         said = [each["said"] for each in steps]
