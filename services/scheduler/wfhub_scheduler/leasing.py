@@ -19,11 +19,11 @@ from wfhub_common.messages import (
     Assignment,
     AttemptState,
     PublishOrder,
-    TaskSpec,
     TaskState,
     UnitKind,
 )
 
+from wfhub_scheduler import specs
 from wfhub_scheduler.core import Tx
 from wfhub_scheduler.fairness import STARTED_WHILE_PAUSED, Share
 from wfhub_scheduler.outbox import Event, emit_many
@@ -175,7 +175,7 @@ async def _alone(connection: AsyncConnection, units: list[Any]) -> list[Any]:
 async def lease(tx: Tx, units: Sequence[Any], holders: Sequence[Holder]) -> list[Assignment]:
     """An attempt for each picked unit, in that order."""
     tokens = [_mint(unit.kind) for unit in units]
-    attempt_ids = [ids.new_attempt_id() for _ in units]
+    attempt_ids = ids.new_attempt_ids(len(units))
     moves = [_claimed(unit.state) for unit in units]
     made = await tx.connection.execute(
         _LEASE,
@@ -271,7 +271,7 @@ def _assignment(
         project=row.project,
         kind=kind,
         number=number,
-        spec=TaskSpec.model_validate_json(row.spec),
+        spec=specs.of(row.task_id, row.spec),
         lease_until=lease_until,
         token=token,
         publish=_publish_order(row) if kind is UnitKind.PUBLISH else None,

@@ -119,8 +119,9 @@ async def event_at(connection: AsyncConnection, at: Position) -> str | None:
         return found
 
 
-async def entries(connection: AsyncConnection, after: Position) -> list[Entry]:
-    """What follows `after`, as it is published: whole batches, as many as the stream takes."""
+async def entries(connection: AsyncConnection, after: Position) -> tuple[list[Entry], bool]:
+    """What follows `after`, as it is published: whole batches, as many as the stream takes; and
+    whether there is more."""
     async with connection.begin():
         rows = (
             await connection.execute(
@@ -135,7 +136,7 @@ async def entries(connection: AsyncConnection, after: Position) -> list[Entry]:
         ).all()
     fit = first_batch([cloud_events.entry(*row[:-1]) for row in rows])
     whole = next((n for n in range(len(fit), 0, -1) if rows[n - 1].last), len(fit))
-    return fit[:whole]
+    return fit[:whole], whole < len(rows) or len(rows) == BATCH_MESSAGES_MAX
 
 
 async def note_published(connection: AsyncConnection, at: Position) -> None:

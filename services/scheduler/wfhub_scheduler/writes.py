@@ -87,7 +87,7 @@ UPDATE sched.unit SET state = 'dead'
 """)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class TaskChange:
     task_id: str
     was: str
@@ -108,7 +108,7 @@ class TaskChange:
     tokens: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class UnitChange:
     """`delay_s`: a ready unit may be claimed that much later."""
 
@@ -154,7 +154,8 @@ class Changes:
         await _all(connection, _ATTEMPTS, list(self.attempts.values()))
         await _all(connection, _UNITS, self.units)
         await _all(connection, _TASKS, self.tasks)
-        new = [{"unit_id": ids.new_unit_id(), "task_id": task_id} for task_id in self.publish]
+        units = zip(ids.new_unit_ids(len(self.publish)), self.publish, strict=True)
+        new = [{"unit_id": unit_id, "task_id": task_id} for unit_id, task_id in units]
         await _all(connection, _PUBLISH_UNITS, new)
         if self.dead:
             await connection.execute(_DEAD_UNITS, {"tasks": self.dead})
