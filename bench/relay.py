@@ -31,11 +31,14 @@ from wfhub_scheduler.timing import Timing
 
 NOBODY = 65534
 FILL = """
-INSERT INTO sched.event (event_id, project_id, task_id, kind, entity_id, type, data)
-SELECT 'evt_' || md5($1 || n::text), 'prj_bench', 'tsk_' || n % 10000, 'task',
-       'tsk_' || n % 10000, 'task.state_changed',
+WITH batch AS (
+    INSERT INTO sched.event_batch (events) SELECT 20 FROM generate_series(1, $2::int / 20)
+    RETURNING batch_id)
+INSERT INTO sched.event (batch_id, n, event_id, project_id, task_id, kind, entity_id, type, data)
+SELECT batch_id, n, 'evt_' || md5($1 || batch_id || '-' || n), 'prj_bench',
+       'tsk_' || batch_id % 10000, 'task', 'tsk_' || batch_id % 10000, 'task.state_changed',
        '{"from": "ready", "to": "running", "reason": "", "message": "a sentence about it"}'
-  FROM generate_series(1, $2::int) n
+  FROM batch, generate_series(1, 20) n
 """
 
 

@@ -3,8 +3,9 @@ proof-store's answer to `seal` and the gateway's to `exchanges`.
 
 A runner here does what the product's runner does on the wire: registers, keeps one claim open for
 all its free slots (repeated under the same claim_id until it is answered), completes agent units
-with a receipt signed over the attempt, completes the publish units that follow, and beats for what
-it holds. It runs no agent, makes no commit and pushes nothing.
+with a receipt signed over the attempt, completes the publish units that follow (those that end in
+the same turn in one message), and beats for what it holds. It runs no agent, makes no commit and
+pushes nothing.
 
 Told by one JSON argument (`Told`); says `ready`, then `done` and a JSON line once `expect` tasks
 are published. `trace` is a file of lines `<c|s> <monotonic ns> <task id>`: claimed, succeeded.
@@ -40,6 +41,7 @@ from wfhub_common.messages import (
 from control_plane_parts import wire
 
 CLAIM_SLOTS_MAX = 100  # of one claim (messages.Claim)
+COMPLETIONS_MAX = 100  # of one message (messages.CompleteMany)
 CLAIM_WAIT_S = 10.0
 BEAT_S = 10.0
 FLUSH_S = 0.02
@@ -98,6 +100,7 @@ class Runner:
         self._slot_free = asyncio.Event()
         self._held: set[str] = set()
         self._working: set[asyncio.Task[None]] = set()
+        self._ending: list[tuple[bytes, asyncio.Future[dict[str, Any]]]] = []
         self._nats: Client
         observed = RunnerObservations(
             runner_id=runner_id,
@@ -179,7 +182,7 @@ class Runner:
             else:
                 done = Complete(attempt_id=attempt_id, outcome=AttemptState.WON)
                 body = done.model_dump_json().encode()
-            answer = await self._patiently("complete", body)
+            answer = await self._completed(body)
             if answer["task_state"] == "succeeded":
                 self._tally.success(assignment["task_id"])
         except wire.Refused as e:
@@ -190,6 +193,44 @@ class Runner:
             self._held.discard(attempt_id)
             self._free += 1
             self._slot_free.set()
+
+    async def _completed(self, body: bytes) -> dict[str, Any]:
+        """As `complete` answers; what ends in the same turn goes in one message."""
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._ending.append((body, answer))
+        if len(self._ending) == 1:
+            sending = asyncio.create_task(self._send_ended())
+            self._working.add(sending)
+            sending.add_done_callback(self._ended)
+        return await answer
+
+    async def _send_ended(self) -> None:
+        await asyncio.sleep(0)
+        while self._ending:
+            batch = self._ending[:COMPLETIONS_MAX]
+            del self._ending[:COMPLETIONS_MAX]
+            one = len(batch) == 1
+            task = asyncio.create_task(self._send_one(*batch[0]) if one else self._send_many(batch))
+            self._working.add(task)
+            task.add_done_callback(self._ended)
+
+    async def _send_one(self, body: bytes, answer: asyncio.Future[dict[str, Any]]) -> None:
+        try:
+            answer.set_result(await self._patiently("complete", body))
+        except wire.Refused as e:
+            answer.set_exception(e)
+
+    async def _send_many(self, batch: list[tuple[bytes, asyncio.Future[dict[str, Any]]]]) -> None:
+        body = b'{"completions":[' + b",".join(each for each, _ in batch) + b"]}"
+        results = (await self._patiently("complete_many", body))["results"]
+        for (one, answer), result in zip(batch, results, strict=True):
+            error = result["error"]
+            if error is None:
+                answer.set_result(result["completed"])
+            elif error["kind"] == "retry-later":
+                await self._send_one(one, answer)
+            else:
+                answer.set_exception(wire.Refused(error))
 
     async def _won(self, assignment: dict[str, Any]) -> bytes:
         attempt_id = assignment["attempt_id"]
@@ -256,17 +297,26 @@ async def seals(told: Told) -> None:
         told.nats_url, subjects.PROOF_STORE, told.passwords[subjects.PROOF_STORE]
     )
 
-    async def answer(message: Msg) -> None:
-        attempt_id = json.loads(message.data)["scheduler"]["attempt_id"]
-        sealed = {
+    def sealed(asked: dict[str, Any]) -> dict[str, Any]:
+        attempt_id = asked["scheduler"]["attempt_id"]
+        return {
             "proof_id": "prf_" + attempt_id.removeprefix("att_"),
             "envelope_digest": DIGEST,
             "leaf_index": 0,
             "tokens": 0,
         }
-        await message.respond(json.dumps({"ok": sealed}).encode())
 
-    await connection.subscribe(subjects.rpc_filter("seal"), queue=subjects.PROOF_STORE, cb=answer)
+    async def answer(message: Msg) -> None:
+        await message.respond(json.dumps({"ok": sealed(json.loads(message.data))}).encode())
+
+    async def answer_many(message: Msg) -> None:
+        proofs = json.loads(message.data)["proofs"]
+        results = [{"sealed": sealed(each), "error": None} for each in proofs]
+        await message.respond(json.dumps({"ok": {"results": results}}).encode())
+
+    for command, answered in (("seal", answer), ("seal_many", answer_many)):
+        subject = subjects.rpc_filter(command)
+        await connection.subscribe(subject, queue=subjects.PROOF_STORE, cb=answered)
 
 
 async def exchanges(told: Told) -> None:

@@ -68,8 +68,10 @@ async def gather(cluster: Cluster, observer: Observer, repos: list[str]) -> Evid
             {**row, "data": json.loads(row["data"])}
             for row in _plain(
                 await observer.rows(
-                    "SELECT id, event_id, generation, pos, project_id, task_id, entity_id, type,"
-                    " data::text AS data FROM sched.event ORDER BY id"
+                    "SELECT row_number() OVER (ORDER BY batch_id, n) AS id, event_id, b.generation,"
+                    " b.up_to - b.events + e.n AS pos, project_id, task_id, entity_id, type,"
+                    " data::text AS data"
+                    " FROM sched.event e JOIN sched.event_batch b USING (batch_id) ORDER BY 1"
                 )
             )
         ],

@@ -175,7 +175,8 @@ class Run:
         async def all_there() -> bool:
             (relay,) = await self.observer.rows(
                 "SELECT generation, last_pos,"
-                " (SELECT count(*) FROM sched.event WHERE pos IS NULL) AS waiting FROM sched.relay"
+                " (SELECT count(*) FROM sched.event_batch WHERE up_to IS NULL) AS waiting"
+                " FROM sched.relay"
             )
             end = (relay["generation"], relay["last_pos"])
             return not relay["waiting"] and all(each.at >= end for each in heard)

@@ -233,7 +233,7 @@ class Hub:
         return events
 
     async def event_ids(self) -> list[str]:
-        rows = await self.pg.fetch("SELECT event_id FROM sched.event ORDER BY id")
+        rows = await self.pg.fetch("SELECT event_id FROM sched.event ORDER BY batch_id, n")
         return [row["event_id"] for row in rows]
 
     async def _seal(self, sender: str, asked: SealProof) -> Sealed:

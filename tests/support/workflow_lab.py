@@ -152,7 +152,7 @@ class Lab:
 
     async def events(self) -> list[str]:
         rows = await self.pg.fetch(
-            "SELECT type FROM sched.event WHERE kind = 'workflow' ORDER BY id"
+            "SELECT type FROM sched.event WHERE kind = 'workflow' ORDER BY batch_id, n"
         )
         return [row["type"] for row in rows]
 

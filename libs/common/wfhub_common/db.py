@@ -8,7 +8,7 @@ Raises: RetryLater when the database cannot be reached.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,7 +58,10 @@ def async_url(url: str) -> str:
     raise SystemExit("bad settings: DATABASE_URL must begin with postgresql://")
 
 
-def make_engine(url: str, *, application: str) -> AsyncEngine:
+def make_engine(
+    url: str, *, application: str, settings: Mapping[str, str] | None = None
+) -> AsyncEngine:
+    """`settings`: of Postgres, for each session."""
     engine = create_async_engine(
         async_url(url),
         pool_size=POOL_CONNECTIONS,
@@ -74,6 +77,7 @@ def make_engine(url: str, *, application: str) -> AsyncEngine:
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S}s",
                 "tcp_user_timeout": f"{PEER_SILENT_S}s",
                 "tcp_keepalives_idle": f"{PEER_SILENT_S}",
+                **(settings or {}),
             },
         },
     )

@@ -61,6 +61,7 @@ SERVICES: dict[str, Permissions] = {
             f"{s.ROOT}.ctl.>",
             s.dlq(s.SCHEDULER),
             s.rpc(s.SCHEDULER, "seal"),
+            s.rpc(s.SCHEDULER, "seal_many"),
             "$JS.API.>",  # the one provisioner of streams
         ),
         subscribe=(_inbox(s.SCHEDULER), s.WAKE, f"{s.ROOT}.rpc.>"),
@@ -75,6 +76,7 @@ SERVICES: dict[str, Permissions] = {
         subscribe=(
             _inbox(s.PROOF_STORE),
             s.rpc_filter("seal"),
+            s.rpc_filter("seal_many"),
             s.rpc_filter("receipts"),
             s.rpc_filter("replay_ingest_letter"),
             s.rpc_filter("discard_ingest_letter"),
@@ -88,6 +90,7 @@ SERVICES: dict[str, Permissions] = {
             s.rpc_filter("exchanges"),
             s.rpc_filter("usage"),
             s.CTL_ATTEMPT_ENDED,
+            s.CTL_ATTEMPTS_ENDED,
         ),
         responds=True,
     ),

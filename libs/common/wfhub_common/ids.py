@@ -44,6 +44,7 @@ _RANDOM_ONLY = {"att"}
 _BODY = re.compile(r"[a-z2-7]{24}\Z")
 _TIME_BYTES = 5
 _ID_BYTES = 15
+_BODY_CHARS = 24
 
 
 def _body(raw: bytes) -> str:
@@ -54,10 +55,14 @@ def _new(prefix: str) -> str:
     if prefix in _RANDOM_ONLY:
         raw = os.urandom(_ID_BYTES)
     else:
-        # The low 40 bits of the milliseconds since 1970.
-        stamp = (time.time_ns() // 1_000_000) & ((1 << (8 * _TIME_BYTES)) - 1)
-        raw = stamp.to_bytes(_TIME_BYTES, "big") + os.urandom(_ID_BYTES - _TIME_BYTES)
+        raw = _stamp() + os.urandom(_ID_BYTES - _TIME_BYTES)
     return f"{prefix}_{_body(raw)}"
+
+
+def _stamp() -> bytes:
+    """The low 40 bits of the milliseconds since 1970."""
+    now_ms = (time.time_ns() // 1_000_000) & ((1 << (8 * _TIME_BYTES)) - 1)
+    return now_ms.to_bytes(_TIME_BYTES, "big")
 
 
 def new_project_id() -> ProjectId:
@@ -86,6 +91,28 @@ def new_proof_id() -> ProofId:
 
 def new_event_id() -> EventId:
     return EventId(_new("evt"))
+
+
+def new_event_ids(count: int) -> list[str]:
+    """Many at once: one draw of randomness, one encoding."""
+    return _new_many("evt", count)
+
+
+def new_attempt_ids(count: int) -> list[str]:
+    return _new_many("att", count)
+
+
+def new_unit_ids(count: int) -> list[str]:
+    return _new_many("unt", count)
+
+
+def _new_many(prefix: str, count: int) -> list[str]:
+    stamp = b"" if prefix in _RANDOM_ONLY else _stamp()
+    size = _ID_BYTES - len(stamp)
+    drawn = os.urandom(size * count)
+    raw = b"".join(stamp + drawn[at : at + size] for at in range(0, size * count, size))
+    all_ = _body(raw)  # 15 bytes are 24 characters, whatever stands beside them
+    return [f"{prefix}_{all_[at : at + _BODY_CHARS]}" for at in range(0, len(all_), _BODY_CHARS)]
 
 
 def new_claim_id() -> ClaimId:

@@ -19,6 +19,8 @@ WORKFLOW_TASK_NEEDS_MAX = 2000  # of one task: a fan-in of all others
 WORKFLOW_NEEDS_MAX = 20_000  # of all tasks together
 WORKFLOW_BYTES_MAX = 700 * 1024  # of the document as JSON: it crosses in one message
 
+BATCH_COMPLETIONS_MAX = 100
+BATCH_SEALS_MAX = 100
 RPC_BYTES_MAX = 768 * 1024  # below the broker's max_payload of 1 MiB, with room for headers
 BROKER_PAYLOAD_BYTES_MAX = 1024 * 1024
 

@@ -18,6 +18,7 @@ from wfhub_common.errors import Rejected
 ROOT = "wfhub.v1"
 WAKE = f"{ROOT}.wake"
 CTL_ATTEMPT_ENDED = f"{ROOT}.ctl.attempt_ended"  # scheduler → gateway: revoke, cut open streams
+CTL_ATTEMPTS_ENDED = f"{ROOT}.ctl.attempts_ended"  # the same of several
 
 EVENTS_STREAM = "WFHUB_EVENTS"
 INGEST_STREAM = "WFHUB_INGEST"
@@ -32,7 +33,15 @@ DLQ_FILTER = f"{ROOT}.dlq.>"
 # Senders that are not runners; a runner's sender is its runner id.
 API, SCHEDULER, PROOF_STORE, GATEWAY = "api", "scheduler", "proof-store", "gateway"
 
-RUNNER_COMMANDS = ("register", "claim", "heartbeat", "report", "complete", "receipts")
+RUNNER_COMMANDS = (
+    "register",
+    "claim",
+    "heartbeat",
+    "report",
+    "complete",
+    "complete_many",
+    "receipts",
+)
 API_COMMANDS = (
     "create_project",
     "update_project",

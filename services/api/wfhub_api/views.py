@@ -107,9 +107,10 @@ async def events(
         f"""
         SELECT generation, pos, event_id, project_id, entity_id, type, time, data
           FROM sched.api_event
-         WHERE (generation, pos) > (:generation, :pos)
+         WHERE (generation, up_to) > (:generation, :pos)  -- has an index; up_to is never below pos
+           AND (generation, pos) > (:generation, :pos)
                {"AND task_id = :task_id" if task_id is not None else ""}
-         ORDER BY generation, pos LIMIT :limit
+         ORDER BY generation, up_to, pos LIMIT :limit
         """,  # noqa: S608 - constant parts
         generation=after.generation,
         pos=after.pos,

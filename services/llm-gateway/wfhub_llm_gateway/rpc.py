@@ -12,6 +12,7 @@ from wfhub_common.flood import FloodGate
 from wfhub_common.log import get_logger
 from wfhub_common.messages import (
     AttemptEnded,
+    AttemptsEnded,
     Exchanges,
     ExchangesOf,
     Introspect,
@@ -50,16 +51,29 @@ def register(broker: NatsBroker, ledger: Ledger, exchanger: Exchanger) -> None:
     @broker.subscriber(subjects.CTL_ATTEMPT_ENDED, decoder=_raw, no_reply=True)
     async def attempt_ended(body: bytes) -> None:
         try:
-            attempt_id = AttemptEnded.model_validate_json(body).attempt_id
+            ended(AttemptEnded.model_validate_json(body).attempt_id)
         except ValidationError:
-            if (unsaid := gate.admit("malformed")) is not None:
-                subject = subjects.CTL_ATTEMPT_ENDED
-                log.warning("malformed hint ignored", subject=subject, unsaid=unsaid)
+            malformed(subjects.CTL_ATTEMPT_ENDED)
+
+    @broker.subscriber(subjects.CTL_ATTEMPTS_ENDED, decoder=_raw, no_reply=True)
+    async def attempts_ended(body: bytes) -> None:
+        try:
+            attempt_ids = AttemptsEnded.model_validate_json(body).attempt_ids
+        except ValidationError:
+            malformed(subjects.CTL_ATTEMPTS_ENDED)
             return
+        for attempt_id in attempt_ids:
+            ended(attempt_id)
+
+    def ended(attempt_id: str) -> None:
         exchanger.tokens.ended(attempt_id)
         exchanger.provider.forget(attempt_id)
         cut = exchanger.streams.cut_attempt(attempt_id, cuts.attempt_ended())
         log.info("attempt ended", attempt_id=attempt_id, streams_cut=cut)
+
+    def malformed(subject: str) -> None:
+        if (unsaid := gate.admit("malformed")) is not None:
+            log.warning("malformed hint ignored", subject=subject, unsaid=unsaid)
 
 
 async def _raw(message: NatsMessage) -> bytes:

@@ -10,20 +10,31 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common.messages import Receipt, Receipts
 
 
-async def record(connection: AsyncConnection, receipt: Receipt) -> None:
+async def record(connection: AsyncConnection, receipts: Sequence[Receipt]) -> None:
+    # Sorted: who records some of the same at the same time waits, and never in a circle.
+    ordered = sorted(receipts, key=lambda of: (of.attempt_id, of.name, of.sender, of.digest))
     await connection.execute(
         text("""
             INSERT INTO proofs.artifact
                    (attempt_id, name, digest, size, media_type, sender, receipt)
-            VALUES (:attempt_id, :name, :digest, :size, :media_type, :sender,
-                    CAST(:receipt AS jsonb))
+            SELECT attempt_id, name, digest, size, media_type, sender, CAST(receipt AS jsonb)
+              FROM unnest(CAST(:attempt_ids AS text[]), CAST(:names AS text[]),
+                          CAST(:digests AS text[]), CAST(:sizes AS bigint[]),
+                          CAST(:media_types AS text[]), CAST(:senders AS text[]),
+                          CAST(:receipts AS text[]))
+                   WITH ORDINALITY
+                   AS n (attempt_id, name, digest, size, media_type, sender, receipt, nr)
+             ORDER BY nr
             ON CONFLICT (attempt_id, name, sender, digest) DO NOTHING
         """),
         {
-            **receipt.model_dump(
-                include={"attempt_id", "name", "digest", "size", "media_type", "sender"}
-            ),
-            "receipt": receipt.model_dump_json(),
+            "attempt_ids": [each.attempt_id for each in ordered],
+            "names": [each.name for each in ordered],
+            "digests": [each.digest for each in ordered],
+            "sizes": [each.size for each in ordered],
+            "media_types": [each.media_type for each in ordered],
+            "senders": [each.sender for each in ordered],
+            "receipts": [each.model_dump_json() for each in ordered],
         },
     )
 

@@ -23,7 +23,7 @@ from wfhub_proof_store.letters import Letters, is_outage
 from wfhub_proof_store.settlement import Settlement, claimed
 
 DURABLE = "proof-store"
-WORKERS = 8  # messages at once in one process; each is one short transaction
+WORKERS = 32  # messages at once in one process; those at the same step share a transaction
 ACK_WAIT_S = 30.0
 ACK_PENDING_MAX = 10_000  # messages of missing blobs wait here and must not hold up the others
 DLQ_TIMEOUT_S = 5.0

@@ -19,7 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import broker as rpc
 from wfhub_common import db, httpauth, log, service, signing, subjects
 from wfhub_common.errors import RetryLater, WfhubError
-from wfhub_common.messages import DiscardDeadLetter, ReceiptsOf, ReplayDeadLetter, SealProof
+from wfhub_common.messages import (
+    DiscardDeadLetter,
+    ReceiptsOf,
+    ReplayDeadLetter,
+    SealMany,
+    SealProof,
+)
 from wfhub_common.service import Stop
 
 from wfhub_proof_store import http, supply
@@ -79,6 +85,7 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
 
     answer("receipts", ReceiptsOf, collector.receipts)
     answer("seal", SealProof, sealer.seal)
+    answer("seal_many", SealMany, sealer.seal_many)
     answer("replay_ingest_letter", ReplayDeadLetter, letters.replay)
     answer("discard_ingest_letter", DiscardDeadLetter, letters.discard)
     ingest = Ingest(broker=broker, settlement=settlement, letters=letters)

@@ -1,20 +1,32 @@
-"""RPC `seal`: a won attempt becomes a signed statement and a leaf of the log, once.
+"""RPC `seal` and `seal_many`: a won attempt becomes a signed statement and a leaf of the log, once.
 
 Nothing is believed that can be looked up: receipts are checked against our own key and the disk,
 exchanges with models come from the gateway. Asked again for an attempt, the same proof is the
-answer, whatever else the question says.
+answer, whatever else the question says. What is sealed at the same time shares a transaction of the
+log; each is answered for itself.
 Raises: Rejected; RetryLater (gateway or database down); Corrupt (a forged receipt, a lost blob).
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from faststream.nats import NatsBroker
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from wfhub_common import broker as rpc
 from wfhub_common import db, digests, dsse, ids, proofs, receipts, signing, subjects
-from wfhub_common.errors import Corrupt, Rejected
+from wfhub_common.errors import Corrupt, Rejected, RetryLater, WfhubError, to_wire
+from wfhub_common.grouping import Grouped
 from wfhub_common.log import get_logger
-from wfhub_common.messages import Exchanges, ExchangesOf, Receipt, Sealed, SealProof
+from wfhub_common.messages import (
+    Exchanges,
+    ExchangesOf,
+    Receipt,
+    Sealed,
+    SealedMany,
+    SealMany,
+    SealProof,
+    SealResult,
+)
 
 from wfhub_proof_store import statement, transparency
 from wfhub_proof_store.blobs import Blobs
@@ -23,30 +35,53 @@ from wfhub_proof_store.clock import now_text
 log = get_logger(__name__)
 
 
+APPENDS_AT_ONCE_MAX = 100  # leaves in one transaction
+
+
 class Sealer:
     def __init__(
         self, *, engine: AsyncEngine, broker: NatsBroker, blobs: Blobs, key: signing.PrivateKey
     ) -> None:
         self._engine, self._broker, self._blobs, self._key = engine, broker, blobs, key
+        self._append = Grouped(self._append_all, max_items=APPENDS_AT_ONCE_MAX)
 
     async def seal(self, sender: str, asked: SealProof) -> Sealed:
+        (answer,) = await self._seal_all(sender, (asked,))
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    async def seal_many(self, sender: str, asked: SealMany) -> SealedMany:
+        answers = await self._seal_all(sender, asked.proofs)
+        return SealedMany(results=tuple(_result(answer) for answer in answers))
+
+    async def _seal_all(
+        self, sender: str, asked: Sequence[SealProof]
+    ) -> list[Sealed | BaseException]:
         if sender != subjects.SCHEDULER:
             raise Rejected("not-allowed", f"{sender[:64]} may not ask for proofs", status=403)
-        attempt_id = ids.checked(asked.scheduler.attempt_id, "att")
+        attempt_ids = [each.scheduler.attempt_id for each in asked]
         async with db.transaction(self._engine) as connection:
-            known = await transparency.sealed(connection, attempt_id)
-        if known is not None:
-            return known
+            known = await transparency.sealed(connection, [i for i in attempt_ids if "\0" not in i])
+        sealing = (
+            _known(known[attempt_id]) if attempt_id in known else self._sealed(each)
+            for attempt_id, each in zip(attempt_ids, asked, strict=True)
+        )
+        return list(await asyncio.gather(*sealing, return_exceptions=True))
+
+    async def _sealed(self, asked: SealProof) -> Sealed:
+        attempt_id = ids.checked(asked.scheduler.attempt_id, "att")
         statement.check(asked)
         await asyncio.to_thread(self._check_receipts, asked.receipts)
-        proof = self._proof(asked, await self._exchanges(attempt_id))
-
-        async def append(connection: AsyncConnection) -> Sealed:
-            return await transparency.append(connection, proof, self._key)
-
-        sealed = await db.retried(self._engine, append)
+        sealed = await self._append(self._proof(asked, await self._exchanges(attempt_id)))
         log.info("proof sealed", attempt_id=attempt_id, proof_id=sealed.proof_id)
         return sealed
+
+    async def _append_all(self, proofs_: Sequence[transparency.NewProof]) -> list[Sealed]:
+        async def append(connection: AsyncConnection) -> list[Sealed]:
+            return await transparency.append(connection, proofs_, self._key)
+
+        return await db.retried(self._engine, append)
 
     def _check_receipts(self, given: tuple[Receipt, ...]) -> None:
         for receipt in given:
@@ -89,3 +124,16 @@ class Sealer:
             envelope=proofs.leaf_data(envelope.model_dump(mode="json")),
             tokens=exchanges.prompt_tokens + exchanges.completion_tokens,
         )
+
+
+async def _known(sealed: Sealed) -> Sealed:
+    return sealed
+
+
+def _result(answer: Sealed | BaseException) -> SealResult:
+    if isinstance(answer, Sealed):
+        return SealResult(sealed=answer)
+    if isinstance(answer, WfhubError):
+        return SealResult(error=to_wire(answer))
+    log.error("seal failed", exc_info=answer)
+    return SealResult(error=to_wire(RetryLater("internal", "seal failed; it is safe to ask again")))

@@ -6,11 +6,13 @@ Raises: Rejected (no later try would fare better), RetryLater (database down).
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, digests, receipts, signing, subjects
 from wfhub_common.errors import Rejected
+from wfhub_common.grouping import Grouped
 from wfhub_common.messages import ArtifactStored, Receipt
 from wfhub_common.subjects import AttemptSubject
 
@@ -19,6 +21,8 @@ from wfhub_proof_store.admission import Admitted, Decision, Refused
 from wfhub_proof_store.arrivals import Arrivals
 from wfhub_proof_store.blobs import Blobs
 from wfhub_proof_store.clock import now_text
+
+RECEIPTS_AT_ONCE_MAX = 100  # recorded in one transaction
 
 
 class Settlement:
@@ -33,6 +37,7 @@ class Settlement:
     ) -> None:
         self._engine, self._blobs, self._key = engine, blobs, key
         self._arrivals, self._blob_wait_s = arrivals, blob_wait_s
+        self._record = Grouped(self._record_all, max_items=RECEIPTS_AT_ONCE_MAX)
 
     async def settle(self, subject: str, body: bytes, *, age_s: float, deliveries: int) -> Decision:
         """What was decided is written down before it is returned."""
@@ -67,9 +72,13 @@ class Settlement:
             sender=at.runner_id,
             stored_at=now_text(),
         )
-        async with db.transaction(self._engine) as connection:
-            await artifacts.record(connection, receipts.sign(receipt, self._key))
+        await self._record(receipts.sign(receipt, self._key))
         self._arrivals.announce(at.attempt_id)
+
+    async def _record_all(self, given: Sequence[Receipt]) -> list[None]:
+        async with db.transaction(self._engine) as connection:
+            await artifacts.record(connection, given)
+        return [None] * len(given)
 
     async def refuse(self, at: AttemptSubject, name: str, reason: str) -> None:
         """The runner that waits for a receipt reads why none comes."""

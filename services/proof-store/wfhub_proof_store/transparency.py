@@ -1,13 +1,14 @@
 """The transparency log in Postgres: append a proof, export one, read the checkpoint.
 
-The row of proofs.tree is locked while a leaf is added, so indexes are dense and every checkpoint
-ever signed is of a tree that was committed or never seen. An append reads and writes O(log size)
-rows. A proof is looked up by attempt first: the same attempt has the same proof for good.
+The row of proofs.tree is locked while leaves are added, so indexes are dense and every checkpoint
+ever signed is of a tree that was committed or never seen. An append reads O(log size) rows, however
+many leaves it adds. A proof is looked up by attempt first: the same attempt has the same proof for
+good.
 Raises: Rejected (`proof-not-found`), Corrupt (`log-corrupt`).
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -27,50 +28,59 @@ class NewProof:
     tokens: int
 
 
-async def sealed(connection: AsyncConnection, attempt_id: str) -> Sealed | None:
-    row = (
-        (
-            await connection.execute(
-                text("""
-                SELECT proof_id, envelope_digest, leaf_index, tokens
-                  FROM proofs.proof JOIN proofs.leaf USING (proof_id)
-                 WHERE attempt_id = :attempt_id
-            """),
-                {"attempt_id": attempt_id},
-            )
-        )
-        .mappings()
-        .one_or_none()
+async def sealed(connection: AsyncConnection, attempt_ids: Sequence[str]) -> dict[str, Sealed]:
+    """By attempt, as far as they have one."""
+    rows = await connection.execute(
+        text("""
+            SELECT attempt_id, proof_id, envelope_digest, leaf_index, tokens
+              FROM proofs.proof JOIN proofs.leaf USING (proof_id)
+             WHERE attempt_id = ANY(CAST(:attempt_ids AS text[]))
+        """),
+        {"attempt_ids": list(attempt_ids)},
     )
-    return None if row is None else Sealed.model_validate(dict(row))
+    return {row["attempt_id"]: Sealed.model_validate(dict(row)) for row in rows.mappings()}
 
 
-async def append(connection: AsyncConnection, proof: NewProof, key: signing.PrivateKey) -> Sealed:
+async def append(
+    connection: AsyncConnection, new: Sequence[NewProof], key: signing.PrivateKey
+) -> list[Sealed]:
+    """A leaf for each, in their order, and one checkpoint behind them."""
     tree = (
         await connection.execute(text("SELECT origin, size, root FROM proofs.tree FOR UPDATE"))
     ).one()
     # Behind the lock: who asked for the same attempt before us has committed by now.
-    known = await sealed(connection, proof.attempt_id)
-    if known is not None:
-        return known
-    hashes = await _peak_hashes(connection, tree.size, bytes(tree.root))
-    appended = merkle.append(tree.size, hashes, merkle.leaf_hash(proof.envelope))
-    await _insert(connection, proof, leaf_index=tree.size, nodes=appended.nodes)
-    checkpoint = checkpoints.Checkpoint(tree.origin, tree.size + 1, appended.root)
-    await connection.execute(
-        text("UPDATE proofs.tree SET size = :size, root = :root, checkpoint = :checkpoint"),
-        {
-            "size": checkpoint.size,
-            "root": checkpoint.root,
-            "checkpoint": checkpoints.sign(checkpoint, key),
-        },
-    )
-    return Sealed(
-        proof_id=proof.proof_id,
-        envelope_digest=digests.of_bytes(proof.envelope),
-        leaf_index=tree.size,
-        tokens=proof.tokens,
-    )
+    known = await sealed(connection, [proof.attempt_id for proof in new])
+    size, peaks = tree.size, await _peak_hashes(connection, tree.size, bytes(tree.root))
+    root, nodes = bytes(tree.root), dict[Node, bytes]()
+    leaves: list[tuple[int, NewProof]] = []
+    for proof in new:
+        if proof.attempt_id in known:  # in this very call too
+            continue
+        appended = merkle.append(size, peaks, merkle.leaf_hash(proof.envelope))
+        nodes |= appended.nodes
+        leaves.append((size, proof))
+        known[proof.attempt_id] = Sealed(
+            proof_id=proof.proof_id,
+            envelope_digest=digests.of_bytes(proof.envelope),
+            leaf_index=size,
+            tokens=proof.tokens,
+        )
+        size, root = size + 1, appended.root
+        peaks = _next_peaks(size, peaks, appended.nodes)
+    if leaves:
+        await _insert(connection, leaves, nodes=nodes)
+        checkpoint = checkpoints.Checkpoint(tree.origin, size, root)
+        await connection.execute(
+            text("UPDATE proofs.tree SET size = :size, root = :root, checkpoint = :checkpoint"),
+            {"size": size, "root": root, "checkpoint": checkpoints.sign(checkpoint, key)},
+        )
+    return [known[proof.attempt_id] for proof in new]
+
+
+def _next_peaks(size: int, hashes: Sequence[bytes], added: dict[Node, bytes]) -> list[bytes]:
+    """Peak hashes of the tree that has grown to `size`: some are as before, the last is new."""
+    peaks = merkle.peaks(size)
+    return [*hashes[: len(peaks) - 1], added[peaks[-1]]]
 
 
 async def export(
@@ -161,25 +171,41 @@ async def _nodes(connection: AsyncConnection, wanted: list[Node]) -> dict[Node, 
 
 
 async def _insert(
-    connection: AsyncConnection, proof: NewProof, *, leaf_index: int, nodes: dict[Node, bytes]
+    connection: AsyncConnection, leaves: Sequence[tuple[int, NewProof]], *, nodes: dict[Node, bytes]
 ) -> None:
     await connection.execute(
         text("""
-            INSERT INTO proofs.proof
-                   (proof_id, attempt_id, task_id, envelope, envelope_digest, tokens)
-            VALUES (:proof_id, :attempt_id, :task_id, :envelope, :envelope_digest, :tokens)
+            WITH new AS (
+                SELECT * FROM unnest(CAST(:indexes AS bigint[]), CAST(:proof_ids AS text[]),
+                                     CAST(:attempt_ids AS text[]), CAST(:task_ids AS text[]),
+                                     CAST(:envelopes AS bytea[]), CAST(:digests AS text[]),
+                                     CAST(:tokens AS bigint[]))
+                    AS n (leaf_index, proof_id, attempt_id, task_id, envelope, digest, tokens)),
+            proof AS (
+                INSERT INTO proofs.proof
+                       (proof_id, attempt_id, task_id, envelope, envelope_digest, tokens)
+                SELECT proof_id, attempt_id, task_id, envelope, digest, tokens FROM new)
+            INSERT INTO proofs.leaf (leaf_index, proof_id) SELECT leaf_index, proof_id FROM new
         """),
-        {**proof.__dict__, "envelope_digest": digests.of_bytes(proof.envelope)},
+        {
+            "indexes": [index for index, _ in leaves],
+            "proof_ids": [proof.proof_id for _, proof in leaves],
+            "attempt_ids": [proof.attempt_id for _, proof in leaves],
+            "task_ids": [proof.task_id for _, proof in leaves],
+            "envelopes": [proof.envelope for _, proof in leaves],
+            "digests": [digests.of_bytes(proof.envelope) for _, proof in leaves],
+            "tokens": [proof.tokens for _, proof in leaves],
+        },
     )
     await connection.execute(
-        text("INSERT INTO proofs.leaf (leaf_index, proof_id) VALUES (:leaf_index, :proof_id)"),
-        {"leaf_index": leaf_index, "proof_id": proof.proof_id},
+        text("""
+            INSERT INTO proofs.node (level, node_index, hash)
+            SELECT * FROM unnest(CAST(:levels AS smallint[]), CAST(:indexes AS bigint[]),
+                                 CAST(:hashes AS bytea[]))
+        """),
+        {
+            "levels": [node.level for node in nodes],
+            "indexes": [node.index for node in nodes],
+            "hashes": list(nodes.values()),
+        },
     )
-    await connection.execute(
-        text("INSERT INTO proofs.node (level, node_index, hash) VALUES (:level, :index, :hash)"),
-        _rows(nodes.items()),
-    )
-
-
-def _rows(nodes: Iterable[tuple[Node, bytes]]) -> list[dict[str, object]]:
-    return [{"level": n.level, "index": n.index, "hash": value} for n, value in nodes]

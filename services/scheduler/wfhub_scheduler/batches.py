@@ -79,23 +79,45 @@ async def _send(
 ) -> dict[str, object]:
     """Only the last message is waited for: what was wrong with an earlier one is its answer."""
     batch_id = secrets.token_hex(16)
-    for number, entry in enumerate(entries, start=1):
-        headers = {
+
+    def headers(number: int, entry: Entry) -> dict[str, str]:
+        these = {
             Header.BATCH_ID.value: batch_id,
             Header.BATCH_SEQUENCE.value: str(number),
             POS_HEADER: str(entry.at.pos),
             GENERATION_HEADER: str(entry.at.generation),
         }
         if with_ids:
-            headers[Header.MSG_ID.value] = entry.event_id
+            these[Header.MSG_ID.value] = entry.event_id
         if number == 1:
-            headers[Header.EXPECTED_LAST_SEQUENCE.value] = str(last_seq)
-        if number < len(entries):
-            await client.publish(entry.subject, entry.body, headers=headers)
-    headers[Header.BATCH_COMMIT.value] = "1"
-    last = await client.request(entry.subject, entry.body, ACK_TIMEOUT_S, headers=headers)
-    answer: dict[str, object] = json.loads(last.data) if last.data else {}
+            these[Header.EXPECTED_LAST_SEQUENCE.value] = str(last_seq)
+        return these
+
+    if not client.is_connected:
+        raise nats.errors.ConnectionClosedError
+    *before, last = entries
+    frames = b"".join(_frame(each, headers(n, each)) for n, each in enumerate(before, start=1))
+    # Past `publish`, which checks and builds each header anew: a fifth of the relay's work. The
+    # request below is written behind it.
+    await client._send_command(frames)
+    commits = {**headers(len(entries), last), Header.BATCH_COMMIT.value: "1"}
+    answered = await client.request(last.subject, last.body, ACK_TIMEOUT_S, headers=commits)
+    answer: dict[str, object] = json.loads(answered.data) if answered.data else {}
     return answer
+
+
+def _frame(entry: Entry, headers: dict[str, str]) -> bytes:
+    """A message with headers, as NATS has it on the wire. Names and values are our own."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"NATS/1.0\r\n{lines}\r\n".encode()
+    size = len(head) + len(entry.body)
+    return b"HPUB %b %d %d\r\n%b%b\r\n" % (
+        entry.subject.encode(),
+        len(head),
+        size,
+        head,
+        entry.body,
+    )
 
 
 def _error_code(answer: dict[str, object]) -> int:

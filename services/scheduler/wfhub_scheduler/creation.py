@@ -168,7 +168,7 @@ async def _add_units(connection: AsyncConnection, tasks: Sequence[ReadyRow]) -> 
     await connection.execute(
         _NEW_UNITS,
         {
-            "unit_ids": [ids.new_unit_id() for _ in tasks],
+            "unit_ids": ids.new_unit_ids(len(tasks)),
             "task_ids": [task.task_id for task in tasks],
             "project_ids": [task.project_id for task in tasks],
             "pools": [task.spec.pool for task in tasks],

@@ -22,14 +22,8 @@ from wfhub_common.messages import UnitKind
 # While a pause lasts only this is started: it ends what was won, and no model is paid for it.
 STARTED_WHILE_PAUSED = UnitKind.PUBLISH.value
 
-# For a claim's transaction. A scheduler that stops in it loses the pool after so long. Its plans
-# are steps into indexes whatever the statistics say (a queue may be analysed while it is empty and
-# full a minute later, or the other way), and so are made once.
-_SETTINGS = {
-    "idle_in_transaction_session_timeout": "5s",
-    "plan_cache_mode": "force_generic_plan",
-    **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
-}
+# For a claim's transaction. A scheduler that stops in it loses the pool after so long.
+_SETTINGS = {"idle_in_transaction_session_timeout": "5s"}
 _LOCK_POOL = text(f"""
 SELECT vtime, running_limit, paused,
        {", ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())}

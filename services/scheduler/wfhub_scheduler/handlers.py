@@ -17,6 +17,7 @@ from wfhub_common.messages import (
     CancelWorkflow,
     Claim,
     Complete,
+    CompleteMany,
     CreateProject,
     DeleteSchedule,
     DiscardDeadLetter,
@@ -40,7 +41,7 @@ from wfhub_common.messages import (
 from wfhub_scheduler import dead_letters
 from wfhub_scheduler.cancel import cancel_task
 from wfhub_scheduler.claim import claim
-from wfhub_scheduler.complete import ReceiptCheck, complete
+from wfhub_scheduler.complete import ReceiptCheck, complete, complete_many
 from wfhub_scheduler.core import Core
 from wfhub_scheduler.drains import drain_runner
 from wfhub_scheduler.heartbeats import heartbeat
@@ -124,6 +125,12 @@ def subscribe(core: Core, check: ReceiptCheck) -> None:
     answer("heartbeat", Heartbeat, is_runner, lambda who, asked: heartbeat(core, who, asked))
     answer("report", Report, is_runner, lambda who, asked: report(core, who, asked))
     answer("complete", Complete, is_runner, lambda who, asked: complete(core, check, who, asked))
+    answer(
+        "complete_many",
+        CompleteMany,
+        is_runner,
+        lambda who, asked: complete_many(core, check, who, asked),
+    )
 
     @core.broker.subscriber(subjects.WAKE, decoder=_nothing, no_reply=True)
     async def woken(_body: bytes) -> None:

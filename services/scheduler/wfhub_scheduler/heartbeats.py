@@ -37,9 +37,12 @@ UPDATE sched.attempt a
                      t.stopping_since + make_interval(secs => :grace_s)) AS ends_at
           FROM unnest(CAST(:attempts AS text[]), CAST(:runners AS text[]),
                       CAST(:processes AS text[])) AS asked (attempt_id, runner_id, incarnation)
-          JOIN sched.attempt m USING (attempt_id, runner_id, incarnation)
+          JOIN sched.attempt m ON m.attempt_id = asked.attempt_id
+               -- No other index's own words: the plan must not walk through all that live, or are
+               -- a runner's.
+           AND m.runner_id || '' = asked.runner_id AND m.incarnation = asked.incarnation
           JOIN sched.task t ON t.task_id = m.task_id AND t.current_attempt = m.attempt_id
-         WHERE m.state IN ('leased', 'running', 'verifying')
+         WHERE m.state || '' IN ('leased', 'running', 'verifying')
          ORDER BY m.attempt_id FOR NO KEY UPDATE OF m) asked
  WHERE a.attempt_id = asked.attempt_id AND asked.ends_at > now()
 RETURNING a.attempt_id, a.runner_id, a.incarnation, a.lease_until, asked.stop

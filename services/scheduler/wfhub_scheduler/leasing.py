@@ -19,11 +19,11 @@ from wfhub_common.messages import (
     Assignment,
     AttemptState,
     PublishOrder,
-    TaskSpec,
     TaskState,
     UnitKind,
 )
 
+from wfhub_scheduler import specs
 from wfhub_scheduler.core import Tx
 from wfhub_scheduler.fairness import STARTED_WHILE_PAUSED, Share
 from wfhub_scheduler.outbox import Event, emit_many
@@ -98,14 +98,18 @@ moved AS (
            reason = '', message = '', updated_at = now()
       FROM given g
      WHERE t.task_id = g.task_id AND t.state = g.from_state AND t.current_attempt IS NULL
-    RETURNING t.task_id)
-INSERT INTO sched.attempt (attempt_id, unit_id, task_id, project_id, kind, number, runner_id,
-                           incarnation, claim_id, claim_slot, state, lease_until, token_sha256)
-SELECT g.attempt_id, g.unit_id, g.task_id, g.project_id, g.kind, g.number, g.runner_id,
-       g.incarnation, g.claim_id, g.claim_slot, 'leased',
-       now() + make_interval(secs => :ttl_s), g.token_sha256
-  FROM given g JOIN leased USING (unit_id) JOIN moved USING (task_id)
-RETURNING attempt_id, lease_until
+    RETURNING t.task_id),
+made AS (
+    INSERT INTO sched.attempt (attempt_id, unit_id, task_id, project_id, kind, number, runner_id,
+                               incarnation, claim_id, claim_slot, state, lease_until, token_sha256)
+    SELECT g.attempt_id, g.unit_id, g.task_id, g.project_id, g.kind, g.number, g.runner_id,
+           g.incarnation, g.claim_id, g.claim_slot, 'leased',
+           now() + make_interval(secs => :ttl_s), g.token_sha256
+      FROM given g
+    RETURNING lease_until)
+SELECT (SELECT count(*) FROM leased) AS leased, (SELECT count(*) FROM moved) AS moved,
+       count(*) AS made, min(lease_until) AS lease_until
+  FROM made
 """)
 _REMINT = text(f"""
 UPDATE sched.attempt a
@@ -113,7 +117,7 @@ UPDATE sched.attempt a
   FROM unnest(CAST(:attempt_ids AS text[]), CAST(:sha256s AS text[]))
        AS n (attempt_id, token_sha256), sched.task t, sched.project p
  WHERE a.attempt_id = n.attempt_id AND t.task_id = a.task_id AND p.project_id = a.project_id
-   AND a.state IN ('leased', 'running', 'verifying')
+   AND a.state || '' IN ('leased', 'running', 'verifying')  -- found by its id alone
 RETURNING a.attempt_id, a.task_id, a.project_id, a.kind, a.number, a.lease_until, {_OF_TASK}
 """)  # noqa: S608 - our own text
 
@@ -175,7 +179,7 @@ async def _alone(connection: AsyncConnection, units: list[Any]) -> list[Any]:
 async def lease(tx: Tx, units: Sequence[Any], holders: Sequence[Holder]) -> list[Assignment]:
     """An attempt for each picked unit, in that order."""
     tokens = [_mint(unit.kind) for unit in units]
-    attempt_ids = [ids.new_attempt_id() for _ in units]
+    attempt_ids = ids.new_attempt_ids(len(units))
     moves = [_claimed(unit.state) for unit in units]
     made = await tx.connection.execute(
         _LEASE,
@@ -196,15 +200,17 @@ async def lease(tx: Tx, units: Sequence[Any], holders: Sequence[Holder]) -> list
             "ttl_s": tx.timing.lease_ttl_s,
         },
     )
-    until: dict[str, datetime] = {row.attempt_id: row.lease_until for row in made}
-    assert len(until) == len(units), "a task changed under its own lock"
+    of = made.one()
+    # Else the transaction is given up.
+    assert {of.leased, of.moved, of.made} == {len(units)}, "a task changed under its own lock"
+    until: datetime = of.lease_until
     events: list[Event] = []
     assignments: list[Assignment] = []
     for unit, holder, attempt_id, (token, _), to in zip(
         units, holders, attempt_ids, tokens, moves, strict=True
     ):
         events += _events(unit, holder, attempt_id, to)
-        assignments.append(_assignment(unit, attempt_id, unit.number, until[attempt_id], token))
+        assignments.append(_assignment(unit, attempt_id, unit.number, until, token))
     await emit_many(tx.connection, events)
     return assignments
 
@@ -271,7 +277,7 @@ def _assignment(
         project=row.project,
         kind=kind,
         number=number,
-        spec=TaskSpec.model_validate_json(row.spec),
+        spec=specs.of(row.task_id, row.spec),
         lease_until=lease_until,
         token=token,
         publish=_publish_order(row) if kind is UnitKind.PUBLISH else None,

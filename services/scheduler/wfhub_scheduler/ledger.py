@@ -1,7 +1,8 @@
-"""The ledger: the outbox's rows as a log with positions (sched.event, sched.relay).
+"""The ledger: the outbox as a log with positions (sched.event_batch, sched.event, sched.relay).
 
-Only the relay writes positions, on the connection that holds its lock. A row keeps its position
-for good, but for rows not known to be published when a new generation begins.
+Only the relay writes positions, on the connection that holds its lock: one a batch, that of its
+last event. A batch keeps its position for good, but for those not known to be published when a new
+generation begins. It is published as a whole, so that the stream never ends within one.
 Rows are kept as long as the stream keeps its messages.
 """
 
@@ -17,28 +18,30 @@ from wfhub_scheduler.batches import BATCH_MESSAGES_MAX, Entry, first_batch
 from wfhub_scheduler.floors import Floor, Look
 from wfhub_scheduler.positions import Position
 
-PLACE_ROWS_MAX = BATCH_MESSAGES_MAX
+PLACE_BATCHES_MAX = 1000
 KEPT = timedelta(seconds=streams.EVENTS_AGE_S)
-FORGET_ROWS_MAX = 10_000
+FORGET_BATCHES_MAX = 2000
 
 _LOCK = text("SELECT generation, last_pos FROM sched.relay FOR UPDATE")
 _LOOK = text("""
 SELECT r.generation, r.last_pos, (SELECT CASE WHEN is_called THEN last_value ELSE 0 END
-                                            FROM sched.event_id_seq) AS last_id,
+                                            FROM sched.event_batch_batch_id_seq) AS last_id,
        CAST(CAST(pg_snapshot_xmin(now.snapshot) AS text) AS bigint) AS xmin,
        CAST(CAST(pg_snapshot_xmax(now.snapshot) AS text) AS bigint) AS xmax
   FROM sched.relay r, (SELECT pg_current_snapshot() AS snapshot) now
    FOR UPDATE OF r
 """)
 _PLACE = text("""
--- Dense, in the order of the ids among the rows committed by now. Rows of one task are in the
+-- Dense, in the order of the ids among the batches committed by now. Those of one task are in the
 -- order of their commits, since each writer holds the task's lock before it draws an id.
-WITH fresh AS (SELECT id, row_number() OVER (ORDER BY id) AS n
-                 FROM (SELECT id FROM sched.event WHERE pos IS NULL AND id > :above
-                        ORDER BY id LIMIT :count) f),
-     done AS (UPDATE sched.event e SET generation = :generation, pos = :last_pos + fresh.n
-                FROM fresh WHERE e.id = fresh.id RETURNING e.id)
-SELECT count(*) AS rows, max(id) AS up_to FROM done
+WITH fresh AS (SELECT batch_id, sum(events) OVER (ORDER BY batch_id) AS so_far
+                 FROM (SELECT batch_id, events FROM sched.event_batch
+                        WHERE up_to IS NULL AND batch_id > :above
+                        ORDER BY batch_id LIMIT :count) f),
+     done AS (UPDATE sched.event_batch b
+                 SET generation = :generation, up_to = :last_pos + fresh.so_far
+                FROM fresh WHERE b.batch_id = fresh.batch_id RETURNING b.batch_id, b.events)
+SELECT count(*) AS batches, coalesce(sum(events), 0) AS events, max(batch_id) AS up_to FROM done
 """)
 _ADVANCE = text("UPDATE sched.relay SET last_pos = last_pos + :count")
 _HINT = text("SET LOCAL synchronous_commit = off")
@@ -47,29 +50,35 @@ UPDATE sched.relay SET published_pos = greatest(published_pos, :pos)
  WHERE generation = :generation
 """)
 _EVENT_AT = text("""
-SELECT event_id FROM sched.event WHERE generation = :generation AND pos = :pos
+SELECT e.event_id
+  FROM (SELECT batch_id, up_to - events AS before FROM sched.event_batch
+         WHERE generation = :generation AND up_to >= :pos ORDER BY up_to LIMIT 1) b
+  JOIN sched.event e ON e.batch_id = b.batch_id AND e.n = :pos - b.before
 """)
 _ENTRIES = text("""
-SELECT event_id, generation, pos, project_id, kind, entity_id, type, time,
-       CAST(data AS text) AS data
-  FROM sched.event
- WHERE pos IS NOT NULL AND (generation, pos) > (:generation, :pos)
-   AND time > now() - CAST(:kept AS interval)
- ORDER BY generation, pos LIMIT :count
+SELECT e.event_id, b.generation, b.up_to - b.events + e.n AS pos, e.project_id, e.kind,
+       e.entity_id, e.type, b.time, CAST(e.data AS text) AS data, e.n = b.events AS last
+  FROM sched.event_batch b JOIN sched.event e ON e.batch_id = b.batch_id
+ WHERE b.up_to IS NOT NULL AND (b.generation, b.up_to) > (:generation, :pos)
+   AND (b.generation, b.up_to - b.events + e.n) > (:generation, :pos)
+   AND b.time > now() - CAST(:kept AS interval)
+ ORDER BY b.generation, b.up_to, e.n LIMIT :count
 """)
 _UNPLACE = text("""
 -- Placed by a history that the stream does not share, and not known to be in it.
-UPDATE sched.event SET generation = NULL, pos = NULL
+UPDATE sched.event_batch SET generation = NULL, up_to = NULL
  WHERE generation = (SELECT generation FROM sched.relay)
-   AND pos > (SELECT published_pos FROM sched.relay)
+   AND up_to - events >= (SELECT published_pos FROM sched.relay)
 """)
 _BEGIN = text("UPDATE sched.relay SET generation = :generation, last_pos = 0, published_pos = 0")
 _FORGET = text("""
 -- From the front of the log, which is in the order of time but for what took long to commit.
-DELETE FROM sched.event WHERE id IN (
-    SELECT id FROM (SELECT id, time FROM sched.event WHERE pos IS NOT NULL
-                     ORDER BY generation, pos LIMIT :count) oldest
-     WHERE time < now() - CAST(:kept AS interval) - interval '1 hour')
+WITH old AS (SELECT batch_id FROM (SELECT batch_id, time FROM sched.event_batch
+                                    WHERE up_to IS NOT NULL
+                                    ORDER BY generation, up_to LIMIT :count) oldest
+              WHERE time < now() - CAST(:kept AS interval) - interval '1 hour'),
+     gone AS (DELETE FROM sched.event e USING old WHERE e.batch_id = old.batch_id)
+DELETE FROM sched.event_batch b USING old WHERE b.batch_id = old.batch_id
 """)
 # A restore is another timeline, or another server or database, or another table of that name.
 _DATABASE = text("""
@@ -82,15 +91,15 @@ _SETTLE = text("UPDATE sched.relay SET database = :here")
 
 
 async def place(connection: AsyncConnection, floor: Floor) -> bool:
-    """Give positions to rows that have none, in a committed transaction; True: there are more."""
+    """Give positions to batches that have none, in a committed transaction; True: there is more."""
     async with connection.begin():
         relay = (await connection.execute(_LOOK)).one()
-        search = {"above": floor.above(time.monotonic()), "count": PLACE_ROWS_MAX}
+        search = {"above": floor.above(time.monotonic()), "count": PLACE_BATCHES_MAX}
         at = {"generation": relay.generation, "last_pos": relay.last_pos}
         done = (await connection.execute(_PLACE, {**at, **search})).one()
-        if done.rows:
-            await connection.execute(_ADVANCE, {"count": done.rows})
-    more = bool(done.rows == PLACE_ROWS_MAX)
+        if done.batches:
+            await connection.execute(_ADVANCE, {"count": done.events})
+    more = bool(done.batches == PLACE_BATCHES_MAX)
     look = Look(relay.last_id, relay.xmin, relay.xmax)
     floor.placed(look, up_to=done.up_to if more else relay.last_id)
     return more
@@ -110,19 +119,24 @@ async def event_at(connection: AsyncConnection, at: Position) -> str | None:
         return found
 
 
-async def entries(connection: AsyncConnection, after: Position) -> list[Entry]:
-    """The next batch behind `after`, as it is published."""
+async def entries(connection: AsyncConnection, after: Position) -> tuple[list[Entry], bool]:
+    """What follows `after`, as it is published: whole batches, as many as the stream takes; and
+    whether there is more."""
     async with connection.begin():
-        rows = await connection.execute(
-            _ENTRIES,
-            {
-                "generation": after.generation,
-                "pos": after.pos,
-                "kept": KEPT,
-                "count": BATCH_MESSAGES_MAX,
-            },
-        )
-        return first_batch([cloud_events.entry(*row) for row in rows])
+        rows = (
+            await connection.execute(
+                _ENTRIES,
+                {
+                    "generation": after.generation,
+                    "pos": after.pos,
+                    "kept": KEPT,
+                    "count": BATCH_MESSAGES_MAX,
+                },
+            )
+        ).all()
+    fit = first_batch([cloud_events.entry(*row[:-1]) for row in rows])
+    whole = next((n for n in range(len(fit), 0, -1) if rows[n - 1].last), len(fit))
+    return fit[:whole], whole < len(rows) or len(rows) == BATCH_MESSAGES_MAX
 
 
 async def note_published(connection: AsyncConnection, at: Position) -> None:
@@ -159,6 +173,6 @@ async def is_another_database(connection: AsyncConnection) -> bool:
 
 
 async def forget_old(connection: AsyncConnection) -> int:
-    """Drop rows that the stream no longer keeps either."""
-    forgotten = await connection.execute(_FORGET, {"kept": KEPT, "count": FORGET_ROWS_MAX})
+    """Drop batches that the stream no longer keeps either; how many."""
+    forgotten = await connection.execute(_FORGET, {"kept": KEPT, "count": FORGET_BATCHES_MAX})
     return forgotten.rowcount

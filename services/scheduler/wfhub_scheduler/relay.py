@@ -41,6 +41,8 @@ LEAD_IDLE_S = 10  # longer than NATS can keep a living leader from its next quer
 LEAD_IDLE_IN_TRANSACTION_S = 5
 LOOK_TIMEOUT_S = 2.0
 RELAY_POLL_S = 0.25  # commits of other schedulers ring no bell here
+REST_S = 0.02
+NOTE_S = 1.0  # between two notes of what is published, while there is more
 CHECK_S = 2.0  # between two looks at streams while there is nothing to tell
 LOCK_POLL_S = 1.0
 FAILURE_WAIT_S = 1.0
@@ -54,8 +56,10 @@ _LEADERS_SESSION = (
     f"SET idle_in_transaction_session_timeout = '{LEAD_IDLE_IN_TRANSACTION_S}s'",
     # Always by an index, in its order: without statistics, or with those of an emptier table, the
     # planner would read and sort all that waits for each batch of it.
-    "SET enable_seqscan = off",
-    "SET enable_bitmapscan = off",
+    *(
+        f"SET enable_{way} = off"
+        for way in ("bitmapscan", "sort", "seqscan", "hashjoin", "mergejoin")
+    ),
 )
 
 
@@ -112,6 +116,7 @@ class Relay:
                 await ticket.wait(FAILURE_WAIT_S)
                 continue
             if not more:
+                await asyncio.sleep(REST_S)  # what is written meanwhile is one look and one batch
                 await ticket.wait(RELAY_POLL_S)
 
     async def _carry(self, connection: AsyncConnection, *, unplaced: bool) -> bool:
@@ -122,7 +127,8 @@ class Relay:
             await _make_missing(js)
             await self._look(js, connection)
         end = self._end or await self._look(js, connection)
-        entries = await ledger.entries(connection, end.at)
+        noted, noted_at = end.at, time.monotonic()
+        entries, more = await ledger.entries(connection, end.at)
         while entries and not self._core.events.closed:
             if await self._look(js, connection) != end:
                 return True  # it moved while we read: begin again from where it is now
@@ -130,11 +136,18 @@ class Relay:
             sending = asyncio.create_task(batches.publish(client, entries, last_seq=end.seq))
             last = entries[-1]
             try:
-                unplaced = unplaced and await ledger.place(connection, self._floor)
-                entries = await ledger.entries(connection, last.at)
+                if unplaced:
+                    unplaced, more = await ledger.place(connection, self._floor), True
+                entries = []
+                if more:
+                    entries, more = await ledger.entries(connection, last.at)
             finally:
                 (seq,) = await asyncio.gather(sending)
             self._end = end = StreamEnd(seq, last.at, last.event_id)
+            if time.monotonic() - noted_at > NOTE_S:
+                await ledger.note_published(connection, end.at)
+                noted, noted_at = end.at, time.monotonic()
+        if noted != end.at:
             await ledger.note_published(connection, end.at)
         return unplaced
 

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import text
@@ -19,7 +20,7 @@ from wfhub_common.errors import LeaseLost
 from wfhub_common.messages import AttemptState, Retry, TaskState, UnitKind
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # never changed, but replaced; frozen ones are slow to make
 class Task:
     task_id: str
     project_id: str
@@ -39,10 +40,10 @@ class Task:
     workflow_id: str | None
 
 
-_TASK_FIELDS = [field.name for field in fields(Task)]
+_task_values = attrgetter(*(field.name for field in fields(Task)))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Attempt:
     attempt_id: str
     task_id: str
@@ -61,6 +62,10 @@ class Attempt:
     unit_tries: int
     unit_losses: int
 
+
+_TASK_STATES: dict[str, TaskState] = {state.value: state for state in TaskState}
+_ATTEMPT_STATES: dict[str, AttemptState] = {state.value: state for state in AttemptState}
+_KINDS: dict[str, UnitKind] = {kind.value: kind for kind in UnitKind}
 
 # Also the output of every query that finds tasks to be changed; `t` is the task.
 TASK_COLUMNS = """
@@ -112,9 +117,9 @@ async def lock_attempts(connection: AsyncConnection, ids: Collection[str]) -> di
 
 def as_task(row: Any) -> Task:
     """From a row of TASK_COLUMNS."""
-    values = {name: getattr(row, name) for name in _TASK_FIELDS}
-    values["state"], values["retry"] = TaskState(row.state), _retry(row.retry)
-    return Task(**values)
+    task = Task(*_task_values(row))
+    task.state, task.retry = _TASK_STATES[task.state], _retry(row.retry)
+    return task
 
 
 @lru_cache(maxsize=256)  # most tasks have one of a few policies
@@ -123,9 +128,9 @@ def _retry(text: str) -> Retry:
 
 
 def _as_attempt(row: Any) -> Attempt:
-    values: dict[str, Any] = dict(row._mapping)
-    values["state"], values["kind"] = AttemptState(row.state), UnitKind(row.kind)
-    return Attempt(**values)
+    attempt = Attempt(*row)  # the columns of _LOCK_ATTEMPTS are its fields, in their order
+    attempt.state, attempt.kind = _ATTEMPT_STATES[attempt.state], _KINDS[attempt.kind]
+    return attempt
 
 
 def lease_lost(attempt_id: str) -> LeaseLost:

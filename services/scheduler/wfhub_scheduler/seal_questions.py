@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Row, text
 from wfhub_common import digests
-from wfhub_common.messages import RunnerObservations, SchedulerObservations, SealProof, TaskSpec
+from wfhub_common.messages import RunnerObservations, SchedulerObservations, SealProof
 
-from wfhub_scheduler import stored_json
+from wfhub_scheduler import specs, stored_json
 from wfhub_scheduler.core import Tx
 
 _QUESTIONS = text("""
@@ -32,7 +32,7 @@ async def seen(tx: Tx, task_ids: Collection[str]) -> dict[str, Row[Any]]:
 
 
 def question(row: Any) -> SealProof:
-    spec = TaskSpec.model_validate_json(row.spec)
+    spec = specs.of(row.task_id, row.spec)
     return SealProof(
         scheduler=SchedulerObservations(
             task_id=row.task_id,

@@ -3,8 +3,8 @@
 A task in `sealing` has `seal_due_at`; who takes it moves that ahead in a committed transaction, so
 one scheduler asks at a time and a crash only means a later one. Asking again is harmless: the
 proof-store answers with the same proof for the same attempt.
-Up to SEALS_AT_ONCE questions are open at a time; a slow answer holds up no other, and answers that
-come at the same time share a transaction.
+Up to SEALS_AT_ONCE questions are open at a time. What is taken together is asked together and its
+answers share a transaction; each is answered, and settled, for itself.
 Its refusal is final: the task fails with the refusal's code, and a dead letter keeps the question.
 A task over which we fail ourselves is put aside after a while (dead_letters.guarded).
 Units: seconds.
@@ -14,24 +14,27 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, text
 from wfhub_common import broker as rpc
-from wfhub_common import subjects
-from wfhub_common.errors import Corrupt, LeaseLost, Rejected, RetryLater, WfhubError
+from wfhub_common import db, subjects
+from wfhub_common.errors import Corrupt, LeaseLost, Rejected, RetryLater, WfhubError, from_wire
+from wfhub_common.limits import BATCH_SEALS_MAX, RPC_BYTES_MAX
 from wfhub_common.log import get_logger
-from wfhub_common.messages import Sealed, SealProof
+from wfhub_common.messages import Sealed, SealedMany, SealMany, SealProof
 
 from wfhub_scheduler import seal_questions, stored_json, timing
 from wfhub_scheduler.core import Core, Tx, every
-from wfhub_scheduler.dead_letters import SEAL, SEALING, Letter, bury, guarded, not_aside
+from wfhub_scheduler.dead_letters import OUTAGES, SEAL, SEALING, Letter, bury, guarded, not_aside
 from wfhub_scheduler.outbox import emit
 from wfhub_scheduler.transitions import Transitions
 
 SEAL_POLL_S = 1.0
 SEAL_TIMEOUT_S = 15.0
-SEALS_AT_ONCE = 64  # questions open, a process
+SEALS_AT_ONCE = 100  # questions open, a process
+SEALS_BYTES_MAX = RPC_BYTES_MAX // 2  # of the questions in one message
 
 log = get_logger(__name__)
 
@@ -66,7 +69,9 @@ class _Asked:
     seen: Row[Any]
 
 
-_Answered = tuple[_Asked, SealProof, Sealed | Refusal | RetryLater]
+_Question = tuple[_Asked, SealProof]
+_Answer = Sealed | Refusal | RetryLater
+_Answered = tuple[_Asked, SealProof, _Answer]
 
 
 class Sealing:
@@ -80,32 +85,53 @@ class Sealing:
             await every("seal", self._core.seals, SEAL_POLL_S, lambda: self.turn(asking))
 
     async def turn(self, asking: asyncio.TaskGroup) -> bool:
-        """Take what is due and begin to ask, each question in a task of `asking`; True: there may
-        be more."""
+        """Take what is due and begin to ask, all of it in a task of `asking`; True: there may be
+        more."""
         room = SEALS_AT_ONCE - self._open
         if not room or not self._core.connected:
             return False
         due = await self._core.commit(lambda tx: _take(tx, room))
-        for asked in due:
-            self._open += 1
-            asking.create_task(self._ask(asked, ring=len(due) == room))
+        if due:
+            self._open += len(due)
+            asking.create_task(self._ask(due, ring=len(due) == room))
         return False  # what is taken but not due any more, or the end of an answer, rings
 
-    async def _ask(self, asked: _Asked, *, ring: bool) -> None:
-        async def work() -> None:
-            question = seal_questions.question(asked.seen)
-            answer = await _answer(self._core, asked, question)
-            settled = self._core.grouped("seal", _settle_group, max_items=SEALS_AT_ONCE)
-            await settled((asked, question, answer))
-
+    async def _ask(self, due: Sequence[_Asked], *, ring: bool) -> None:
         try:
-            await guarded(self._core, SEALING, asked.task_id, work)
-        except Exception as e:  # noqa: BLE001 - an outage: the proof is asked for again
-            log.warning("proof not noted yet", task_id=asked.task_id, why=str(e)[:500])
+            questions = [each for asked in due if (each := await self._question(asked))]
+            asking = [self._answered(batch) for batch in _batches(questions)]
+            await asyncio.gather(*asking)
+        except Exception as e:  # noqa: BLE001 - an outage: the proofs are asked for again
+            log.warning("proofs not noted yet", tasks=len(due), why=str(e)[:500])
         finally:
-            self._open -= 1
+            self._open -= len(due)
             if ring:
                 self._core.seals.ring()
+
+    async def _question(self, asked: _Asked) -> _Question | None:
+        """None: it cannot be asked, which is counted, and the task put aside for it."""
+        made: list[SealProof] = []
+
+        async def work() -> None:
+            made.append(seal_questions.question(asked.seen))
+
+        await guarded(self._core, SEALING, asked.task_id, work)
+        return (asked, made[0]) if made else None
+
+    async def _answered(self, questions: Sequence[_Question]) -> None:
+        answers = await _answers(self._core, questions)
+        answered = [(*each, answer) for each, answer in zip(questions, answers, strict=True)]
+        settled = self._core.grouped(
+            "seal", _settle_group, max_items=SEALS_AT_ONCE, size=lambda of: len(of)
+        )
+        try:
+            await settled(answered)
+            return
+        except Exception as e:
+            if isinstance(e, OUTAGES) or db.is_unready(e):
+                raise
+        for each in answered:  # one of them is why
+            await guarded(self._core, SEALING, each[0].task_id, partial(settled, [each]))
 
 
 async def _take(tx: Tx, count: int) -> list[_Asked]:
@@ -115,15 +141,82 @@ async def _take(tx: Tx, count: int) -> list[_Asked]:
     return [_Asked(row.task_id, row.winner, row.seal_tries, seen[row.task_id]) for row in rows]
 
 
-async def _answer(core: Core, asked: _Asked, question: SealProof) -> Sealed | Refusal | RetryLater:
+def _batches(questions: Sequence[_Question]) -> list[list[_Question]]:
+    """As one message takes them: a question that is large is a message of its own."""
+    batches: list[list[_Question]] = []
+    bytes_left = 0
+    for asked, question in questions:
+        size = len(asked.seen.spec) + len(asked.seen.observed) + len(asked.seen.receipts)
+        if not batches or size > bytes_left or len(batches[-1]) == BATCH_SEALS_MAX:
+            batches.append([])
+            bytes_left = SEALS_BYTES_MAX
+        batches[-1].append((asked, question))
+        bytes_left -= size
+    return batches
+
+
+async def _answers(core: Core, questions: Sequence[_Question]) -> list[_Answer]:
+    if len(questions) > 1:
+        command = SealMany(proofs=tuple(question for _, question in questions))
+        try:
+            many = await rpc.ask(
+                core.broker,
+                subjects.SCHEDULER,
+                "seal_many",
+                command,
+                SealedMany,
+                timeout_s=SEAL_TIMEOUT_S,
+            )
+        except RetryLater as e:
+            if e.code != "no-responders":
+                return [_said(asked, e) for asked, _ in questions]
+            # An earlier proof-store, or none at all.
+        except (Rejected, Corrupt, LeaseLost) as e:  # of all of them: one by one it is said whose
+            log.warning("proofs refused together, asked one by one", why=str(e))
+        else:
+            said = [result.sealed or _refusal(result.error) for result in many.results]
+            return list(
+                await asyncio.gather(
+                    *(
+                        _alone_if_failed(core, asked, question, answer)
+                        for (asked, question), answer in zip(questions, said, strict=True)
+                    )
+                )
+            )
+    return list(await asyncio.gather(*(_answer(core, *each) for each in questions)))
+
+
+async def _alone_if_failed(
+    core: Core, asked: _Asked, question: SealProof, answer: _Answer
+) -> _Answer:
+    """What failed among others is asked once more alone: so the proof-store counts it."""
+    if isinstance(answer, RetryLater) and answer.code == "internal":
+        return await _answer(core, asked, question)
+    return _said(asked, answer)
+
+
+async def _answer(core: Core, asked: _Asked, question: SealProof) -> _Answer:
     try:
         return await _ask(core, question)
-    except RetryLater as e:
-        log.warning("proof not there yet", task_id=asked.task_id, tries=asked.tries, why=str(e))
-        return e
-    except (Rejected, Corrupt, LeaseLost) as e:
-        log.error("proof refused", task_id=asked.task_id, attempt_id=asked.winner, why=str(e))
-        return e
+    except (RetryLater, Rejected, Corrupt, LeaseLost) as e:
+        return _said(asked, e)
+
+
+def _refusal(error: dict[str, Any] | None) -> Refusal | RetryLater:
+    wire = from_wire(error or {})
+    assert isinstance(wire, RetryLater | Rejected | Corrupt | LeaseLost)
+    return wire
+
+
+def _said(asked: _Asked, answer: _Answer) -> _Answer:
+    """In the log, where it is no proof."""
+    if isinstance(answer, RetryLater):
+        log.warning(
+            "proof not there yet", task_id=asked.task_id, tries=asked.tries, why=str(answer)
+        )
+    elif not isinstance(answer, Sealed):
+        log.error("proof refused", task_id=asked.task_id, attempt_id=asked.winner, why=str(answer))
+    return answer
 
 
 async def _ask(core: Core, question: SealProof) -> Sealed:
@@ -132,11 +225,15 @@ async def _ask(core: Core, question: SealProof) -> Sealed:
     )
 
 
-async def _settle_group(core: Core, group: Sequence[_Answered]) -> list[WfhubError | None]:
+async def _settle_group(
+    core: Core, group: Sequence[Sequence[_Answered]]
+) -> list[WfhubError | None]:
+    answered = [each for batch in group for each in batch]
+
     async def work(tx: Tx) -> list[WfhubError | None]:
-        moves = await Transitions.of_tasks(tx, {asked.task_id for asked, _, _ in group})
-        for answered in group:
-            await _settle(tx, moves, answered)
+        moves = await Transitions.of_tasks(tx, {asked.task_id for asked, _, _ in answered})
+        for each in answered:
+            await _settle(tx, moves, each)
         await moves.write()
         return [None] * len(group)
 

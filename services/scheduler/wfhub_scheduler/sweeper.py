@@ -51,5 +51,5 @@ class Sweeper:
             await LETTERS.forget_old(tx.connection)
             return await ledger.forget_old(tx.connection)
 
-        if await self._core.commit(work) < ledger.FORGET_ROWS_MAX:
+        if await self._core.commit(work) < ledger.FORGET_BATCHES_MAX:
             self._forget_at = time.monotonic() + FORGET_S

@@ -3,7 +3,9 @@
 Each statement repeats what was decided on (state, holder, live, leased) as its fence. Under the
 task's lock it must hold: a row too few means a bug, or a writer without the lock, and the whole
 transaction is given up.
-Shape: each kind of change is a list of rows, handed over as one JSON array.
+Shape: each kind of change is a list of rows, handed over as one JSON array. `LIMIT :count` is all
+of them. It says to the planner, which makes its plan once, and maybe while the tables are empty,
+that they are few: each is then a step into the table's own index.
 Raises: AssertionError.
 """
 
@@ -27,12 +29,15 @@ UPDATE sched.attempt a
        started_at = coalesce(a.started_at, CASE WHEN NOT c.over THEN now() END),
        finished_at = CASE WHEN c.over THEN now() END,
        observed = c.observed, receipts = c.receipts
-  FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS c (attempt_id text, runner_id text, state text,
-           over boolean, reason text, message text, observed jsonb, receipts jsonb),
+  FROM (SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+           (attempt_id text, runner_id text, state text,
+           over boolean, reason text, message text, observed jsonb, receipts jsonb)
+         LIMIT :count) c,
        sched.task t
  WHERE a.attempt_id = c.attempt_id AND t.task_id = a.task_id
-   AND t.current_attempt = a.attempt_id AND a.runner_id = c.runner_id
-   AND a.state IN ('leased', 'running', 'verifying')
+   AND t.current_attempt = a.attempt_id
+   -- No other index's own words: the plan must not walk through all that live, or are a runner's.
+   AND a.runner_id || '' = c.runner_id AND a.state || '' IN ('leased', 'running', 'verifying')
 """)
 _UNITS = text("""
 UPDATE sched.unit u
@@ -40,9 +45,11 @@ UPDATE sched.unit u
        run_at = CASE WHEN c.state = 'ready' THEN now() + make_interval(secs => c.delay_s)
                      ELSE u.run_at END,
        due = c.delay_s <= 0
-  FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS c (unit_id text, state text, tries integer,
+  FROM (SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+           (unit_id text, state text, tries integer,
            losses integer, delay_s double precision)
- WHERE u.unit_id = c.unit_id AND u.state = 'leased'
+         LIMIT :count) c
+ WHERE u.unit_id = c.unit_id AND u.state || '' = 'leased'  -- as above
 """)
 _TASKS = text("""
 UPDATE sched.task t
@@ -60,10 +67,12 @@ UPDATE sched.task t
        branch = CASE WHEN c."to" = 'succeeded' AND t.spec ->> 'repo' NOT LIKE 'directory:%'
                      THEN 'wfhub/' || t.task_id ELSE t.branch END,
        finished_at = CASE WHEN c.final THEN now() END, updated_at = now()
-  FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS c (task_id text, was text, held_by text,
+  FROM (SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+           (task_id text, was text, held_by text,
            "to" text, final boolean, stopping boolean, reason text, message text, cancel text,
            winner text, tries integer, losses integer, verdict text, commit_id text,
            base_commit text, proof_id text, tokens bigint)
+         LIMIT :count) c
  WHERE t.task_id = c.task_id AND t.state = c.was
    AND t.current_attempt IS NOT DISTINCT FROM c.held_by
 """)
@@ -77,9 +86,12 @@ SELECT c.unit_id, u.task_id, u.project_id, 'publish', u.pool, u.priority, u.lane
        CASE WHEN t.spec -> 'apply' = 'true'
             THEN 'folder ' || split_part(regexp_replace(t.spec ->> 'repo', '^[a-z]+:', ''), '/', 1)
        END
-  FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS c (unit_id text, task_id text)
-  JOIN sched.unit u ON u.task_id = c.task_id AND u.kind = 'agent'
-  JOIN sched.task t ON t.task_id = c.task_id
+  FROM (SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
+           (unit_id text, task_id text)
+         LIMIT :count) c
+ CROSS JOIN LATERAL (SELECT * FROM sched.unit
+                      WHERE task_id = c.task_id AND kind = 'agent' OFFSET 0) u
+ CROSS JOIN LATERAL (SELECT spec FROM sched.task WHERE task_id = c.task_id OFFSET 0) t
 """)
 _DEAD_UNITS = text("""
 UPDATE sched.unit SET state = 'dead'
@@ -87,7 +99,7 @@ UPDATE sched.unit SET state = 'dead'
 """)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class TaskChange:
     task_id: str
     was: str
@@ -108,7 +120,7 @@ class TaskChange:
     tokens: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class UnitChange:
     """`delay_s`: a ready unit may be claimed that much later."""
 
@@ -154,7 +166,8 @@ class Changes:
         await _all(connection, _ATTEMPTS, list(self.attempts.values()))
         await _all(connection, _UNITS, self.units)
         await _all(connection, _TASKS, self.tasks)
-        new = [{"unit_id": ids.new_unit_id(), "task_id": task_id} for task_id in self.publish]
+        units = zip(ids.new_unit_ids(len(self.publish)), self.publish, strict=True)
+        new = [{"unit_id": unit_id, "task_id": task_id} for unit_id, task_id in units]
         await _all(connection, _PUBLISH_UNITS, new)
         if self.dead:
             await connection.execute(_DEAD_UNITS, {"tasks": self.dead})
@@ -164,5 +177,6 @@ class Changes:
 async def _all(connection: AsyncConnection, statement: TextClause, changes: Sequence[Any]) -> None:
     if not changes:
         return
-    changed = await connection.execute(statement, {"rows": stored_json.dumped(changes)})
+    rows = {"rows": stored_json.dumped(changes), "count": len(changes)}
+    changed = await connection.execute(statement, rows)
     assert changed.rowcount == len(changes), "a row changed under its task's lock"

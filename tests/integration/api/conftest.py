@@ -67,7 +67,7 @@ CREATE TABLE sched.api_attempt (attempt_id text PRIMARY KEY, task_id text, proje
   commit_id text, verdict jsonb, base_verdict jsonb, artifacts jsonb, changes jsonb,
   created_at timestamptz, started_at timestamptz, finished_at timestamptz);
 CREATE TABLE sched.api_event (generation int, pos bigint, event_id text, project_id text,
-  task_id text, kind text, entity_id text, type text, time timestamptz, data jsonb);
+  task_id text, kind text, entity_id text, type text, time timestamptz, data jsonb, up_to bigint);
 """
 
 
@@ -219,6 +219,7 @@ class Scheduler:
         values = {
             "generation": 1,
             "pos": self.pos,
+            "up_to": self.pos,
             "event_id": ids.new_event_id(),
             "project_id": "prj",
             "task_id": task_id,

@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
-from wfhub_common import proofs, receipts, signing
+from wfhub_common import broker as rpc
+from wfhub_common import proofs, receipts, signing, subjects
 from wfhub_common.errors import Corrupt, Rejected, RetryLater
-from wfhub_common.messages import Exchange
+from wfhub_common.messages import Exchange, SealedMany, SealMany
 
 from .conftest import COMMIT, RUNNER, Attempt, Hub
 
@@ -54,6 +55,27 @@ async def test_upload_announce_seal_export_verify(running: Hub) -> None:
     assert (found.exchanges_count, found.replayed_count) == (2, 1)
     assert "1 of 2 model exchanges were replayed" in found.labels[0]
     assert "gateway: written by hand" in found.labels
+
+
+async def test_many_proofs_in_one_message_are_each_answered_for_itself(running: Hub) -> None:
+    good, other, bad = Attempt(), Attempt(), Attempt()
+    asked = [each.asked(await running.received(each, result_bundle=b"x")) for each in (good, other)]
+    known = await running.seal(asked[1])
+    request = SealMany(proofs=(asked[0], bad.asked(()), asked[1], asked[0]))
+    answer = await rpc.ask(
+        running.scheduler, subjects.SCHEDULER, "seal_many", request, SealedMany, timeout_s=15.0
+    )
+    first, refused, again, twice = answer.results
+    assert first.sealed is not None
+    assert first.sealed.leaf_index == 1
+    assert twice.sealed == first.sealed
+    assert again.sealed == known
+    assert refused.error is not None
+    assert refused.error["code"] == "seal-malformed"
+    async with running.http("api") as client:
+        for sealed in (known, first.sealed):
+            export = (await client.get(f"/proofs/{sealed.proof_id}")).json()
+            assert proofs.verify_export(export, trusted_keys=[running.public_key()])
 
 
 async def test_proofs_sealed_at_once_are_dense_and_all_in_the_newest_tree(running: Hub) -> None:

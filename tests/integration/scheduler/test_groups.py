@@ -5,12 +5,14 @@ from typing import Any
 
 from scheduler_hub import Hub, Runner
 from wfhub_common import ids, signing
-from wfhub_common.errors import Corrupt, LeaseLost, Rejected, WfhubError
+from wfhub_common.errors import Corrupt, LeaseLost, Rejected, WfhubError, from_wire
 from wfhub_common.messages import (
     BUNDLE_ARTIFACT,
     AttemptState,
     Complete,
     Completed,
+    CompletedMany,
+    CompleteMany,
     TaskState,
 )
 
@@ -67,6 +69,30 @@ async def test_good_and_bad_completions_at_once_are_each_answered_for_itself(hub
     hub.seal_open.set()
 
 
+async def test_many_completions_in_one_message_are_each_answered_for_itself(hub: Hub) -> None:
+    hub.seal_open.clear()
+    runner, other = await hub.runner(), await hub.runner()
+    held = await claimed(hub, runner, 4)
+    foreign = await claimed(hub, other, 1)
+    unsigned = runner.receipt(held[3], BUNDLE_ARTIFACT, key=signing.generate_private_key())
+    completions = (
+        runner.won(held[0]),
+        runner.won(foreign[0]),
+        runner.won(held[1]),
+        runner.won(held[1]),  # twice in one message
+        runner.won(held[2], receipts=()),
+        runner.won(held[3], receipts=(unsigned,)),
+    )
+    request = CompleteMany(completions=completions)
+    answer = await hub.ask(runner.runner_id, "complete_many", request, CompletedMany)
+    said = [each.completed or from_wire(each.error or {}) for each in answer.results]
+    done = Completed(task_state=TaskState.SEALING)
+    assert [said[0], said[2], said[3]] == [done, done, done.model_copy(update={"repeated": True})]
+    assert [type(said[n]) for n in (1, 4, 5)] == [LeaseLost, Rejected, Corrupt]
+    states = {each: (await row(hub, each))["state"] for each in (held[2], held[3], foreign[0])}
+    assert set(states.values()) == {"running"}  # their tasks' and nobody ended them
+
+
 async def test_reports_at_once_keep_their_order_and_refuse_their_own(hub: Hub) -> None:
     runner = await hub.runner()
     held = await claimed(hub, runner, 4)
@@ -78,7 +104,7 @@ async def test_reports_at_once_keep_their_order_and_refuse_their_own(hub: Hub) -
     for attempt_id in held:
         steps = await hub.pg.fetch(
             "SELECT coalesce(data ->> 'step', data ->> 'to') AS said FROM sched.event"
-            " WHERE entity_id = $1 ORDER BY id",
+            " WHERE entity_id = $1 ORDER BY batch_id, n",
             attempt_id,
         )
         said = [each["said"] for each in steps]

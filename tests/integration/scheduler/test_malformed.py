@@ -45,7 +45,7 @@ class Target:
         """All that was told is published: from here on only a command changes anything."""
 
         async def look() -> bool:
-            placed = "NOT EXISTS (SELECT FROM sched.event WHERE pos IS NULL)"
+            placed = "NOT EXISTS (SELECT FROM sched.event_batch WHERE up_to IS NULL)"
             sql = f"SELECT last_pos = published_pos AND {placed} FROM sched.relay"
             return bool(await self.hub.pg.fetchval(sql))
 

@@ -118,8 +118,7 @@ async def test_a_stream_ahead_of_the_database_begins_a_generation(idle_hub: Hub)
         for _ in range(3):
             await idle_hub.submit()
         known = await idle_hub.all_published()
-    await idle_hub.pg.execute("DELETE FROM sched.event WHERE pos > 1")
-    await idle_hub.pg.execute("UPDATE sched.relay SET last_pos = 1, published_pos = 1")
+    await as_of_position_1(idle_hub)
     async with scheduler(idle_hub.settings):
         await scheduler_hub.answering(idle_hub)
         await idle_hub.submit()
@@ -136,20 +135,28 @@ async def test_positions_given_before_the_difference_was_seen_move_to_the_new_ge
         for _ in range(3):
             await idle_hub.submit()
         known = await idle_hub.all_published()
-    await idle_hub.pg.execute("DELETE FROM sched.event WHERE pos > 1")
-    await idle_hub.pg.execute("UPDATE sched.relay SET last_pos = 1, published_pos = 1")
+    await as_of_position_1(idle_hub)
     engine = db.make_engine(idle_hub.settings.database_url, application="test")
     await write_events(engine, idle_hub, count=5)
     await idle_hub.pg.execute(
-        "UPDATE sched.event e SET generation = 1, pos = f.n + 1 FROM"
-        " (SELECT id, row_number() OVER (ORDER BY id) AS n FROM sched.event WHERE pos IS NULL) f"
-        " WHERE e.id = f.id"
+        "UPDATE sched.event_batch b SET generation = 1, up_to = f.n + 1 FROM"
+        " (SELECT batch_id, row_number() OVER (ORDER BY batch_id) AS n FROM sched.event_batch"
+        "   WHERE up_to IS NULL) f WHERE b.batch_id = f.batch_id"
     )
     await idle_hub.pg.execute("UPDATE sched.relay SET last_pos = 6")
     async with scheduler(idle_hub.settings):
         events = await idle_hub.all_published()
     await engine.dispose()
     assert positions(events) == [*positions(known), *dense(5, generation=2)]
+
+
+async def as_of_position_1(hub: Hub) -> None:
+    """As a backup taken then would be, restored."""
+    await hub.pg.execute(
+        "WITH lost AS (DELETE FROM sched.event_batch WHERE up_to > 1 RETURNING batch_id)"
+        " DELETE FROM sched.event e USING lost WHERE e.batch_id = lost.batch_id"
+    )
+    await hub.pg.execute("UPDATE sched.relay SET last_pos = 1, published_pos = 1")
 
 
 async def write_events(engine: AsyncEngine, hub: Hub, *, count: int) -> None:
@@ -184,13 +191,16 @@ async def test_a_relay_that_lost_its_connection_begins_again(hub: Hub) -> None:
 async def test_an_event_too_large_for_a_message_is_published_without_its_data(hub: Hub) -> None:
     await hub.pg.execute(
         """
-        INSERT INTO sched.event (event_id, project_id, task_id, kind, entity_id, type, data)
-        SELECT 'evt_' || n, 'prj_a', 'tsk_a', 'task', 'tsk_a', 'task.test',
-               jsonb_build_object('text', repeat('x', n)) FROM unnest(ARRAY[200000, 10]) n
+        WITH batch AS (INSERT INTO sched.event_batch (events) VALUES (2) RETURNING batch_id)
+        INSERT INTO sched.event (batch_id, n, event_id, project_id, task_id, kind, entity_id, type,
+                                 data)
+        SELECT batch_id, nr, 'evt_' || n, 'prj_a', 'tsk_a', 'task', 'tsk_a', 'task.test',
+               json_build_object('text', repeat('x', n))
+          FROM batch, unnest(ARRAY[200000, 10]) WITH ORDINALITY AS u (n, nr)
         """
     )
     large, small = await hub.all_published()
-    assert large.data == {"oversized_chars": 200_000 + len('{"text": ""}')}
+    assert large.data == {"oversized_chars": 200_000 + len('{"text" : ""}')}
     assert small.data == {"text": "x" * 10}
     assert positions([large, small]) == dense(2)
 
@@ -198,10 +208,14 @@ async def test_an_event_too_large_for_a_message_is_published_without_its_data(hu
 async def test_events_that_are_too_old_are_not_carried_and_then_forgotten(hub: Hub) -> None:
     await hub.pg.execute(
         """
-        INSERT INTO sched.event (event_id, project_id, task_id, kind, entity_id, type, data, time)
-        SELECT 'evt_' || n, 'prj_a', 'tsk_a', 'task', 'tsk_a', 'task.test', '{}',
-               CASE WHEN n <= 5 THEN now() - make_interval(secs => $1) ELSE now() END
-          FROM generate_series(1, 1505) n
+        WITH batch AS (
+            INSERT INTO sched.event_batch (time)
+            SELECT CASE WHEN n <= 5 THEN now() - make_interval(secs => $1) ELSE now() END
+              FROM generate_series(1, 1505) n RETURNING batch_id)
+        INSERT INTO sched.event (batch_id, event_id, project_id, task_id, kind, entity_id, type,
+                                 data)
+        SELECT batch_id, 'evt_' || batch_id, 'prj_a', 'tsk_a', 'task', 'tsk_a', 'task.test', '{}'
+          FROM batch
         """,
         streams.EVENTS_AGE_S + 7200,
     )
@@ -217,4 +231,4 @@ async def test_events_that_are_too_old_are_not_carried_and_then_forgotten(hub: H
     async with engine.begin() as connection:
         assert await ledger.forget_old(connection) == 5
     await engine.dispose()
-    assert await hub.pg.fetchval("SELECT min(pos) FROM sched.event") == 6
+    assert await hub.pg.fetchval("SELECT min(pos) FROM sched.api_event") == 6

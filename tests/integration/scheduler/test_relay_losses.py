@@ -136,10 +136,14 @@ async def test_a_stream_deleted_again_and_again_while_it_is_written_to_ends_up_w
 async def test_a_batch_is_bounded_in_bytes(hub: Hub) -> None:
     await hub.pg.execute(
         """
-        INSERT INTO sched.event (event_id, project_id, task_id, kind, entity_id, type, data)
-        SELECT 'evt_' || n, 'prj_a', 'tsk_a', 'task', 'tsk_a', 'task.test',
-               jsonb_build_object('text', repeat('x', 100000))
-          FROM generate_series(1, 200) n
+        WITH batch AS (
+            INSERT INTO sched.event_batch (events) SELECT 1 FROM generate_series(1, 200)
+            RETURNING batch_id)
+        INSERT INTO sched.event (batch_id, event_id, project_id, task_id, kind, entity_id, type,
+                                 data)
+        SELECT batch_id, 'evt_' || batch_id, 'prj_a', 'tsk_a', 'task', 'tsk_a', 'task.test',
+               json_build_object('text', repeat('x', 100000))
+          FROM batch
         """
     )
     events = await hub.all_published()
@@ -211,6 +215,7 @@ async def test_a_restored_copy_begins_a_generation_though_the_stream_shows_no_di
         await scheduler_hub.answering(idle_hub)
         await idle_hub.submit()
         known = await idle_hub.all_published()
+        await until(lambda: all_noted(idle_hub), "it is noted that all is published")
     async with restored(idle_hub, postgres_server) as copy:
         for _ in range(2):  # only once: the copy is at home now
             async with scheduler(copy.settings):
@@ -218,6 +223,10 @@ async def test_a_restored_copy_begins_a_generation_though_the_stream_shows_no_di
                 await copy.submit()
                 events = await copy.all_published()
     assert positions(events) == [*positions(known), *dense(2, generation=2)]
+
+
+async def all_noted(hub: Hub) -> bool:
+    return bool(await hub.pg.fetchval("SELECT published_pos = last_pos FROM sched.relay"))
 
 
 @contextlib.asynccontextmanager

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 from wfhub_common.errors import Rejected, RetryLater, WfhubError
-from wfhub_scheduler.grouping import Grouped
+from wfhub_common.grouping import Grouped
 
 
 class Worker:

@@ -29,6 +29,12 @@ class AttemptEnded(Fact):
     attempt_id: str
 
 
+class AttemptsEnded(Fact):
+    """The same hint of several, which ended in one transaction."""
+
+    attempt_ids: tuple[str, ...]
+
+
 class ExchangesOf(Command):
     attempt_id: Name
 

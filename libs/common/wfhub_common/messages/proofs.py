@@ -64,3 +64,22 @@ class Sealed(Fact):
     envelope_digest: str
     leaf_index: int
     tokens: int
+
+
+class SealMany(Command):
+    """Many at once, each answered for itself: one that is refused takes none with it."""
+
+    proofs: tuple[SealProof, ...] = Field(min_length=1, max_length=limits.BATCH_SEALS_MAX)
+
+
+class SealResult(Fact):
+    """What became of one of them: `sealed`, or the `error` (as errors.to_wire)."""
+
+    sealed: Sealed | None = None
+    error: dict[str, Any] | None = None
+
+
+class SealedMany(Fact):
+    """In the order they were given."""
+
+    results: tuple[SealResult, ...]

@@ -117,3 +117,22 @@ class Complete(Command):
 class Completed(Fact):
     task_state: TaskState
     repeated: bool = False  # the same completion had been admitted before
+
+
+class CompleteMany(Command):
+    """Many at once, each answered for itself: one that is refused takes none with it."""
+
+    completions: tuple[Complete, ...] = Field(min_length=1, max_length=limits.BATCH_COMPLETIONS_MAX)
+
+
+class CompleteResult(Fact):
+    """What became of one of them: `completed`, or the `error` (as errors.to_wire)."""
+
+    completed: Completed | None = None
+    error: dict[str, Any] | None = None
+
+
+class CompletedMany(Fact):
+    """In the order they were given."""
+
+    results: tuple[CompleteResult, ...]

@@ -79,15 +79,16 @@ _CHECKS: dict[str, str] = {
     "I4 events come from the attempt that is current": """
         SELECT entity_id || ' said ' || type || ' in the turn of '
                || coalesce(holder, 'nobody') FROM (
-          SELECT *, first_value(entity_id) OVER (PARTITION BY task_id, turn ORDER BY id) AS holder
+          SELECT *, first_value(entity_id)
+                      OVER (PARTITION BY task_id, turn ORDER BY batch_id, n) AS holder
             FROM (SELECT *, count(*) FILTER (WHERE data ->> 'to' = 'leased')
-                              OVER (PARTITION BY task_id ORDER BY id) AS turn
+                              OVER (PARTITION BY task_id ORDER BY batch_id, n) AS turn
                     FROM sched.event WHERE kind = 'attempt') numbered) held
          WHERE entity_id <> holder OR turn = 0""",
     "I4 an attempt goes forward, and ends once": f"""
         SELECT entity_id || ' from ' || coalesce(was, 'nothing') || ' ('
                || coalesce(data ->> 'from', 'nothing') || ') to ' || (data ->> 'to') FROM (
-          SELECT *, lag(data ->> 'to') OVER (PARTITION BY entity_id ORDER BY id) AS was
+          SELECT *, lag(data ->> 'to') OVER (PARTITION BY entity_id ORDER BY batch_id, n) AS was
             FROM sched.event WHERE type = 'attempt.state_changed') way
          WHERE was IS DISTINCT FROM data ->> 'from'
             OR NOT CASE coalesce(was, '')
@@ -99,7 +100,7 @@ _CHECKS: dict[str, str] = {
     "I4 nobody speaks after its end": f"""
         SELECT entity_id || ' said ' || type FROM (
           SELECT *, bool_or(type = 'attempt.state_changed' AND data ->> 'to' NOT IN {_LIVE})
-                      OVER (PARTITION BY entity_id ORDER BY id
+                      OVER (PARTITION BY entity_id ORDER BY batch_id, n
                             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS over
             FROM sched.event WHERE kind = 'attempt') spoken
          WHERE over""",
@@ -107,12 +108,12 @@ _CHECKS: dict[str, str] = {
         SELECT a.attempt_id FROM sched.attempt a
          WHERE a.state IS DISTINCT FROM (
            SELECT e.data ->> 'to' FROM sched.event e WHERE e.entity_id = a.attempt_id
-              AND e.type = 'attempt.state_changed' ORDER BY e.id DESC LIMIT 1)""",
+              AND e.type = 'attempt.state_changed' ORDER BY e.batch_id DESC, e.n DESC LIMIT 1)""",
     "a task goes a legal way, and its end is the end": """
         SELECT task_id || ' from ' || coalesce(was, 'nothing') || ' ('
                || coalesce(data ->> 'from', 'nothing') || ') to ' || (data ->> 'to') FROM (
           SELECT *, lag(coalesce(data ->> 'to', data ->> 'state'))
-                      OVER (PARTITION BY task_id ORDER BY id) AS was
+                      OVER (PARTITION BY task_id ORDER BY batch_id, n) AS was
             FROM sched.event WHERE type IN ('task.submitted', 'task.state_changed')) way
          WHERE CASE type WHEN 'task.submitted' THEN was IS NOT NULL
                ELSE was IS DISTINCT FROM data ->> 'from' OR NOT coalesce(CASE was
@@ -129,7 +130,7 @@ _CHECKS: dict[str, str] = {
          WHERE t.state IS DISTINCT FROM (
            SELECT coalesce(e.data ->> 'to', e.data ->> 'state') FROM sched.event e
             WHERE e.task_id = t.task_id AND e.type IN ('task.submitted', 'task.state_changed')
-            ORDER BY e.id DESC LIMIT 1)""",
+            ORDER BY e.batch_id DESC, e.n DESC LIMIT 1)""",
     "I6 no project runs more than its limit": f"""
         SELECT p.name FROM sched.attempt a JOIN sched.project p USING (project_id)
          WHERE a.state IN {_LIVE} GROUP BY p.name, p.running_limit

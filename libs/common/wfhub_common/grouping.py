@@ -1,9 +1,10 @@
 """Grouping: what is asked while one group is worked on becomes the next group.
 
-`Grouped(work, max_items=…)` is called with one item and answers for it; `work` is given all the
-items of a group, in the order they came, and answers each, in the same order, with its result or
-the WfhubError that is its alone. Nothing is delayed for company: an item that finds no group at
-work starts one at once, with whatever else came in the same turn of the event loop.
+`Grouped(work, max_items=…)` is called with one item (of size 1, unless `size` says otherwise) and
+answers for it; `work` is given all the items of a group, in the order they came, and answers each,
+in the same order, with its result or the WfhubError that is its alone. Nothing is delayed for
+company: an item that finds no group at work starts one at once, with whatever else came in the same
+turn of the event loop.
 
 RetryLater from `work` (the transaction, say) goes to everybody. Any other error must be some
 item's: each is then worked on alone, so that it harms none but its own. `work` is therefore one
@@ -32,9 +33,11 @@ class Grouped(Generic[Q, A]):
         *,
         max_items: int,
         at_once: int = 1,  # groups worked on at the same time
+        size: Callable[[Q], int] = lambda _: 1,  # what an item counts for
     ) -> None:
         self._work = work
         self._max_items = max_items
+        self._size = size
         self._at_once = at_once
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._working = 0
@@ -59,10 +62,12 @@ class Grouped(Generic[Q, A]):
 
     def _next_group(self) -> list[tuple[Q, "asyncio.Future[A]"]]:
         group: list[tuple[Q, asyncio.Future[A]]] = []
-        while self._waiting and len(group) < self._max_items:
+        room = self._max_items
+        while self._waiting and (not group or self._size(self._waiting[0][0]) <= room):
             item, answer = self._waiting.popleft()
             if not answer.done():
                 group.append((item, answer))
+                room -= self._size(item)
         return group
 
     async def _turn(self, group: list[tuple[Q, asyncio.Future[A]]]) -> None:
