@@ -20,12 +20,13 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wfhub_common.errors import Rejected
 
-from wfhub_agent_runner.sandbox import arguments, inside, layers, seccomp
+from wfhub_agent_runner.sandbox import arguments, forwarder, layers, seccomp, starter
 from wfhub_agent_runner.sandbox.arguments import Descriptors, Host
 from wfhub_agent_runner.sandbox.cgroup import Cgroups, Group
 from wfhub_agent_runner.sandbox.port import (
@@ -67,10 +68,10 @@ class BwrapSandbox:
         self._layer_kind = layers.probe(bwrap, scratch)
         self._cgroups = Cgroups.open(cgroup_root) if cgroup_root is not None else None
         self._filter = seccomp.program(platform.machine())
-        assert inside.__file__ is not None
-        source = Path(inside.__file__)
+        starter.check(platform.machine())
+        source = Path(forwarder.__file__)
         # Compiled for the same interpreter; another one may not read it, but any reads the source.
-        self._inside = _compiled(source) if self.python == own_python() else source.read_bytes()
+        self._forwarder = _compiled(source) if self.python == own_python() else source.read_bytes()
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -107,9 +108,10 @@ class BwrapSandbox:
         files = {
             "/etc/passwd": arguments.PASSWD.encode(),
             "/etc/group": arguments.GROUP.encode(),
-            arguments.INSIDE: self._inside,
             **{arguments.checked_file(path): data for path, data in spec.files.items()},
         }
+        if spec.gateway_socket or spec.egress_socket:
+            files[arguments.FORWARDER] = self._forwarder
         output, output_writes = opened.pipe()
         status, status_writes = opened.pipe()
         report, report_writes = opened.pipe()
@@ -121,15 +123,14 @@ class BwrapSandbox:
             report=report_writes,
             files={path: opened.file("file", data) for path, data in files.items()},
         )
+        program = starter.made(arguments.start(spec, self._host, fds), platform.machine())
+        fds = replace(fds, files={**fds.files, arguments.STARTER: opened.file("start", program)})
         options = arguments.options(spec, self._host, fds, layer)
         args = opened.file("args", b"".join(os.fsencode(word) + b"\0" for word in options))
         passed = [fds.seccomp, status_writes, report_writes, args, *fds.files.values()]
         passed += [] if blocks is None else [blocks]
         process = subprocess.Popen(  # by this thread, whose end would be the sandbox's
-            [
-                *(str(self._host.bwrap), "--args", str(args), "--"),
-                *arguments.command(spec, self._host, report_writes),
-            ],
+            [str(self._host.bwrap), "--args", str(args), "--", arguments.STARTER],
             stdin=subprocess.DEVNULL,
             stdout=output_writes,
             stderr=output_writes,

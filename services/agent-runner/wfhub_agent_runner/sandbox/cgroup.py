@@ -17,7 +17,7 @@ from wfhub_common.messages import Limits
 
 from wfhub_agent_runner.sandbox.port import LimitExceeded
 
-_OWN_PROCESSES = 3  # bwrap twice, and inside.py
+_OWN_PROCESSES = 4  # bwrap twice, the starter and the forwarder
 
 
 @dataclass(frozen=True)
