@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 SLOTS = 4
-_CODE_AT, _DATA_AT = (
-    0x400000,
-    0x800000,
-)  # code ends long before; what is in a page is 64 KiB at most
+_DATA_AT, _CODE_AT = 0x400000, 0x40000000  # far apart: data may be long
 _HEADER_BYTES = 64 + 3 * 56
 _PAGE_BYTES = 0x10000
 _LOAD, _STACK = 1, 0x6474E551
@@ -39,7 +36,7 @@ class Data:
 
     def add(self, content: bytes) -> int:
         self.content += bytes(-len(self.content) % 8)
-        address = _DATA_AT + _DATA_OFFSET + len(self.content)
+        address = _DATA_AT + _HEADER_BYTES + len(self.content)
         self.content += content
         return address
 
@@ -201,8 +198,12 @@ class X86Code(Code):
         self.content += bytes((rex, 0x89, 0xC0 | (source & 7) << 3 | to & 7))
 
     def _number(self, register: int, number: int) -> None:
-        head = bytes((0x48 | register >> 3, 0xB8 | register & 7))
-        self.content += head + struct.pack("<Q", number & (1 << 64) - 1)
+        if 0 <= number < 1 << 32:  # the upper half becomes zero
+            head = b"\x41" if register > 7 else b""
+            self.content += head + bytes((0xB8 | register & 7,)) + struct.pack("<I", number)
+        else:
+            head = bytes((0x48 | register >> 3, 0xB8 | register & 7))
+            self.content += head + struct.pack("<q", number)
 
 
 class ArmCode(Code):
@@ -278,11 +279,10 @@ class ArmCode(Code):
         self._words(0xAA0003E0 | source << 16 | to)
 
     def _number(self, register: int, number: int) -> None:
-        for quarter in range(4):
-            part = number >> 16 * quarter & 0xFFFF
-            self._words(
-                (0xF2800000 if quarter else 0xD2800000) | quarter << 21 | part << 5 | register
-            )
+        self._words(0xD2800000 | (number & 0xFFFF) << 5 | register)
+        for quarter in range(1, 4):
+            if part := number >> 16 * quarter & 0xFFFF:
+                self._words(0xF2800000 | quarter << 21 | part << 5 | register)
 
     def _words(self, *words: int) -> None:
         self.content += struct.pack(f"<{len(words)}I", *words)
@@ -290,22 +290,19 @@ class ArmCode(Code):
 
 MACHINES: dict[str, type[Code]] = {"x86_64": X86Code, "aarch64": ArmCode}
 
-_DATA_OFFSET = 0x2000  # in the file: room for the headers and the code
-
 
 def program(code: Code, data: Data) -> bytes:
     """A static executable. Code can be run and not written, data the other way round."""
-    text = code.linked()
-    code_bytes = _HEADER_BYTES + len(text)
-    assert code_bytes <= _DATA_OFFSET, f"{code_bytes} bytes of code are too many"
-    entry = _CODE_AT + _HEADER_BYTES
+    text, content = code.linked(), bytes(data.content)
+    content += bytes(-(_HEADER_BYTES + len(content)) % 8)
+    at, size = _HEADER_BYTES + len(content), len(text)
+    entry = _CODE_AT + at
     kind = (b"\x7fELF", 2, 1, 1, 0, 2, code.elf_machine, 1, entry, 64, 0, 0, 64, 56, 3, 64, 0, 0)
     header = struct.pack("<4sBBBB8xHHIQQQIHHHHHH", *kind)
-    size, at = len(data.content), _DATA_OFFSET
     segments = (
-        (_LOAD, _READ | _RUN, 0, _CODE_AT, _CODE_AT, code_bytes, code_bytes, _PAGE_BYTES),
-        (_LOAD, _READ | _WRITE, at, _DATA_AT + at, _DATA_AT + at, size, size, _PAGE_BYTES),
+        (_LOAD, _READ | _WRITE, 0, _DATA_AT, _DATA_AT, at, at, _PAGE_BYTES),
+        (_LOAD, _READ | _RUN, at, entry, entry, size, size, _PAGE_BYTES),
         (_STACK, _READ | _WRITE, 0, 0, 0, 0, 0, 16),
     )
     headers = header + b"".join(struct.pack("<IIQQQQQQ", *segment) for segment in segments)
-    return (headers + text).ljust(_DATA_OFFSET, b"\0") + bytes(data.content)
+    return headers + content + text
