@@ -78,6 +78,7 @@ class AgentAttempt:
         self._parts = parts
         self._assigned = assignment
         self._spec = assignment.spec
+        self._limits = assignment.spec.limits.in_force()
         self._held = held
         self._evidence = Evidence()
         self._caches = shared_caches.of(parts.caches, assignment.project)
@@ -195,7 +196,7 @@ class AgentAttempt:
                 self._egress(scratch, SETUP, entries) as egress_socket,
                 self._log(scratch, SETUP) as out,
             ):
-                within = self._surroundings(spec.limits.setup_s, egress_socket)
+                within = self._surroundings(self._limits.setup_s, egress_socket)
                 return await shell.run_all(
                     spec.setup,
                     layers,
@@ -221,7 +222,7 @@ class AgentAttempt:
     def _surroundings(self, wall_s: float, egress_socket: Path | None = None) -> shell.Surroundings:
         return shell.Surroundings(
             self._parts.sandbox,
-            self._spec.limits,
+            self._limits,
             wall_s,
             self._parts.toolchains.env,
             self._parts.toolchains.binds,
@@ -254,15 +255,15 @@ class AgentAttempt:
                 extra_lowers=lease.layers.lower_dirs[1:],
                 upper=lease.layers.upper,
                 work=lease.layers.work,
-                limits=spec.limits,
-                wall_s=spec.limits.run_s,
+                limits=self._limits,
+                wall_s=self._limits.run_s,
                 env={**parts.toolchains.env, **plan.env},
                 binds=parts.toolchains.binds,
                 caches=self._caches,
                 files=plan.files,
                 gateway_socket=relay.socket_path,
                 egress_socket=egress_socket,
-                idle_s=spec.limits.idle_s,
+                idle_s=self._limits.idle_s,
                 signs=relay.active_at,
             )
             ran = await parts.sandbox.run(
@@ -301,7 +302,7 @@ class AgentAttempt:
             return await verify(
                 spec.verify,
                 checkout,
-                self._surroundings(spec.limits.verify_s),
+                self._surroundings(self._limits.verify_s),
                 log=out,
                 log_name=f"{kind}.log",
                 cancel=self._held.cancel,

@@ -80,6 +80,47 @@ async def test_a_projects_limits_are_shown_and_changed(api: httpx.AsyncClient) -
     assert wrong.status_code == 422
 
 
+async def test_a_projects_limits_of_attempts_are_set_taken_away_and_hold(
+    api: httpx.AsyncClient,
+) -> None:
+    given = {"default": {"cpu": 1.5, "run_s": 60}, "max": {"cpu": 2, "memory_bytes": 2**30}}
+    made = await api.post("/v1/projects", json={"name": "demo", "limits": given})
+    assert (made.status_code, made.json()["limits"]) == (201, given)
+    assert (await api.get("/v1/projects/demo")).json()["limits"] == given
+    assert (await api.get("/v1/projects")).json()["projects"][-1]["limits"] == given
+    more = {"max": {"cpu": None, "run_s": 600}, "default": {"cpu": 4}}
+    changed = await api.patch("/v1/projects/demo", json={"limits": more})
+    assert changed.status_code == 200, changed.text
+    wanted = {"default": {"cpu": 4, "run_s": 60}, "max": {"memory_bytes": 2**30, "run_s": 600}}
+    assert changed.json()["limits"] == wanted
+    task = {**SPEC, "project": "demo"}
+    fine = await api.post("/v1/tasks", json={**task, "limits": {"memory_bytes": 2**29}})
+    limits = (await api.get(f"/v1/tasks/{fine.json()['task_id']}")).json()["spec"]["limits"]
+    assert (limits["cpu"], limits["run_s"], limits["memory_bytes"]) == (4, 60, 2**29)
+    refused = await api.post("/v1/tasks", json={**task, "limits": {"memory_bytes": 2**31}})
+    problem = refused.json()
+    assert (refused.status_code, problem["code"]) == (422, "limit-above-maximum")
+    assert "limits.memory_bytes" in problem["detail"]
+    assert str(2**30) in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max": {"cpus": 1}},
+        {"max": {"memory_bytes": 1}},
+        {"max": {"run_s": 60}, "default": {"run_s": 61}},
+        {"most": {}},
+    ],
+)
+async def test_limits_that_cannot_be_are_refused(
+    api: httpx.AsyncClient, limits: dict[str, Any]
+) -> None:
+    changed = await api.patch("/v1/projects/default", json={"limits": limits})
+    assert changed.status_code == 422, changed.text
+    assert (await api.get("/v1/projects/default")).json()["limits"] == {"default": {}, "max": {}}
+
+
 async def test_a_full_queue_is_429_with_retry_after(api: httpx.AsyncClient) -> None:
     await api.patch("/v1/projects/default", json={"queue_limit": 1})
     assert (await api.post("/v1/tasks", json=SPEC)).status_code == 201
@@ -137,6 +178,14 @@ async def test_the_commands_say_the_same(api: httpx.AsyncClient, nats_url: str) 
     for arguments, wanted in (
         (("project", "create", "demo", "--queue-limit", "5"), {"queue_limit": 5}),
         (("project", "update", "demo", "--running-limit", "3"), {"running_limit": 3}),
+        (
+            ("project", "update", "demo", "--limit", "memory=4GiB", "--default-limit", "cpu=2"),
+            {"limits": {"default": {"cpu": 2}, "max": {"memory_bytes": 4 * 2**30}}},
+        ),
+        (
+            ("project", "update", "demo", "--limit", "memory=none", "--limit", "run_s=90"),
+            {"limits": {"default": {"cpu": 2}, "max": {"run_s": 90}}},
+        ),
         (("project", "pause", "demo"), {"paused": True, "running_limit": 3}),
         (("project", "resume", "demo"), {"paused": False}),
         (("project", "show", "demo"), {"queued": 0, "running": 0}),
