@@ -143,6 +143,8 @@ class AgentAttempt:
 
         ran, traffic = await self._agent(scratch, plan, lease)
         evidence.agent_outcome = port.described(ran.outcome)
+        if isinstance(ran.outcome, port.LimitExceeded):
+            evidence.exceeded = ran.outcome
         await self._step(
             "agent-finished",
             outcome=evidence.agent_outcome,

@@ -9,6 +9,7 @@ from wfhub_common.settings import BrokerSettings
 from wfhub_agent_runner.egress_policy import EgressPolicy
 from wfhub_agent_runner.gitwork.eviction import Budget
 
+NO_CGROUP = "none"
 _LABEL = "[a-z0-9][a-z0-9._=-]{0,62}"
 
 
@@ -32,6 +33,9 @@ class RunnerSettings(BrokerSettings):
     egress_allowed: str = ""  # ','-separated host:port that a task may ask for; empty: none
     egress_private_hosts: str = ""  # ','-separated; those of them that may have private addresses
     shared_caches: str = ""  # name:/folder=project,project;… (shared_caches), read-only
+    # ':'-separated delegated cgroups, v2 one, v1 one of each controller; empty: one is made if the
+    # machine lets us, `none`: not even tried.
+    cgroup_root: str = ""
     workspace_root: Path | None = None  # its folders are `mount:<path>` and `directory:<path>`
     workspace_folders: str = ""  # which project may use which (gitwork/folders); empty: any
     # Of checkouts, set-up layers and mirrors kept for later attempts; what runs is never removed.
@@ -68,6 +72,11 @@ class RunnerSettings(BrokerSettings):
 
     def toolchain_paths(self) -> tuple[Path, ...]:
         return tuple(Path(part) for part in self.toolchains.split(":") if part)
+
+    def cgroup_paths(self) -> tuple[Path, ...]:
+        if self.cgroup_root == NO_CGROUP:
+            return ()
+        return tuple(Path(part) for part in self.cgroup_root.split(":") if part)
 
     def git_host_names(self) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.git_hosts.split(",") if part.strip())

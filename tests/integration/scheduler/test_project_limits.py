@@ -107,7 +107,7 @@ async def test_a_change_of_limits_is_told_and_what_cannot_be_is_refused(hub: Hub
     await project(hub, {"cpu": 1})
     assert (await change(hub, max={"cpu": 2})).limits.max.said() == {"cpu": 2}
     assert (await change(hub, max={"cpu": 2})).limits.default.said() == {"cpu": 1}
-    events = await hub.pg.fetch("SELECT data FROM sched.outbox WHERE type = 'project.updated'")
+    events = await hub.pg.fetch("SELECT data FROM sched.event WHERE type = 'project.updated'")
     told = [json.loads(row["data"]) for row in events]
     assert told == [{"limits": {"default": {"cpu": 1.0}, "max": {"cpu": 2.0}}}]
     with pytest.raises(Rejected, match=r"default\.cpu") as caught:

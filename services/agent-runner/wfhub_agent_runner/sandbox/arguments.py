@@ -6,6 +6,7 @@ follows on the line. Order matters to bwrap: what is mounted later lies over wha
 Raises: Rejected for a bind or file that would cover a part of the sandbox's own.
 """
 
+import math
 import os
 import resource
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ NOT_PROXIED = "127.0.0.1,localhost"  # the gateway, and what the agent starts it
 ETC = ("ssl", "alternatives", "ld.so.cache", "localtime")
 _OURS = ("/proc", "/dev", "/etc", "/run", "/sys", WORKSPACE)
 _FILE_HOMES = (FILES, HOME, "/tmp")
+CPU_GRACE_S = 5
 _OWN_PROCESSES = 3  # bwrap's reaper, the starter and the forwarder count in RLIMIT_NPROC too
 
 
@@ -62,6 +64,7 @@ class Descriptors:
     block: int | None  # bwrap starts the command once this can be read
     report: int
     files: Mapping[str, int]
+    cpu_held: bool = False  # by a cgroup
 
 
 def system_links() -> dict[str, str | None]:
@@ -148,7 +151,7 @@ def start(spec: SandboxSpec, host: Host, fds: Descriptors) -> Start:
     return Start(
         argv=spec.argv,
         paths=_candidates(spec.argv[0], spec.env.get("PATH", SYSTEM_PATH)),
-        limits=_rlimits(spec.limits),
+        limits=_rlimits(spec, cpu_held=fds.cpu_held),
         report=fds.report,
         passed=(fds.seccomp, fds.status),
         ports=[port for port, _, _ in ways],
@@ -216,8 +219,14 @@ def _environment(spec: SandboxSpec) -> list[str]:
     return [word for name, value in values.items() for word in ("--setenv", name, value)]
 
 
-def _rlimits(limits: Limits) -> dict[str, int]:
+def cpu_time_s(spec: SandboxSpec) -> float | None:
+    """What a run may use where nothing shares CPUs out: its cores, for as long as it may take."""
+    return None if spec.limits.cpu is None else spec.limits.cpu * spec.wall_s
+
+
+def _rlimits(spec: SandboxSpec, *, cpu_held: bool) -> dict[str, int]:
     """Never more than this process may give."""
+    limits = spec.limits
     wanted = {
         "CORE": 0,
         "FSIZE": limits.file_bytes,
@@ -227,6 +236,11 @@ def _rlimits(limits: Limits) -> dict[str, int]:
         # than they use.
         "DATA": 2 * limits.memory_bytes,
     }
+    cpu_s = cpu_time_s(spec)
+    if (
+        cpu_s is not None and not cpu_held
+    ):  # per process: the watchdog adds them up, and comes first
+        wanted["CPU"] = math.ceil(cpu_s) + CPU_GRACE_S
     return {name: _within(name, number) for name, number in wanted.items()}
 
 

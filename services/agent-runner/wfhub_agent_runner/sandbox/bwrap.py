@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,12 @@ class BwrapSandbox:
 
     `scratch`: a folder of the runner's, made when missing, for throw-away layers; on the file
     system of the layers that specs name. `python`: the interpreter that starts each run, by
-    default this one. `cgroup_root`: a folder delegated to this uid (see cgroup); without one a
-    watchdog holds memory.
+    default this one. `cgroups`: folders delegated to this uid (see cgroup); what they do not hold,
+    a watchdog does.
     """
 
     def __init__(
-        self, *, scratch: Path, python: Path | str | None = None, cgroup_root: Path | None = None
+        self, *, scratch: Path, python: Path | str | None = None, cgroups: Sequence[Path] = ()
     ) -> None:
         if 0 in (*os.getresuid(), *os.getresgid()):
             raise Rejected(
@@ -66,7 +67,7 @@ class BwrapSandbox:
         bwrap, self._version = find_bwrap()
         self._host = Host(bwrap, self.python, _prefix(self.python), arguments.system_links())
         self._layer_kind = layers.probe(bwrap, scratch)
-        self._cgroups = Cgroups.open(cgroup_root) if cgroup_root is not None else None
+        self._cgroups = Cgroups.open(cgroups) if cgroups else None
         self._filter = seccomp.program(platform.machine())
         starter.check(platform.machine())
         source = Path(forwarder.__file__)
@@ -79,9 +80,19 @@ class BwrapSandbox:
             "version": self._version,
             "uid": os.getuid(),
             "layer": self._layer_kind.value,
-            "memory": "watchdog" if self._cgroups is None else self._cgroups.kind,
+            "limits": self._limits_held(),
             "seccomp_sha256": hashlib.sha256(self._filter).hexdigest(),
         }
+
+    def _limits_held(self) -> dict[str, str]:
+        """By what each is held: the kernel's cgroups and rlimits, or this process' watchdog."""
+        held = {"memory": "watchdog", "cpu": "watchdog", "processes": "rlimit"}
+        if self._cgroups is not None:
+            names = {"memory": "memory", "cpu": "cpu", "pids": "processes"}
+            held |= {names[which]: self._cgroups.kind for which in self._cgroups.roots}
+        kernels = {"file": "rlimit", "open_files": "rlimit"}
+        ours = dict.fromkeys(("disk", "inodes", "output", "wall", "idle"), "watchdog")
+        return {**held, **kernels, **ours}
 
     async def run(
         self, spec: SandboxSpec, *, on_output: OnOutput, cancel: asyncio.Event
@@ -122,6 +133,7 @@ class BwrapSandbox:
             block=blocks,
             report=report_writes,
             files={path: opened.file("file", data) for path, data in files.items()},
+            cpu_held=group is not None and "cpu" in group.paths,
         )
         program = starter.made(arguments.start(spec, self._host, fds), platform.machine())
         fds = replace(fds, files={**fds.files, arguments.STARTER: opened.file("start", program)})

@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 
 from wfhub_agent_runner.sandbox import starter
+from wfhub_agent_runner.sandbox.arguments import cpu_time_s
 from wfhub_agent_runner.sandbox.cgroup import Group
 from wfhub_agent_runner.sandbox.layers import Layer
 from wfhub_agent_runner.sandbox.port import (
@@ -100,8 +101,16 @@ class _Life:
             os.write(self._started.unblocks, b"\0")
         # Not before the agent runs: until then the init sees the host's mounts, not its own.
         await self.report.first_line.wait()
+        held = self._started.group.paths if self._started.group else {}
         watching = asyncio.create_task(
-            watch(self._spec.limits, first, self._layer.used, memory=self._started.group is None)
+            watch(
+                self._spec.limits,
+                first,
+                self._layer.used,
+                memory="memory" not in held,
+                cpu_s=None if "cpu" in held else cpu_time_s(self._spec),
+                killed=self._started.group.exceeded if self._started.group else None,
+            )
         )
         ending = asyncio.create_task(self.gone())
         try:
