@@ -1,9 +1,10 @@
 """The runner's edge: from root to nobody in particular, then wiring, then work.
 
-Order matters. A cgroup of our own is looked for. As root: the repository broker is forked first (it alone keeps root, to read and
-publish as a repository's owner), then this process becomes `runner_uid` for good. Then the
-sandbox is probed through its real backend; if a probe gets through, or no backend works, the
-runner ends here. Only then does it register and ask for work.
+Order matters. A cgroup of our own is made where there can be one. As root: the repository broker is
+forked (it keeps root, to read and publish as a repository's owner, as does the process that removes
+the cgroup at the end), then this process becomes `runner_uid` for good. Then the sandbox is probed
+through its real backend; if a probe gets through, or no backend works, the runner ends here. Only
+then does it register and ask for work.
 """
 
 import asyncio
@@ -185,7 +186,7 @@ async def _serve(
             set_ups=SetUps(workspaces),
             secrets=(settings.service_token, settings.nats_password),
             scratch=scratch,
-            egress=settings.egress_policy(),
+            egress=settings.egress_rules(),
             caches=_caches(settings),
         )
 

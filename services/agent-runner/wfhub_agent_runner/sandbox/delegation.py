@@ -80,13 +80,14 @@ def hierarchies(proc: Path) -> Iterator[Hierarchy]:
         fields, (kind, _, options) = mount.split(), rest.split()[:3]
         if kind not in ("cgroup", "cgroup2"):
             continue
-        enabled = frozenset(options.split(","))
-        for names, path in places.items():
-            same = bool(names) and names <= enabled if kind == "cgroup" else not names
+        mounted = frozenset(options.split(","))
+        for controllers, path in places.items():  # v2 has none in its line
+            if bool(controllers) != (kind == "cgroup") or not controllers <= mounted:
+                continue
             relative = os.path.relpath(path, fields[3])
             own = Path(os.path.normpath(os.path.join(fields[4], relative)))
-            if same and not relative.startswith("..") and own.is_dir():
-                yield Hierarchy(own, names, kind == "cgroup2")
+            if not relative.startswith("..") and own.is_dir():
+                yield Hierarchy(own, controllers, kind == "cgroup2")
 
 
 def _delegate_v1(own: Path, name: str, uid: int) -> Path:
