@@ -139,7 +139,7 @@ def test_the_kernel_shares_out_cpu_time_and_the_run_goes_on(
 
     async def work() -> tuple[str, Ran]:
         here = lab(tmp_path, folders)
-        ran = await here.inside(SPIN, limits=SMALL.model_copy(update={"cpu": 0.2}))
+        ran = await here.inside(SPIN, limits=SMALL.model_copy(update={"cpu_millicores": 200}))
         return here.sandbox.describe()["limits"]["cpu"], ran
 
     by, ran = unprivileged.run(tmp_path, work)
@@ -174,7 +174,7 @@ def test_many_runs_at_once_leave_no_cgroup_behind(
 ) -> None:
     async def work() -> list[Ran]:
         here = lab(tmp_path, folders)
-        limits = SMALL.model_copy(update={"cpu": 1.0})
+        limits = SMALL.model_copy(update={"cpu_millicores": 1000})
         return await asyncio.gather(*(here.shell("echo hi", limits=limits) for _ in range(8)))
 
     assert [ran.outcome for ran in unprivileged.run(tmp_path, work)] == [Exited(0)] * 8

@@ -222,7 +222,8 @@ def _environment(spec: SandboxSpec) -> list[str]:
 
 def cpu_time_s(spec: SandboxSpec) -> float | None:
     """What a run may use where nothing shares CPUs out: its cores, for as long as it may take."""
-    return None if spec.limits.cpu is None else spec.limits.cpu * spec.wall_s
+    millicores = spec.limits.cpu_millicores
+    return None if millicores is None else millicores / 1000 * spec.wall_s
 
 
 def _rlimits(spec: SandboxSpec, *, cpu_held: bool) -> dict[str, int]:
