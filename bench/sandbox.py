@@ -14,17 +14,20 @@ import json
 import os
 import platform
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wfhub_agent_runner.sandbox import delegation
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
 from wfhub_agent_runner.sandbox.port import Exited, SandboxSpec
 from wfhub_common import privileges
@@ -51,8 +54,9 @@ def figures(times_ms: list[float]) -> Figures:
     }
 
 
-async def ours(home: Path, runs: int) -> Figures:
+async def ours(home: Path, runs: int, cgroups: Sequence[Path]) -> Figures:
     sandbox = BwrapSandbox(scratch=home / "scratch")
+    held = BwrapSandbox(scratch=home / "scratch", cgroups=cgroups)
     lower = home / "lower"
     lower.mkdir()
     spec = SandboxSpec(argv=("/bin/true",), lower=lower, limits=Limits(), wall_s=30)
@@ -60,7 +64,7 @@ async def ours(home: Path, runs: int) -> Figures:
     async def ignore(_: bytes) -> None:
         pass
 
-    async def once() -> float:
+    async def once(spec: SandboxSpec = spec, sandbox: BwrapSandbox = sandbox) -> float:
         began = time.perf_counter()
         ran = await sandbox.run(spec, on_output=ignore, cancel=asyncio.Event())
         assert ran.outcome == Exited(0), ran
@@ -68,6 +72,13 @@ async def ours(home: Path, runs: int) -> Figures:
 
     await once()
     alone = figures([await once() for _ in range(runs)])
+    with socket.socket(socket.AF_UNIX) as gateway:
+        gateway.bind(str(home / "gateway.sock"))
+        gateway.listen()
+        with_gateway = replace(spec, gateway_socket=home / "gateway.sock")
+        forwarded = figures([await once(with_gateway) for _ in range(runs)])
+    bounded = replace(spec, limits=Limits(cpu_millicores=2000))
+    in_cgroups = figures([await once(bounded, held) for _ in range(runs)])
     began = time.perf_counter()
     await asyncio.gather(*(once() for _ in range(TOGETHER)))
     together_ms = (time.perf_counter() - began) * 1000
@@ -75,10 +86,12 @@ async def ours(home: Path, runs: int) -> Figures:
     plain = ("--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/")
     return {
         "bwrap": alone,
+        "bwrap, with a forwarder to the gateway": forwarded,
+        "bwrap, in cgroups of its own": in_cgroups if cgroups else {"p50_ms": None},
         f"bwrap, {TOGETHER} at once": {"total_ms": round(together_ms, 1)},
         "bwrap alone, no seccomp, no supervisor": timed([bwrap, *plain, "--", "/bin/true"], runs),
         "process": timed(["/bin/true"], runs),
-        "backend": sandbox.describe(),
+        "backend": held.describe(),
     }
 
 
@@ -203,13 +216,16 @@ def as_runner(runs: int) -> Figures:
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
+            cgroups: Sequence[Path] = ()
             if os.geteuid() == 0:
+                made = delegation.delegate("bench", privileges.SERVICE_UIDS["runner"])
+                cgroups = made.folders
                 uid = privileges.SERVICE_UIDS["runner"]
                 os.chown(home, uid, uid)
                 code = privileges.code_paths()
                 privileges.drop(uid, keep_visible=code, keep_writable=(home,))
             with open(writing, "w") as pipe:
-                json.dump(asyncio.run(ours(home, runs)), pipe)
+                json.dump(asyncio.run(ours(home, runs, cgroups)), pipe)
             os._exit(0)
         os.close(writing)
         with open(reading) as pipe:

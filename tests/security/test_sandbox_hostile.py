@@ -346,6 +346,49 @@ print("GOT", ctypes.CFUNCTYPE(ctypes.c_long)(address)(), flush=True)
     assert "GOT" not in ran.output
 
 
+@pytest.mark.hostile(4)
+def test_how_it_ended_cannot_be_written_by_the_agent(tmp_path: Path) -> None:
+    """The report is a descriptor of the agent's parent, a process of the same uid."""
+    code = """
+import os, struct, sys
+parent, got = os.getppid(), []
+for name in ("fd", "mem", "environ", "maps", "exe"):
+    path = f"/proc/{parent}/{name}"
+    try:
+        got.append(name) if os.path.isdir(path) and os.listdir(path) else open(path, "rb").read(1)
+        got.append(name)
+    except OSError:
+        pass
+for number in range(256):
+    try:
+        with open(f"/proc/{parent}/fd/{number}", "wb", buffering=0) as report:
+            report.write(b"starting\\n" + struct.pack("<ii", 0, 0))
+            got.append(number)
+    except OSError:
+        pass
+for path in ("/run/wfhub/start",):
+    try:
+        open(path, "rb").read(1)
+        got.append(path)
+    except OSError:
+        pass
+print(got, flush=True)
+sys.exit(7)
+"""
+
+    control = "import os; print(len(os.listdir(f'/proc/{os.getppid()}/fd')))"
+
+    async def work() -> tuple[str, Ran]:
+        lab = Lab(tmp_path)
+        words = ["/bin/sh", "-c", '"$0" -I -S -c "$1"; true', str(lab.sandbox.python), control]
+        return lab.outside(f"import subprocess; subprocess.run({words!r})"), await lab.inside(code)
+
+    outside, ran = unprivileged.run(tmp_path, work)
+    assert int(outside) > 0, "of an ordinary parent it can be read"
+    assert ran.output == "[]\n"
+    assert ran.outcome == Exited(7)
+
+
 def test_descriptors_of_the_runner_are_not_inherited(tmp_path: Path) -> None:
     code = """
 import os

@@ -43,6 +43,7 @@ from wfhub_common.messages.results import (
     RunnerObservations,
     Verdict,
 )
+from wfhub_common.messages.run_limits import LimitChanges, LimitPolicy, Limits, LimitsAsked
 from wfhub_common.messages.runners import (
     Assignment,
     Claim,
@@ -98,7 +99,6 @@ from wfhub_common.messages.submission import (
 from wfhub_common.messages.tasks import (
     AgentSpec,
     Label,
-    Limits,
     Reason,
     Retry,
     ShellCommand,
@@ -160,7 +160,10 @@ __all__ = [
     "HeartbeatReply",
     "Introspect",
     "Label",
+    "LimitChanges",
+    "LimitPolicy",
     "Limits",
+    "LimitsAsked",
     "NeedsPolicy",
     "OfSchedule",
     "OnFailure",

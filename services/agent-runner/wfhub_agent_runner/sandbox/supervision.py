@@ -1,9 +1,9 @@
 """The supervision of one started bwrap: whichever ends it first is the outcome.
 
-The command's own end (as inside.py reports it), the wall clock, a limit, a cancel, too much output,
-or none for too long. However it ends, no process of the sandbox is left when `supervise` returns or
-raises.
-Shape: bwrap says on the status pipe which process is the sandbox's init, inside.py says on the
+The command's own end (as the starter reports it), the wall clock, a limit, a cancel, too much
+output, or none for too long. However it ends, no process of the sandbox is left when `supervise`
+returns or raises.
+Shape: bwrap says on the status pipe which process is the sandbox's init, the starter says on the
 report pipe how the agent ended. Both are read as hints about the run alone: an agent that forged
 them could lie about its own exit code only.
 """
@@ -17,18 +17,18 @@ import subprocess
 import time
 from dataclasses import dataclass
 
+from wfhub_agent_runner.sandbox import starter
+from wfhub_agent_runner.sandbox.arguments import cpu_time_s
 from wfhub_agent_runner.sandbox.cgroup import Group
 from wfhub_agent_runner.sandbox.layers import Layer
 from wfhub_agent_runner.sandbox.port import (
     Cancelled,
     CannotStart,
-    Exited,
     LimitExceeded,
     OnOutput,
     Outcome,
     SandboxResult,
     SandboxSpec,
-    Signalled,
     TimedOut,
 )
 from wfhub_agent_runner.sandbox.watchdog import watch
@@ -71,7 +71,7 @@ async def supervise(
     try:
         stopped = await _first(reasons)
         ended = stopped or (started.group.exceeded() if started.group else None)
-        outcome = ended or _outcome(life.report.text, life.status.text, output.tail)
+        outcome = ended or _outcome(spec, life.report.text, life.status.text, output.tail)
     finally:
         await asyncio.shield(_clear(life, reasons))
     duration_ms = int((time.monotonic() - began) * 1000)
@@ -94,15 +94,23 @@ class _Life:
             await readable(self._bwrap)
             return None
         if self._started.group is not None and self._started.unblocks is not None:
-            try:
-                self._started.group.add(self._started.process.pid, first)
+            try:  # in a thread: the kernel waits for a grace period before it moves a process
+                await asyncio.to_thread(self._started.group.add, self._started.process.pid, first)
             except OSError as e:
                 return CannotStart(f"cannot move the sandbox into its cgroup: {e}")
             os.write(self._started.unblocks, b"\0")
         # Not before the agent runs: until then the init sees the host's mounts, not its own.
         await self.report.first_line.wait()
+        held = self._started.group.paths if self._started.group else {}
         watching = asyncio.create_task(
-            watch(self._spec.limits, first, self._layer.used, memory=self._started.group is None)
+            watch(
+                self._spec.limits,
+                first,
+                self._layer.used,
+                memory="memory" not in held,
+                cpu_s=None if "cpu" in held else cpu_time_s(self._spec),
+                killed=self._started.group.exceeded if self._started.group else None,
+            )
         )
         ending = asyncio.create_task(self.gone())
         try:
@@ -267,18 +275,9 @@ def _child_pid(text: bytes) -> int | None:
     return None
 
 
-def _outcome(report: bytes, status: bytes, tail: bytes) -> Outcome:
-    """How the command ended, from inside.py's report; without one, what bwrap said."""
-    lines = report.decode(errors="replace").splitlines()
-    for line in lines:
-        word, _, rest = line.partition(" ")
-        if word == "exited" and rest.isdecimal():
-            return Exited(int(rest))
-        if word == "signalled" and rest.isdecimal():
-            return Signalled(int(rest))
-        if word == "cannot-start":
-            return CannotStart(rest)
-    if "starting" in lines:  # the agent killed its own first process
-        return Signalled(signal.SIGKILL)
+def _outcome(spec: SandboxSpec, report: bytes, status: bytes, tail: bytes) -> Outcome:
+    """How the command ended, from the starter's report; without one, what bwrap said."""
+    if told := starter.outcome(report, spec.argv[0]):
+        return told
     message = tail.decode(errors="replace").strip()
     return CannotStart(message or f"the sandbox could not be made ({status[-200:]!r})")
