@@ -254,6 +254,7 @@ class AgentAttempt:
                 extra_lowers=lease.layers.lower_dirs[1:],
                 upper=lease.layers.upper,
                 work=lease.layers.work,
+                copy=lease.layers.copy,
                 limits=spec.limits,
                 wall_s=spec.limits.run_s,
                 env={**parts.toolchains.env, **plan.env},

@@ -35,6 +35,7 @@ from wfhub_agent_runner.gitwork.remote import credentials
 from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_agent_runner.leases import Leases
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
+from wfhub_agent_runner.sandbox.layers import LayerKind
 from wfhub_agent_runner.sandbox.probes import probe
 from wfhub_agent_runner.scheduler_link import SchedulerLink
 from wfhub_agent_runner.set_up import SetUps
@@ -145,7 +146,12 @@ async def _serve(
     scratch = settings.runner_home / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
-    workspaces = Workspaces(settings.runner_home, repositories, budget=settings.cache_budget())
+    workspaces = Workspaces(
+        settings.runner_home,
+        repositories,
+        copies=sandbox.describe()["layer"] == LayerKind.PLAIN_COPY,
+        budget=settings.cache_budget(),
+    )
     await workspaces.reap()
     spool = Spool(settings.runner_home / "spool")
 
@@ -203,7 +209,12 @@ async def _serve(
             return
         if settings.ready_file is not None:
             settings.ready_file.write_text(incarnation)
-        log.info("ready", runner_id=settings.runner_id, slots=settings.runner_slots)
+        log.info(
+            "ready",
+            runner_id=settings.runner_id,
+            slots=settings.runner_slots,
+            sandbox=sandbox.describe(),
+        )
         background = [
             asyncio.create_task(claims.loop()),
             asyncio.create_task(leases.keep(every_s=registered.heartbeat_s)),
