@@ -195,7 +195,7 @@ async def test_a_restarted_runner_hands_in_what_it_holds_and_loses_the_rest(hub:
     assert (await runner.heartbeat(finished.attempt_id)).lost == (finished.attempt_id,)
     done = await again.complete(again.won(finished.attempt_id))
     assert done.task_state is TaskState.SEALING
-    (second,) = await again.claim()
+    (second,) = await again.claim(kinds=(UnitKind.AGENT,))
     assert (second.task_id, second.number) == (unfinished.task_id, 2)
 
 

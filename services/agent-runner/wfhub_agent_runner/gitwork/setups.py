@@ -2,8 +2,10 @@
 
 A layer only adds: whatever it changed or deleted of the commit's own files is taken back before it
 is kept, so that the files of a checkout stay those of its commit, for agents and verification.
-Shape: RUNNER_HOME/setups/<mirror>/<key>/{layer/, about (JSON {digest, left, bytes})}. Only complete
-layers have that name; the folder's mtime is when it was used last.
+Shape: RUNNER_HOME/setups/<mirror>/<key>/{layer/, about (JSON {digest, stamp, left, bytes})}. Only
+complete layers have that name; the folder's mtime is when it was used last.
+`stamp` is over names, modes, owners, sizes and times of all that is in the layer. Nobody but root
+can set a change time, so what was touched since it was kept is seen without reading its content.
 Call when the sandbox is dead. Raises: Rejected (`setup-too-deep`), OSError.
 """
 
@@ -37,10 +39,18 @@ class SetUp:
     folder: Path
     digest: str
     left: tuple[str, ...]
+    stamp: str
 
     @property
     def layer(self) -> Path:
         return self.folder / "layer"
+
+    def is_untouched(self) -> bool:
+        """As it was kept. Costs a look at each name in it."""
+        try:
+            return _stamp(self.layer) == self.stamp
+        except OSError:
+            return False
 
 
 def folder(home: Path, mirror: str, key: str) -> Path:
@@ -54,7 +64,7 @@ def find(home: Path, mirror: str, key: str) -> SetUp | None:
         os.utime(there)
     except FileNotFoundError:
         return None
-    return SetUp(there, about["digest"], tuple(about["left"]))
+    return SetUp(there, about["digest"], tuple(about["left"]), about["stamp"])
 
 
 def keep(
@@ -80,7 +90,12 @@ def keep(
             content.add(fd, b"")
         upper.rename(fresh / "layer")
         shown = [names.shown(path) for path in left[: limits.SETUP_LEFT_MAX]]
-        about = {"digest": content.hash.hexdigest(), "left": shown, "bytes": content.size}
+        about = {
+            "digest": content.hash.hexdigest(),
+            "stamp": _stamp(fresh / "layer"),
+            "left": shown,
+            "bytes": content.size,
+        }
         (fresh / "about").write_text(json.dumps(about))
         try:
             fresh.rename(there)
@@ -162,6 +177,27 @@ def _taken_out(ours: int, theirs: int) -> None:
             and _file_hash(ours, name) == _file_hash(theirs, name)
         ):
             _remove(theirs, name)
+
+
+def _stamp(layer: Path) -> str:
+    state = hashlib.sha256()
+    with _opened(layer) as fd:
+        _stamped(fd, state)
+    return state.hexdigest()
+
+
+def _stamped(fd: int, state: "hashlib._Hash") -> None:
+    for name in _names(fd):
+        at = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        facts = (at.st_mode, at.st_uid, at.st_gid, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
+        state.update(b"%d:%s %r\n" % (len(name), name, facts))
+        if stat.S_ISDIR(at.st_mode):
+            inner = os.open(name, _FOLDER, dir_fd=fd)
+            try:
+                _stamped(inner, state)
+            finally:
+                os.close(inner)
+    state.update(b"end\n")
 
 
 @dataclass
