@@ -20,6 +20,7 @@ import httpx
 from wfhub_agent_runner import claims, main, publication, toolchains
 from wfhub_agent_runner.attempt import AgentAttempt, Parts
 from wfhub_agent_runner.delivery import Delivery
+from wfhub_agent_runner.finished import Finished, HandingIn
 from wfhub_agent_runner.gitwork import access, client
 from wfhub_agent_runner.gitwork.client import NOBODY, RepoAccess, Use
 from wfhub_agent_runner.gitwork.location import Policy
@@ -159,14 +160,20 @@ async def serve(settings: RunnerSettings, history: History, stop: service.Stop) 
         base_url=settings.proofs_url, headers=headers, timeout=main.HTTP_TIMEOUT_S
     ) as http:
         spool = Spool(settings.runner_home / "spool")
+        delivery = Delivery(runner_id=who, spool=spool, broker=broker, http=http)
+        link = Link(broker, who, history)
+        finished = Finished(settings.runner_home / "finished")
+        for attempt_id in finished.waiting():  # this one does its work anew
+            finished.remove(attempt_id)
         parts = Parts(
             runner_id=who,
             broker=broker,
-            link=Link(broker, who, history),
+            link=link,
             workspaces=workspaces,
             sandbox=None,  # type: ignore[arg-type]  # one an attempt, below
             spool=spool,
-            delivery=Delivery(runner_id=who, spool=spool, broker=broker, http=http),
+            delivery=delivery,
+            handing_in=HandingIn(finished, delivery, link),
             toolchains=toolchains.of(()),
             python="python3",
             gateway_url=settings.gateway_url,

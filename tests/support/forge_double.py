@@ -27,6 +27,18 @@ ALLOWED = {
 }
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """One request as it came, and what was said to it."""
+
+    method: str
+    target: str
+    headers: dict[str, str]  # names in lower case
+    body: Any
+    code: int
+    said: Any
+
+
 @dataclass
 class Forge:
     kind: str
@@ -34,6 +46,7 @@ class Forge:
     url: str = ""
     made: list[dict[str, Any]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    exchanges: list[Exchange] = field(default_factory=list)
     fail_with: list[int] = field(default_factory=list)  # the next answers' codes
     cut_creation: bool = False  # carried out, and answered by nothing
 
@@ -79,6 +92,7 @@ class Forge:
             return (422 if self.kind == "github" else 409), {"message": "already exists"}
         number = len(self.made) + 1
         common = {"title": body["title"], "draft": body.get("draft", False)}
+        common["state"] = "opened" if lab else "open"
         if lab:
             page = f"{self.url}/acme/app/-/merge_requests/{number}"
             common |= {"iid": number, "web_url": page, "source_branch": head}
@@ -110,16 +124,18 @@ def forge(kind: str, token: str) -> Iterator[Forge]:
             pass
 
         def do_GET(self) -> None:
-            self._answer({})
+            self._answer(None)
 
         def do_POST(self) -> None:
             self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
-        def _answer(self, body: dict[str, Any]) -> None:
+        def _answer(self, body: Any) -> None:
             if self.headers.get("Authorization") != f"Bearer {found.token}":
                 code, said = 401, {"message": "Bad credentials"}
             else:
-                code, said = found.answer(self.command, self.path, body)
+                code, said = found.answer(self.command, self.path, body or {})
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            found.exchanges.append(Exchange(self.command, self.path, headers, body, code, said))
             if found.cut_creation and self.command == "POST":
                 found.cut_creation = False
                 return

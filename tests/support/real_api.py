@@ -23,7 +23,7 @@ WAIT_S = 30.0
 
 @contextlib.asynccontextmanager
 async def serving(
-    database_url: str, nats_url: str, folder: Path
+    database_url: str, nats_url: str, folder: Path, **api_settings: str
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an API that answers; both services have to stop in order at the end."""
     with socket.socket() as probe:
@@ -40,6 +40,7 @@ async def serving(
         database_url=database_url,
         http_listen=address,
         admin_token_sha256=token_sha256(TOKEN),
+        **api_settings,
     )
     await asyncio.to_thread(wfhub_scheduler.main.migrate, database_url)
     schema, migrations = wfhub_api.main.SCHEMA, wfhub_api.main.MIGRATIONS

@@ -73,9 +73,20 @@ class Runner:
     labels: tuple[str, ...] = ()
 
     async def register(self) -> "Runner":
-        request = Register(incarnation=self.incarnation, name="test", slots=4, labels=self.labels)
-        await self.hub.ask(self.runner_id, "register", request, Registered)
+        await self.register_holding()
         return self
+
+    async def register_holding(self, *attempts: str) -> tuple[str, ...]:
+        """Which of them it may hand in."""
+        request = Register(
+            incarnation=self.incarnation,
+            name="test",
+            slots=4,
+            labels=self.labels,
+            holds=attempts,
+        )
+        reply = await self.hub.ask(self.runner_id, "register", request, Registered)
+        return reply.kept
 
     def again(self) -> "Runner":
         """The same runner after a restart."""

@@ -29,8 +29,7 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"{backend['name']:<12}{'works' if backend['works'] else 'does not work'}")
         facts = {key: value for key, value in backend["facts"].items() if key != "backend"}
         lines += [f"{'':12}{key}: {_plain(value)}" for key, value in facts.items()]
-        if not backend["works"]:
-            lines += [f"{'':12}why: {backend['why']}", f"{'':12}do: {backend['do']}"]
+        lines += [f"{'':12}{word}: {backend[word]}" for word in ("why", "do") if backend[word]]
     if not found["ready"]:
         lines.append("no sandbox works here: a runner would take no task")
     return "\n".join(lines)

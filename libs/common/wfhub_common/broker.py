@@ -8,6 +8,7 @@ its pool of workers cost six times the CPU of a request without them (ADR 14).
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ RECONNECT_WAIT_S = 1
 DRAIN_TIMEOUT_S = 5
 SHORT_S = 5.0  # a request that may take longer is given up when its connection is lost
 RPC_WORKERS_MAX = 256  # requests of one command at once in one process, waiting ones too
+REQUESTS_PER_RUNNER_MAX = 64  # of those; a runner that asks for more holds up itself alone
 
 log = get_logger(__name__)
 
@@ -173,12 +175,19 @@ def serve(
                     await raw.respond(body)
 
     running: set[asyncio.Task[None]] = set()
+    of_runner: Counter[str] = Counter()
 
     async def take(raw: Msg) -> None:
+        if of_runner[raw.subject] >= REQUESTS_PER_RUNNER_MAX:
+            await _refused(raw, gate)
+            return
         while len(running) >= workers:  # holds the subscription back
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         task = asyncio.create_task(work(raw))
         running.add(task)
+        if subjects.rpc_sender(raw.subject) not in subjects.SERVICES:
+            of_runner[raw.subject] += 1
+            task.add_done_callback(lambda _: _less(of_runner, raw.subject))
         task.add_done_callback(running.discard)
 
     subscriber = broker.subscriber(
@@ -189,6 +198,21 @@ def serve(
         ack_policy=AckPolicy.MANUAL,
     )
     subscriber(take)
+
+
+async def _refused(raw: Msg, gate: FloodGate) -> None:
+    if (unsaid := gate.admit(raw.subject, "too-many-requests")) is not None:
+        log.warning("too many requests at once", subject=raw.subject, unsaid=unsaid)
+    if raw.reply:
+        said = f"{REQUESTS_PER_RUNNER_MAX} of this runner are being answered; ask again later"
+        with suppress(nats.errors.Error, OSError):
+            await raw.respond(_error(RetryLater("too-many-requests", said)))
+
+
+def _less(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]
 
 
 async def ask(

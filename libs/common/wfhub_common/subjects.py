@@ -32,6 +32,7 @@ DLQ_FILTER = f"{ROOT}.dlq.>"
 
 # Senders that are not runners; a runner's sender is its runner id.
 API, SCHEDULER, PROOF_STORE, GATEWAY = "api", "scheduler", "proof-store", "gateway"
+SERVICES = frozenset({API, SCHEDULER, PROOF_STORE, GATEWAY})
 
 RUNNER_COMMANDS = (
     "register",

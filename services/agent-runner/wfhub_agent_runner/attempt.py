@@ -30,6 +30,7 @@ from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
 from wfhub_agent_runner.egress_policy import EgressRules
 from wfhub_agent_runner.evidence import Evidence
+from wfhub_agent_runner.finished import HandingIn, Record
 from wfhub_agent_runner.gitwork.client import Use
 from wfhub_agent_runner.gitwork.workspaces import (
     About,
@@ -63,6 +64,7 @@ class Parts:
     sandbox: port.Sandbox
     spool: Spool
     delivery: Delivery
+    handing_in: HandingIn
     toolchains: Toolchains
     python: str  # an interpreter inside every sandbox
     gateway_url: str
@@ -258,6 +260,7 @@ class AgentAttempt:
                 extra_lowers=lease.layers.lower_dirs[1:],
                 upper=lease.layers.upper,
                 work=lease.layers.work,
+                copy=lease.layers.copy,
                 limits=self._limits,
                 wall_s=self._limits.run_s,
                 env={**parts.toolchains.env, **plan.env},
@@ -330,25 +333,21 @@ class AgentAttempt:
         await self._parts.link.step(self._held, name, **fields)
 
     async def _finish(self, decision: outcomes.Decision) -> None:
-        """Artifacts, receipts, completion. A cancel that comes now is the scheduler's to weigh."""
-        receipts = await self._delivered()
+        items = await self._spooled()
         observed = self._evidence.observed(
             self._parts.runner_id,
             self._spec,
             {**self._parts.sandbox.describe(), "caches": list(self._caches)},
         )
-        done = await self._parts.link.complete(
-            self._held,
-            messages.Complete(
-                attempt_id=self._held.attempt_id,
-                outcome=decision.outcome,
-                reason=decision.reason[:200],
-                message=decision.message[: limits.MESSAGE_CHARS_MAX],
-                retryable=decision.retryable,
-                receipts=receipts,
-                observed=observed,
-            ),
+        complete = messages.Complete(
+            attempt_id=self._held.attempt_id,
+            outcome=decision.outcome,
+            reason=decision.reason[:200],
+            message=decision.message[: limits.MESSAGE_CHARS_MAX],
+            retryable=decision.retryable,
+            observed=observed,
         )
+        done = await self._parts.handing_in.hand_in(self._held, Record(complete, items))
         log.info(
             "attempt completed",
             attempt_id=self._held.attempt_id,
@@ -357,10 +356,9 @@ class AgentAttempt:
             task_state=done.task_state.value,
         )
 
-    async def _delivered(self) -> tuple[messages.Receipt, ...]:
-        items: list[Item] = []
-        for name, (path, media_type) in self._evidence.artifacts.items():
-            items.append(
+    async def _spooled(self) -> tuple[Item, ...]:
+        return tuple(
+            [
                 await asyncio.to_thread(
                     self._parts.spool.put,
                     path,
@@ -370,14 +368,6 @@ class AgentAttempt:
                     name=name,
                     media_type=media_type,
                 )
-            )
-        delivering = asyncio.create_task(self._parts.delivery.deliver(items))
-        dropped = asyncio.create_task(self._held.dropped.wait())
-        try:
-            await asyncio.wait({delivering, dropped}, return_when=asyncio.FIRST_COMPLETED)
-            if not delivering.done():
-                raise LeaseLost("lease-lost", "the lease was lost before the artifacts arrived")
-            return delivering.result()
-        finally:
-            delivering.cancel()
-            dropped.cancel()
+                for name, (path, media_type) in self._evidence.artifacts.items()
+            ]
+        )

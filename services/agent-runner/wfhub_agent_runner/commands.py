@@ -50,6 +50,7 @@ async def run_all(
             extra_lowers=checkout.lower_dirs[1:],
             upper=checkout.upper,
             work=checkout.work,
+            copy=checkout.copy,
             limits=within.limits,
             wall_s=within.wall_s,
             env=within.env,

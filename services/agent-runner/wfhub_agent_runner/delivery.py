@@ -9,7 +9,7 @@ Raises: Rejected when the proof-store refuses an item for good.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from functools import partial
 
 import httpx
@@ -45,6 +45,8 @@ class Delivery:
         if not items:
             return ()
         for item in items:
+            if not item.blob.exists():  # an earlier process has its receipt already
+                continue
             await _until_done(partial(self._upload, item), what=item.name)
             await _until_done(partial(self._announce, item), what=item.name)
         receipts = await self._receipts(items)
@@ -52,9 +54,12 @@ class Delivery:
             self._spool.remove(item)
         return receipts
 
-    async def deliver_leftovers(self) -> None:
-        """What an earlier process of this runner left: evidence of attempts that were lost."""
+    async def deliver_leftovers(self, but_of: Container[str] = ()) -> None:
+        """What an earlier process of this runner left: evidence of attempts that were lost.
+        `but_of`: attempts that are handed in otherwise."""
         for item in list(self._spool.waiting()):
+            if item.attempt_id in but_of:
+                continue
             if self._spool.expired(item):
                 log.warning("spooled artifact expired", attempt_id=item.attempt_id, name=item.name)
                 self._spool.remove(item)

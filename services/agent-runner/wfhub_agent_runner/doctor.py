@@ -20,6 +20,7 @@ from wfhub_common import privileges
 from wfhub_common.errors import Rejected
 
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
+from wfhub_agent_runner.sandbox.layers import LayerKind
 from wfhub_agent_runner.sandbox.probes import probe
 
 _USER_NAMESPACES = (
@@ -38,10 +39,15 @@ _USER_NAMESPACES = (
     (Path("/proc/sys/user/max_user_namespaces"), "0", "sysctl user.max_user_namespaces=10000"),
 )
 
+_COPIES = (
+    "no overlay can be made on the file system of the temporary folder (TMPDIR): with RUNNER_HOME"
+    " on such a one each run copies the repository; put it on ext4, xfs, btrfs or tmpfs"
+)
+
 
 @dataclass(frozen=True)
 class Backend:
-    """`why` and `do` are empty where it works."""
+    """`why` is empty where it works, and `do` where nothing could be better."""
 
     name: str
     works: bool
@@ -60,7 +66,8 @@ async def bwrap(folder: Path) -> Backend:
     facts = {**sandbox.describe(), "probes": len(results)}
     if escaped:
         return Backend("bwrap", False, "; ".join(escaped), _hint(), facts)
-    return Backend("bwrap", True, facts=facts)
+    overlay = facts["layer"] == LayerKind.OVERLAY
+    return Backend("bwrap", True, do="" if overlay else _COPIES, facts=facts)
 
 
 def _hint() -> str:

@@ -31,6 +31,7 @@ class Held:
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     dropped: asyncio.Event = field(default_factory=asyncio.Event)
     renewed_at: float = field(default_factory=time.monotonic)
+    stopped: bool = False  # this process ends: the lease was not lost, it is given up
 
     @property
     def lost(self) -> bool:
@@ -62,6 +63,10 @@ class Leases:
         self._held[assignment.attempt_id] = held
         return held
 
+    def take_up(self, held: Held) -> None:
+        """One that an earlier process of this runner had."""
+        self._held[held.attempt_id] = held
+
     def release(self, attempt_id: str) -> None:
         self._held.pop(attempt_id, None)
 
@@ -70,6 +75,7 @@ class Leases:
 
     def cancel_all(self) -> None:
         for held in self._held.values():
+            held.stopped = True
             held.lose()
 
     async def keep(self, *, every_s: float) -> None:

@@ -29,6 +29,7 @@ from wfhub_agent_runner import publication, shared_caches, toolchains
 from wfhub_agent_runner.attempt import AgentAttempt, Parts
 from wfhub_agent_runner.claims import Claims
 from wfhub_agent_runner.delivery import Delivery
+from wfhub_agent_runner.finished import Finished, HandingIn, held_again
 from wfhub_agent_runner.gitwork import access_broker, folders
 from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.location import Policy
@@ -37,6 +38,7 @@ from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_agent_runner.leases import Leases
 from wfhub_agent_runner.sandbox import delegation
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
+from wfhub_agent_runner.sandbox.layers import LayerKind
 from wfhub_agent_runner.sandbox.probes import probe
 from wfhub_agent_runner.scheduler_link import SchedulerLink
 from wfhub_agent_runner.set_up import SetUps
@@ -160,9 +162,16 @@ async def _serve(
     scratch = settings.runner_home / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
-    workspaces = Workspaces(settings.runner_home, repositories, budget=settings.cache_budget())
+    workspaces = Workspaces(
+        settings.runner_home,
+        repositories,
+        copies=sandbox.describe()["layer"] == LayerKind.PLAIN_COPY,
+        budget=settings.cache_budget(),
+    )
     await workspaces.reap()
     spool = Spool(settings.runner_home / "spool")
+    finished = Finished(settings.runner_home / "finished")
+    records = finished.waiting()
 
     broker = make_broker(settings, name=settings.runner_id, on_closed=stop)
     await _connected(broker.start, stop)
@@ -172,14 +181,17 @@ async def _serve(
         base_url=settings.proofs_url, headers=headers, timeout=HTTP_TIMEOUT_S
     ) as http:
         delivery = Delivery(runner_id=settings.runner_id, spool=spool, broker=broker, http=http)
+        link = SchedulerLink(broker, settings.runner_id)
+        handing_in = HandingIn(finished, delivery, link)
         parts = Parts(
             runner_id=settings.runner_id,
             broker=broker,
-            link=SchedulerLink(broker, settings.runner_id),
+            link=link,
             workspaces=workspaces,
             sandbox=sandbox,
             spool=spool,
             delivery=delivery,
+            handing_in=handing_in,
             toolchains=tools,
             python=str(sandbox.python),
             gateway_url=settings.gateway_url,
@@ -212,18 +224,37 @@ async def _serve(
             pool=settings.runner_pool,
             run=run,
         )
-        registered = await _register(settings, broker, incarnation, stop)
+        registered = await _register(settings, broker, incarnation, stop, holds=tuple(records))
         if registered is None:
             await rpc.stop(broker)
             return
+        for attempt_id in records.keys() - set(registered.kept):
+            finished.remove(attempt_id)
+
+        async def hand_in_again(attempt_id: str) -> None:
+            held = held_again(attempt_id)
+            leases.take_up(held)
+            try:
+                await handing_in.again(held, records[attempt_id])
+            finally:
+                leases.release(attempt_id)
+
+        again = [asyncio.create_task(hand_in_again(one)) for one in registered.kept]
+        if again:
+            await asyncio.sleep(0)  # they are held
+            await leases.beat()
         if settings.ready_file is not None:
             settings.ready_file.write_text(incarnation)
-        held = sandbox.describe()["limits"]
-        log.info("ready", runner_id=settings.runner_id, slots=settings.runner_slots, limits=held)
+        log.info(
+            "ready",
+            runner_id=settings.runner_id,
+            slots=settings.runner_slots,
+            sandbox=sandbox.describe(),
+        )
         background = [
             asyncio.create_task(claims.loop()),
             asyncio.create_task(leases.keep(every_s=registered.heartbeat_s)),
-            asyncio.create_task(delivery.deliver_leftovers()),
+            asyncio.create_task(delivery.deliver_leftovers(but_of=set(registered.kept))),
             asyncio.create_task(_tidy_again(workspaces)),
             asyncio.create_task(_probe_again(settings, sandbox, claims)),
             asyncio.create_task(_register_again(settings, broker, incarnation, leases, stop)),
@@ -237,6 +268,7 @@ async def _serve(
                 log.error("a loop ended by an error", exc_info=error)
         # What still runs is killed, not handed in: its lease ends and another attempt follows.
         leases.cancel_all()
+        await asyncio.gather(*again, return_exceptions=True)
         await claims.drain()
     await rpc.stop(broker)
 
@@ -284,7 +316,12 @@ async def _connected(start: Callable[[], Awaitable[None]], stop: service.Stop) -
 
 
 async def _register(
-    settings: RunnerSettings, broker: NatsBroker, incarnation: str, stop: service.Stop
+    settings: RunnerSettings,
+    broker: NatsBroker,
+    incarnation: str,
+    stop: service.Stop,
+    *,
+    holds: tuple[str, ...] = (),
 ) -> messages.Registered | None:
     request = messages.Register(
         incarnation=incarnation,
@@ -293,6 +330,7 @@ async def _register(
         labels=settings.labels(),
         backend="bwrap",
         version=version("workflow-hub"),
+        holds=holds,
     )
     told = ""
     while not stop.event.is_set():

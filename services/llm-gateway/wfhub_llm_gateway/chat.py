@@ -27,6 +27,13 @@ class UpstreamFailed(RetryLater):
         self.status = status
 
 
+# What is decided here must be what the server reads: some take the first of two fields of one name,
+# and Go's JSON takes "Model" for "model".
+_DECIDED = frozenset(
+    {"messages", "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}
+)
+
+
 @dataclass(frozen=True)
 class ChatRequest:
     raw: bytes  # exactly as received
@@ -44,11 +51,14 @@ class ChatRequest:
 
 def parse(raw: bytes, *, default_model: str) -> ChatRequest:
     try:
-        value = json.loads(raw)
+        value = json.loads(raw, object_pairs_hook=_object)
     except (ValueError, RecursionError) as e:
         raise _malformed(f"the body is not JSON: {e}") from e
     if not isinstance(value, dict):
         raise _malformed("the body must be a JSON object")
+    for name in value:
+        if name not in _DECIDED and name.casefold() in _DECIDED:
+            raise _malformed(f"write {name!r} as {name.casefold()!r}")
     messages, model, stream = value.get("messages"), value.get("model"), value.get("stream")
     if not isinstance(messages, list) or not messages:
         raise _malformed("messages must be a list with at least one message")
@@ -69,6 +79,15 @@ def parse(raw: bytes, *, default_model: str) -> ChatRequest:
         prompt_estimate=prompt_estimate(value),
         completion_max=allowed,
     )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _malformed(f"the field {twice[:MODEL_CHARS_MAX]!r} is there more than once")
+    return value
 
 
 def check_model(request: ChatRequest, allowed: tuple[str, ...] | None) -> None:

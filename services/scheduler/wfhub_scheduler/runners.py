@@ -1,8 +1,8 @@
 """Command `register`, and the loss of a runner's attempts.
 
 A runner is its NATS identity (the sender); an incarnation is one process of it. An attempt is lost
-when its lease ran out, or when its runner registered anew: an infrastructure loss, which uses up
-no attempt.
+when its lease ran out, or when its runner registered anew and does not hold it any more: an
+infrastructure loss, which uses up no attempt.
 Raises: nothing of its own.
 """
 
@@ -34,6 +34,17 @@ ON CONFLICT (runner_id) DO UPDATE
        labels = excluded.labels, backend = excluded.backend, version = excluded.version,
        registered_at = now(), seen_at = now()
 """)
+_KEEP = text("""
+-- Finished, and on its runner's disk: from now on the new process's own. Its heartbeat renews it.
+UPDATE sched.attempt a SET incarnation = :incarnation
+  FROM (SELECT m.attempt_id FROM sched.attempt m
+          JOIN sched.task t ON t.task_id = m.task_id AND t.current_attempt = m.attempt_id
+         WHERE m.attempt_id = ANY(CAST(:holds AS text[])) AND m.runner_id = :runner_id
+           AND m.state IN ('leased', 'running', 'verifying')
+         ORDER BY m.attempt_id FOR NO KEY UPDATE OF m) held
+ WHERE a.attempt_id = held.attempt_id
+RETURNING a.attempt_id
+""")
 _EARLIER = text("""
 SELECT attempt_id FROM sched.attempt
  WHERE runner_id = :runner_id AND incarnation <> :incarnation
@@ -52,8 +63,9 @@ SELECT a.attempt_id AS over, {TASK_COLUMNS}
 async def register(core: Core, sender: str, command: Register) -> Registered:
     incarnation = stored_json.clean(command.incarnation)
     runner = {"runner_id": sender, "incarnation": incarnation}
+    holds = [stored_json.clean(attempt_id) for attempt_id in command.holds]
 
-    async def work(tx: Tx) -> list[str]:
+    async def work(tx: Tx) -> tuple[list[str], list[str]]:
         row = {
             "name": stored_json.clean(command.name),
             "slots": command.slots,
@@ -62,19 +74,30 @@ async def register(core: Core, sender: str, command: Register) -> Registered:
             "version": stored_json.clean(command.version),
         }
         await tx.connection.execute(_REGISTER, {**runner, **row})
-        return list((await tx.connection.execute(_EARLIER, runner)).scalars())
+        kept: list[str] = []
+        if holds:
+            kept = list((await tx.connection.execute(_KEEP, {**runner, "holds": holds})).scalars())
+        return kept, list((await tx.connection.execute(_EARLIER, runner)).scalars())
 
     # From the first commit on no claim of an earlier incarnation is admitted; a crash before the
     # last loss leaves the rest to the next register, or to their leases.
-    earlier = await core.commit(work)
+    kept, earlier = await core.commit(work)
     for start in range(0, len(earlier), LOSE_AT_ONCE):
         some = earlier[start : start + LOSE_AT_ONCE]
         await core.commit(
             partial(_lose_earlier, attempts=some, runner_id=sender, incarnation=incarnation)
         )
-    log.info("runner registered", runner_id=sender, slots=command.slots, lost=len(earlier))
+    log.info(
+        "runner registered",
+        runner_id=sender,
+        slots=command.slots,
+        lost=len(earlier),
+        kept=len(kept),
+    )
     timing = core.timing
-    return Registered(heartbeat_s=timing.heartbeat_s, lease_ttl_s=timing.lease_ttl_s)
+    return Registered(
+        heartbeat_s=timing.heartbeat_s, lease_ttl_s=timing.lease_ttl_s, kept=tuple(kept)
+    )
 
 
 async def lose_expired(core: Core) -> bool:

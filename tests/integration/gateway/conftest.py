@@ -261,13 +261,16 @@ class Upstream:
                 chunked = _head(200, "text/event-stream", "transfer-encoding: chunked")
                 part = _delta("one") + b'data: {"choi'
                 writer.write(chunked + f"{len(part):x}\r\n".encode() + part + b"\r\n")
-            case "stream-endless":
+            case "stream-endless" | "stream-heavy":
+                content, pause_s = "twelve chars", 0.001
+                if how == "stream-heavy":
+                    content, pause_s = "x" * 400, 0.1  # 100 tokens
                 writer.write(_head(200, "text/event-stream"))
                 try:
                     while not reader.at_eof() and not writer.is_closing():
-                        writer.write(_delta("twelve chars"))
+                        writer.write(_delta(content))
                         await writer.drain()
-                        await asyncio.sleep(0.001)
+                        await asyncio.sleep(pause_s)
                 finally:  # a reset in the middle of a write is a hang-up as well
                     self.hung_up.set()
 

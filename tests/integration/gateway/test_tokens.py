@@ -51,6 +51,7 @@ async def test_a_token_is_asked_about_once_in_a_while_and_an_ended_attempt_is_ou
     assert scheduler.asked == 1
 
 
+@pytest.mark.hostile(19)
 async def test_an_open_stream_is_cut_with_an_error_event_when_its_attempt_ends(
     hanging, scheduler, upstream, opened
 ):
@@ -68,6 +69,7 @@ async def test_an_open_stream_is_cut_with_an_error_event_when_its_attempt_ends(
     assert exchange.note == "token-inactive; usage not reported"
 
 
+@pytest.mark.hostile(19)
 async def test_a_request_that_waits_for_its_answer_is_cut_too(
     start_gateway, scheduler, upstream, post
 ):
@@ -82,6 +84,7 @@ async def test_a_request_that_waits_for_its_answer_is_cut_too(
     await asyncio.wait_for(upstream.hung_up.wait(), 10)
 
 
+@pytest.mark.hostile(19)
 async def test_a_stream_outlives_its_lease_only_when_it_was_renewed(
     hanging, scheduler, upstream, opened, wait_until
 ):
@@ -101,6 +104,7 @@ async def test_a_stream_outlives_its_lease_only_when_it_was_renewed(
     await asyncio.wait_for(upstream.hung_up.wait(), 10)
 
 
+@pytest.mark.hostile(19)
 async def test_without_a_scheduler_nobody_is_let_in_and_the_client_may_try_again(
     start_gateway, scheduler, upstream, post
 ):
@@ -114,6 +118,7 @@ async def test_without_a_scheduler_nobody_is_let_in_and_the_client_may_try_again
     assert upstream.heads == []
 
 
+@pytest.mark.hostile(19)
 async def test_a_model_that_the_attempt_may_not_use_is_refused(
     start_gateway, scheduler, upstream, post
 ):
@@ -127,6 +132,7 @@ async def test_a_model_that_the_attempt_may_not_use_is_refused(
     assert "m1" in answer.json()["error"]["message"]
 
 
+@pytest.mark.hostile(19)
 async def test_one_attempt_cannot_hold_any_number_of_streams(
     hanging, scheduler, opened, post, monkeypatch
 ):

@@ -277,6 +277,90 @@ async def test_where_markers_are_refused_the_branch_is_its_own(
     assert await spaces.publish(url_of(host), made.bundle, order(made)) == Already(made.commit)
 
 
+MARKERS_REFUSED = 'case "$1" in refs/wfhub/*) echo "not here" >&2; exit 1;; esac'
+
+
+def merged(repo: Path, how: str, commit: str) -> None:
+    """As somebody else would, on the host; then the branch is deleted."""
+    main = git(repo, "rev-parse", "main")
+    if how == "fast-forward":
+        git(repo, "update-ref", "refs/heads/main", commit)
+    elif how == "merged":
+        tree = git(repo, "rev-parse", f"{commit}^{{tree}}")
+        other = git(repo, "commit-tree", "-p", main, "-m", "meanwhile", f"{main}^{{tree}}")
+        made = git(repo, "commit-tree", "-p", other, "-p", commit, "-m", "merge", tree)
+        last = git(repo, "commit-tree", "-p", made, "-m", "later", tree)
+        git(repo, "update-ref", "refs/heads/main", last)
+    elif how == "not merged":
+        other = git(repo, "commit-tree", "-p", main, "-m", "meanwhile", f"{main}^{{tree}}")
+        git(repo, "update-ref", "refs/heads/main", other)
+    git(repo, "update-ref", "-d", BRANCH)
+
+
+@pytest.mark.parametrize(
+    ("how", "filtered", "atomic"),
+    [
+        ("fast-forward", "true", "true"),
+        ("merged", "true", "false"),
+        ("merged", "false", "true"),
+    ],
+)
+async def test_without_markers_a_merged_branch_is_not_published_again(
+    host: Host,
+    access: RepoAccess,
+    shared: Path,
+    repo: Path,
+    how: str,
+    filtered: str,
+    atomic: str,
+) -> None:
+    hook(repo, "update", MARKERS_REFUSED)
+    git(repo, "config", "uploadpack.allowFilter", filtered)
+    git(repo, "config", "receive.advertiseAtomic", atomic)
+    spaces = await spaces_of(shared, access)
+    made = await worked(spaces, url_of(host))
+    assert await spaces.publish(url_of(host), made.bundle, order(made)) == Published(made.commit)
+    merged(repo, how, made.commit)
+    assert await spaces.publish(url_of(host), made.bundle, order(made)) == Already(made.commit)
+    assert git(repo, "for-each-ref", BRANCH, MARKER) == ""
+
+
+async def test_without_markers_a_branch_that_was_not_merged_is_published(
+    host: Host, access: RepoAccess, shared: Path, repo: Path
+) -> None:
+    hook(repo, "update", MARKERS_REFUSED)
+    spaces = await spaces_of(shared, access)
+    made = await worked(spaces, url_of(host))
+    assert await spaces.publish(url_of(host), made.bundle, order(made)) == Published(made.commit)
+    merged(repo, "not merged", made.commit)  # its objects are there still
+    assert await spaces.publish(url_of(host), made.bundle, order(made)) == Published(made.commit)
+    assert git(repo, "rev-parse", BRANCH) == made.commit
+
+
+async def test_a_lost_answer_and_a_merge_in_between_are_one_publication(
+    web: HttpsHost, shared: Path, repo: Path
+) -> None:
+    hook(repo, "update", MARKERS_REFUSED)
+    spaces = await spaces_of(shared, RepoAccess.direct(policy(web, shared)))
+    made = await worked(spaces, web.url("repo.git"))
+    pushes = 0
+
+    def at_request(path: str) -> None:
+        nonlocal pushes
+        if path.endswith("/git-receive-pack"):
+            pushes += 1
+            if pushes == 2:  # the first was the marker's, with the branch
+                web.cut_after = "receive-pack"
+        elif pushes == 2 and git(repo, "for-each-ref", BRANCH):
+            merged(repo, "merged", made.commit)
+
+    web.at_request = at_request
+    assert await spaces.publish(web.url("repo.git"), made.bundle, order(made)) == (
+        Already(made.commit)
+    )
+    assert git(repo, "for-each-ref", BRANCH, MARKER) == ""
+
+
 async def test_a_host_that_refuses_the_branch_says_so(
     host: Host, access: RepoAccess, shared: Path, repo: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.eviction import Budget
 from wfhub_agent_runner.gitwork.workspaces import Layers, Lease, Workspaces
 from wfhub_agent_runner.set_up import SetUps
+from wfhub_common.errors import RetryLater
 from wfhub_common.messages import CommandResult
 
 from .conftest import POLICY
@@ -187,3 +189,66 @@ async def test_a_layer_that_was_left_half_made_is_removed(
     spaces._home_lock.close()
     await Workspaces(shared / "home", RepoAccess.direct(POLICY)).reap()
     assert list((shared / "home").glob("setups/m/.fresh-*")) == []
+
+
+def _content(layer: Path) -> None:
+    file = layer / "deps" / "x"
+    before = file.stat()
+    file.write_text("eno\n")  # of the same size, with the same time
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _replaced(layer: Path) -> None:
+    (layer / "deps" / "x").unlink()
+    (layer / "deps" / "x").symlink_to("/etc/hostname")
+
+
+TOUCHES = {
+    "content": _content,
+    "mode": lambda layer: (layer / "deps" / "x").chmod(0o777),
+    "added": lambda layer: (layer / "conftest.py").write_text("evil"),
+    "removed": lambda layer: (layer / "deps" / "x").unlink(),
+    "replaced": _replaced,
+    "moved": lambda layer: (layer / "deps" / "x").rename(layer / "deps" / "y"),
+    "gone": lambda layer: layer.rename(layer.with_name("elsewhere")),
+}
+
+
+@pytest.mark.hostile(18)
+@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
+async def test_a_layer_that_was_touched_is_below_nobodys_work(
+    spaces: Workspaces, repo: Path, touch: Callable[[Path], object]
+) -> None:
+    lease = await set_up(spaces, await leased(spaces, repo), "mkdir deps; echo one > deps/x")
+    await spaces.release(lease)
+    again = await spaces.set_up(await leased(spaces, repo), KEY)  # the control: it is used
+    assert again is not None
+    assert again.set_up is not None
+    touch(again.set_up.layer)
+    with pytest.raises(RetryLater) as e:
+        await spaces.clean(again, "verify", None)
+    assert e.value.code == "setup-changed"
+    other = reachable(await spaces.lease(again.base, "att_" + "b" * 24))
+    with pytest.raises(RetryLater):  # while one stands on it
+        await spaces.set_up(other, KEY)
+    await spaces.release(again)
+    assert await spaces.set_up(other, KEY) is None
+    assert not again.set_up.folder.exists()
+    made_anew = await set_up(spaces, other, "mkdir deps; echo one > deps/x")
+    clean = await spaces.clean(made_anew, "verify", None)
+    assert in_overlay(clean, "/bin/cat", "deps/x") == "one\n"
+    await spaces.release(made_anew)
+    assert spaces._used.counts[again.set_up.folder] == 0
+
+
+async def test_to_be_used_changes_nothing_of_a_layer(spaces: Workspaces, repo: Path) -> None:
+    lease = await set_up(
+        spaces,
+        await leased(spaces, repo),
+        "mkdir -p deps/in; echo one > deps/x; ln -s x deps/l; chmod 500 deps/in; mkfifo f",
+    )
+    assert lease.set_up is not None
+    for name in ("first", "second"):
+        layers = await spaces.clean(lease, name, None)
+        in_overlay(layers, "/bin/sh", "-ec", "cat deps/x; echo two >> deps/x; rm deps/l; mv f g")
+    assert lease.set_up.is_untouched()

@@ -401,3 +401,35 @@ async def test_layers_end_and_far_commits_are_written_whole(
     git(repo, "add", "-A")
     git(repo, "commit", "-qm", "far")
     assert len((await spaces.prepare(str(repo), None)).lower_dirs) == 2
+
+
+async def test_what_was_set_up_is_no_change_in_a_copied_workspace(shared: Path, repo: Path) -> None:
+    spaces = Workspaces(shared / "home", RepoAccess.direct(POLICY), copies=True)
+    first = await leased(spaces, repo)
+    layers = await spaces.clean(first, "setup", None)
+    assert layers.copy is not None
+    (layers.copy / "deps").mkdir()
+    for name in ("same", "changed", "gone"):
+        (layers.copy / "deps" / name).write_text(name)
+    (layers.copy / "deps" / "link").symlink_to("same")
+    (layers.copy / "README").write_text("put back")
+    (layers.copy / "src" / "a.py").unlink()
+    lease = await spaces.keep_set_up(first, "k" * 32, layers)
+    assert lease.set_up is not None
+    assert set(lease.set_up.left) == {"README", "src/a.py"}
+    copy = lease.layers.copy
+    assert copy is not None
+    assert (copy / "deps" / "link").read_text() == "same"
+    assert (copy / "src" / "a.py").exists()
+    (copy / "deps" / "changed").write_text("by the agent")
+    (copy / "deps" / "gone").unlink()
+    (copy / "README").write_text("two\n")
+    found = await spaces.snapshot(lease, about(lease.attempt_id))
+    assert found is not None
+    assert [(c.path, c.change) for c in found.changes] == [
+        ("README", "modified"),
+        ("deps/changed", "added"),
+    ]
+    clean = (await spaces.clean(lease, "verify", found)).copy
+    assert clean is not None
+    assert (clean / "deps" / "same").read_text() == "same"

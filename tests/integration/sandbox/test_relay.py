@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -315,6 +316,55 @@ def test_the_token_is_nowhere_in_the_sandbox(tmp_path: Path) -> None:
     output = unprivileged.run(tmp_path, work)
     assert "gateway.sock" in output
     assert "wat_canary" not in output
+
+
+@pytest.mark.hostile(19)
+def test_an_agent_reaches_its_own_socket_and_no_other_attempts(tmp_path: Path) -> None:
+    code = """
+import os, socket, sys
+for path in sys.argv[1:]:
+    try:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(5)
+        connection.connect(path)
+        connection.sendall(b"GET /v1/models HTTP/1.1\\r\\nhost: x\\r\\n"
+            b"authorization: Bearer wat_theirs\\r\\nconnection: close\\r\\n\\r\\n")
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+        print("answered" if b"200" in answer else "refused", os.path.basename(path))
+    except OSError as e:
+        print("no way", os.path.basename(path), type(e).__name__)
+"""
+
+    async def work() -> tuple[str, str, list[bytes]]:
+        lab = Lab(tmp_path)
+        async with serving(says_ok) as upstream:
+            sockets = {name: tmp_path / f"{name}.sock" for name in ("mine", "theirs")}
+            relays = [
+                GatewayRelay(socket_path=path, gateway_url=upstream.url, token=f"wat_{name}")
+                for name, path in sockets.items()
+            ]
+            async with relays[0], relays[1]:
+                control = await asyncio.to_thread(lab.outside, code, sockets["theirs"])
+                asked = len(upstream.heads)
+                tries = ("/run/gateway.sock", sockets["theirs"], sockets["mine"])
+                roots = (f"/proc/{os.getppid()}/root{tries[1]}", f"/proc/1/root{tries[1]}")
+                abstract = (f"/run/../..{tries[1]}", "/run/theirs.sock")
+                ran = await lab.inside(
+                    code, *tries, *roots, *abstract, gateway_socket=sockets["mine"]
+                )
+            return control, ran.output, upstream.heads[asked:]
+
+    control, output, heads = unprivileged.run(tmp_path, work)
+    assert control == "answered theirs.sock\n"
+    first, *others = output.splitlines()
+    assert first == "answered gateway.sock"
+    assert len(others) == 6
+    assert all(line.startswith("no way") for line in others)
+    assert len(heads) == 1
+    assert b"wat_mine" in heads[0]
+    assert b"wat_theirs" not in heads[0]
 
 
 def test_many_connections_at_once_all_get_an_answer(tmp_path: Path) -> None:

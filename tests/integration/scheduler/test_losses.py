@@ -5,6 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 from scheduler_hub import Hub, Runner, until
+from wfhub_common import ids
 from wfhub_common.errors import RetryLater
 from wfhub_common.messages import AttemptState, Complete, Retry, TaskState, UnitKind
 from wfhub_scheduler.states import INFRA_LOSSES_MAX, PUBLISH_TRIES_MAX
@@ -176,3 +177,34 @@ async def test_no_lease_expires_while_the_sweeper_cannot_reach_the_database(
 
     await until(renewed, "the lease is renewed after the outage")
     assert (await hub.attempt(assignment.attempt_id))["state"] == "leased"
+
+
+async def test_a_restarted_runner_hands_in_what_it_holds_and_loses_the_rest(hub: Hub) -> None:
+    runner = await hub.runner()
+    for _ in range(2):
+        await hub.submit()
+    finished, unfinished = await runner.claim(slots=2)
+    again = runner.again()
+    for _ in range(2):  # a lost reply is asked for again
+        kept = await again.register_holding(finished.attempt_id, ids.new_attempt_id())
+        assert kept == (finished.attempt_id,)
+    assert (await hub.attempt(unfinished.attempt_id))["state"] == "lost"
+    beat = await again.heartbeat(finished.attempt_id, unfinished.attempt_id)
+    assert set(beat.lease_until) == {finished.attempt_id}
+    assert beat.lost == (unfinished.attempt_id,)
+    assert (await runner.heartbeat(finished.attempt_id)).lost == (finished.attempt_id,)
+    done = await again.complete(again.won(finished.attempt_id))
+    assert done.task_state is TaskState.SEALING
+    (second,) = await again.claim(kinds=(UnitKind.AGENT,))
+    assert (second.task_id, second.number) == (unfinished.task_id, 2)
+
+
+async def test_nobody_holds_what_is_anothers_or_over(hub: Hub) -> None:
+    owner, other = await hub.runner(), await hub.runner()
+    await hub.submit()
+    assignment = await owner.claim_one()
+    assert await other.again().register_holding(assignment.attempt_id) == ()
+    assert (await owner.heartbeat(assignment.attempt_id)).lease_until
+    await owner.again().register()
+    assert await owner.again().register_holding(assignment.attempt_id) == ()
+    assert (await hub.attempt(assignment.attempt_id))["state"] == "lost"

@@ -13,7 +13,8 @@ from wfhub_common.messages.tasks import Label, Slug, TaskSpec
 
 
 class Register(Command):
-    """First call of a runner process. Attempts of its earlier incarnations are lost at once."""
+    """First call of a runner process. Attempts of its earlier incarnations are lost at once, but
+    those that it `holds`: finished, their results on its disk, and not told yet."""
 
     incarnation: str  # random per process start
     name: str
@@ -21,11 +22,13 @@ class Register(Command):
     labels: tuple[Label, ...] = Field((), max_length=limits.LABELS_MAX)
     backend: str = "bwrap"
     version: str = ""
+    holds: tuple[str, ...] = Field((), max_length=1000)
 
 
 class Registered(Fact):
     heartbeat_s: float
     lease_ttl_s: float
+    kept: tuple[str, ...] = ()  # of what it holds: still its own
 
 
 class Claim(Command):

@@ -64,7 +64,8 @@ class BaseCheckout:
 
 @dataclass(frozen=True)
 class Layers:
-    """What one sandbox mounts: lower dirs (bottom first) with upper and work, or `copy`."""
+    """What one sandbox mounts: lower dirs (bottom first) with upper and work; or `copy`, which has
+    the lower dirs' files in it."""
 
     lower_dirs: tuple[Path, ...]
     upper: Path
@@ -207,7 +208,7 @@ def _layers(folder: Path, lower_dirs: tuple[Path, ...], *, copies: bool) -> Laye
         return Layers(lower_dirs, upper, work)
     for lower in lower_dirs:
         shutil.copytree(lower, copy, symlinks=True, dirs_exist_ok=True)
-    return Layers((), upper, work, copy)
+    return Layers(lower_dirs, upper, work, copy)
 
 
 def with_set_up(lease: Lease, found: SetUp) -> Lease:
@@ -220,7 +221,9 @@ def with_set_up(lease: Lease, found: SetUp) -> Lease:
 def keep_set_up(lease: Lease, home: Path, key: str, upper: Path) -> SetUp:
     with lease.base.mirror.store() as store:
         tree = ObjectID(lease.base.tree.encode())
-        return setups.keep(home, lease.base.mirror.name, key, upper, store=store, tree=tree)
+        return setups.keep(
+            home, lease.base.mirror.name, key, upper, store=store, tree=tree, whole=lease.copies
+        )
 
 
 class _Remembering(DiskObjectStore):
@@ -252,6 +255,8 @@ def snapshot(lease: Lease, about: commit.About) -> Snapshot | None:
     base, base_tree = ObjectID(lease.base.commit.encode()), ObjectID(lease.base.tree.encode())
     with _store(lease) as store:
         if lease.layers.copy:
+            for layer in lease.set_up_layers:
+                setups.take_out(layer, lease.layers.copy)
             tree = changes.read(store, base_tree, lease.layers.copy, whole=True)
         else:
             tree = changes.read(store, base_tree, lease.layers.upper)

@@ -28,7 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,6 +67,14 @@ class _Used:
     guard: threading.Lock
     counts: Counter[Path]
     mirrors: dict[str, threading.Lock]
+
+
+def _changed(found: setups.SetUp) -> RetryLater:
+    return RetryLater(
+        "setup-changed",
+        f"the set-up layer {found.folder} was changed since it was made; look for who writes there:"
+        " the next attempt makes it anew",
+    )
 
 
 class Workspaces:
@@ -112,7 +120,7 @@ class Workspaces:
 
     async def clean(self, lease: Lease, name: str, result: Snapshot | None) -> Layers:
         """Layers for a run on a clean checkout of the result, or of the base (None)."""
-        return await self._run(attempts.clean, lease, name, result)
+        return await self._run(self._clean, lease, name, result)
 
     async def release(self, lease: Lease) -> None:
         await self._run(self._release, lease)
@@ -214,7 +222,31 @@ class Workspaces:
                 return None
             self._used.counts[found.folder] += 1
         with self._counted(found.folder):
-            return attempts.with_set_up(lease, found)
+            if self._untouched(found):
+                return attempts.with_set_up(lease, found)
+        with self._used.guard:
+            self._used.counts[found.folder] -= 1
+        return None
+
+    def _untouched(self, found: setups.SetUp) -> bool:
+        """Else it is taken out of the way: what changed since it was made is under nobody's work.
+        Raises: RetryLater while others stand on it."""
+        if found.is_untouched():
+            return True
+        log.error("a kept set-up layer was changed, making it anew", folder=str(found.folder))
+        with self._used.guard:
+            if self._used.counts[found.folder] > 1:
+                raise _changed(found)
+            gone = found.folder.with_name(f"{eviction.FRESH}{secrets.token_hex(8)}")
+            with suppress(FileNotFoundError):
+                found.folder.rename(gone)
+        remove_tree(gone)
+        return False
+
+    def _clean(self, lease: Lease, name: str, result: Snapshot | None) -> Layers:
+        if lease.set_up is not None and not lease.set_up.is_untouched():
+            raise _changed(lease.set_up)
+        return attempts.clean(lease, name, result)
 
     def _keep_set_up(self, lease: Lease, key: str, upper: Path) -> Lease:
         folder = setups.folder(self._home, lease.base.mirror.name, key)

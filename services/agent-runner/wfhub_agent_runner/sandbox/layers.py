@@ -1,10 +1,14 @@
-"""The writable layer of one run: an overlay, or where that cannot be, a copy made to look like one.
+"""The writable layer of one run: an overlay, or where that cannot be, a copy.
 
-After a run `upper` holds the changes alone, in the form of an overlay's upper layer, whichever it
-was: a deletion is a character device 0/0. A copy costs what the repository weighs, and is used
-only where a probe says that the file system cannot be an overlay's upper layer. (Hard links would
-not do: the agent runs as their owner and could write through them to the shared tree.)
-Raises: Rejected when neither is possible there.
+A probe at start finds which of these the file system of the runner's home can be:
+- overlay: an upper layer over the read-only tree; costs what the run changes.
+- copy: of the tree for each run, made to look like an overlay's upper layer afterwards.
+- plain-copy: the same where not even a whiteout can be made (a container's own file system, itself
+  an overlay): the workspaces are plain folders then (`SandboxSpec.copy`), read as a whole.
+Copies cost what the repository weighs. Hard links are none of them: a run has the uid that owns the
+shared tree and could write through them (ADR 23).
+After a run `upper` holds the changes alone, in the form of an overlay's upper layer: a deletion is
+a character device 0/0.
 """
 
 import asyncio
@@ -19,18 +23,22 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from wfhub_common.errors import Rejected
+from wfhub_common.log import get_logger
 
 from wfhub_agent_runner.sandbox.port import SandboxSpec
 from wfhub_agent_runner.sandbox.usage import Usage, tree_usage
 
 PROBE_TIMEOUT_S = 20.0
+PROBE_SCRIPT = "echo new > new && rm old && rm -r folder && mkdir folder"
 _OPAQUE = "user.overlay.opaque"
+
+log = get_logger(__name__)
 
 
 class LayerKind(StrEnum):
     OVERLAY = "overlay"
     COPY = "copy"
+    PLAIN_COPY = "plain-copy"
 
 
 @dataclass(frozen=True)
@@ -53,40 +61,65 @@ class CacheLayer:
 
 def probe(bwrap: Path, scratch: Path) -> LayerKind:
     """Tries an overlay with layers in `scratch`, as the uid that runs would have."""
+
+    def command(folder: Path) -> list[str]:
+        at = str(folder / "mount")
+        return [
+            *(str(bwrap), "--unshare-user", "--ro-bind", "/", "/"),
+            *("--overlay-src", str(folder / "lower")),
+            *("--overlay", str(folder / "upper"), str(folder / "work"), at, "--chdir", at),
+            *("--", "/bin/sh", "-c", PROBE_SCRIPT),
+        ]
+
+    return probe_by(command, scratch)
+
+
+def probe_by(command: Callable[[Path], list[str]], scratch: Path) -> LayerKind:
+    """`command(folder)` runs PROBE_SCRIPT in an overlay of that folder's lower, upper and work."""
     with temporary_folder(scratch) as folder:
         for name in ("lower", "upper", "work", "mount"):
             (folder / name).mkdir()
         (folder / "lower" / "old").touch()
-        at = str(folder / "mount")
+        (folder / "lower" / "folder").mkdir()
+        (folder / "lower" / "folder" / "below").touch()
         tried = subprocess.run(
-            [
-                *(str(bwrap), "--unshare-user", "--ro-bind", "/", "/"),
-                *("--overlay-src", str(folder / "lower")),
-                *("--overlay", str(folder / "upper"), str(folder / "work"), at, "--chdir", at),
-                *("--", "/bin/sh", "-c", "echo new > new && rm old"),
-            ],
-            capture_output=True,
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
+            command(folder), capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
         )
-        upper = folder / "upper"
-        if not tried.returncode and (upper / "new").exists() and is_whiteout(upper / "old"):
+        if not tried.returncode and _is_overlay(folder / "upper"):
             return LayerKind.OVERLAY
+        kind = LayerKind.COPY
         try:
             _make_whiteout(folder / "whiteout")
-        except OSError as e:
-            raise Rejected(
-                "sandbox-layers",
-                f"{scratch} can hold neither an overlay's upper layer nor a whiteout"
-                f" ({tried.stderr.decode(errors='replace').strip()[:300]}): put the runner's home"
-                " on ext4, xfs, btrfs or tmpfs",
-            ) from e
-        return LayerKind.COPY
+        except OSError:
+            kind = LayerKind.PLAIN_COPY
+        why = tried.stderr.decode(errors="replace").strip() or "it does not record what is replaced"
+        log.warning(
+            "no overlay on the file system of the runner's home: each run copies the repository;"
+            " put RUNNER_HOME on ext4, xfs, btrfs or tmpfs",
+            layer=kind.value,
+            folder=str(scratch),
+            why=why[:300],
+        )
+        return kind
+
+
+def _is_overlay(upper: Path) -> bool:
+    """What PROBE_SCRIPT leaves in an upper layer that holds changes as it should."""
+    try:
+        opaque = os.getxattr(upper / "folder", _OPAQUE) == b"y"
+    except OSError:
+        return False
+    return opaque and (upper / "new").exists() and is_whiteout(upper / "old")
 
 
 @contextlib.asynccontextmanager
 async def prepared(kind: LayerKind, spec: SandboxSpec, *, scratch: Path) -> AsyncIterator[Layer]:
     """A layer for one run; changes are in `spec.upper` afterwards, or thrown away without one."""
+    if spec.copy is not None:
+        whole = spec.copy
+        at_first = await asyncio.to_thread(tree_usage, whole)
+        yield Layer(whole, None, lambda: tree_usage(whole) - at_first)
+        return
     folder = Path(tempfile.mkdtemp(prefix="sandbox-", dir=scratch))
     try:
         upper, work = spec.upper, spec.work

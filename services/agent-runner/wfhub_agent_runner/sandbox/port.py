@@ -34,7 +34,8 @@ def never() -> float:
 class SandboxSpec:
     """One run. The tree is `lower` with each of `extra_lowers` laid over it, the last on top.
     `upper` and `work` are folders of one file system, empty or of an earlier run, in the form of
-    an overlay's layers; without them what is written is thrown away at the end.
+    an overlay's layers; without them what is written is thrown away at the end. `copy`: instead of
+    them all a folder that is the workspace, where no layers can be.
 
     `caches` maps a path below HOME to a host folder: what is written there is thrown away, where it
     can be written at all. `binds` maps a path inside to a host path, read-only. `files` maps a
@@ -48,6 +49,7 @@ class SandboxSpec:
     extra_lowers: tuple[Path, ...] = ()
     upper: Path | None = None
     work: Path | None = None
+    copy: Path | None = None
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     cwd: str = WORKSPACE
     binds: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))

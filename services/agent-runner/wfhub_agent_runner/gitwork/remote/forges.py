@@ -7,8 +7,10 @@ Raises: Rejected (`pull-request-refused`, `forge-unknown`), RetryLater (`forge-u
 """
 
 import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -22,6 +24,8 @@ TIMEOUT_S = 30.0
 _EXISTS = (409, 422)  # said when there is one already; and of other things too
 _KNOWN = {"github.com": "github", "gitlab.com": "gitlab", "gitea.com": "gitea"}
 _MESSAGE_CHARS_MAX = 300
+T = TypeVar("T")
+_JSON = MappingProxyType({"Accept": "application/json"})
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Wanted:
 
 
 class Adapter(Protocol):
+    headers: Mapping[str, str]
+
     def found(self, wanted: Wanted) -> httpx.Request:
         """Asks for requests with that head."""
         ...
@@ -52,7 +58,9 @@ class Adapter(Protocol):
 
 
 class GitHub:
-    accept = "application/vnd.github+json"
+    headers: Mapping[str, str] = MappingProxyType(
+        {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
+    )
 
     def __init__(self, api: str, path: str) -> None:
         self._owner = path.split("/")[0]
@@ -82,7 +90,7 @@ class GitHub:
 class Gitea(GitHub):
     """As GitHub, but found by both branches in the path, and drafts are told by their title."""
 
-    accept = "application/json"
+    headers: Mapping[str, str] = _JSON
 
     def found(self, wanted: Wanted) -> httpx.Request:
         branches = f"{quote(wanted.target, safe='')}/{quote(wanted.head, safe='')}"
@@ -103,7 +111,7 @@ class Gitea(GitHub):
 
 
 class GitLab:
-    accept = "application/json"
+    headers: Mapping[str, str] = _JSON
 
     def __init__(self, api: str, path: str) -> None:
         self._requests = f"{api}/projects/{quote(path, safe='')}/merge_requests"
@@ -153,14 +161,15 @@ def adapter(remote: Remote, forge: Forge | None) -> GitHub | GitLab:
 
 def open_once(speaks: GitHub | GitLab, wanted: Wanted, token: str, ca: str) -> PullRequest:
     """The pull request for that head: found, or made."""
-    headers = {"Authorization": f"Bearer {token}", "Accept": speaks.accept}
+    headers = {"Authorization": f"Bearer {token}", **speaks.headers}
     trusted = ssl.create_default_context(cadata=ca or None)
     with httpx.Client(timeout=TIMEOUT_S, trust_env=False, verify=trusted, headers=headers) as http:
         if there := _looked(http, speaks, wanted):
             return there
         answer = _sent(http, speaks.creation(wanted))
         if answer.status_code in (200, 201):
-            return PullRequest(*speaks.shown(answer.json()), created=True)
+            made = _read(answer, speaks.shown)
+            return PullRequest(*made, created=True)
         if answer.status_code in _EXISTS and (there := _looked(http, speaks, wanted)):
             return there
         raise _refused(answer)
@@ -172,9 +181,18 @@ def _looked(http: httpx.Client, speaks: GitHub | GitLab, wanted: Wanted) -> Pull
         return None  # Gitea: none for these branches; elsewhere the creation will say it again
     if answer.status_code != 200:
         raise _refused(answer)
-    try:
-        found = speaks.first(answer.json(), wanted)
+
+    def there(said: Any) -> PullRequest | None:
+        found = speaks.first(said, wanted)
         return None if found is None else PullRequest(*speaks.shown(found), created=False)
+
+    return _read(answer, there)
+
+
+def _read(answer: httpx.Response, told: Callable[[Any], T]) -> T:
+    """What `told` finds in its JSON. GitLab's and Gitea's descriptions promise no field at all."""
+    try:
+        return told(answer.json())
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise _unavailable(answer.request, f"an answer of another shape ({e!r})") from e
 

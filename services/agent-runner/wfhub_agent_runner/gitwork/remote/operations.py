@@ -105,7 +105,7 @@ def _default_branch(found: LsRemoteResult) -> str:
     return ""
 
 
-class _Known:
+class Known:
     """The haves, for dulwich: commits whose trees are here and whose parents are not."""
 
     def __init__(self, have: Sequence[str]) -> None:
@@ -116,7 +116,7 @@ class _Known:
     def __next__(self) -> ObjectID | None:
         return next(self._left, None)
 
-    def __iter__(self) -> "_Known":
+    def __iter__(self) -> "Known":
         return self
 
     def ack(self, oid: ObjectID) -> None:
@@ -146,7 +146,7 @@ def fetch(at: Target, want: str, have: Sequence[str], into: IO[bytes]) -> outcom
                 client.fetch_pack(
                     at.remote.path.encode(),
                     lambda refs, depth=None: [ObjectID(want.encode())],
-                    _Known(have[: limits.HAVES_MAX]),
+                    Known(have[: limits.HAVES_MAX]),
                     take,
                     depth=1,
                     ref_prefix=[b"HEAD"],

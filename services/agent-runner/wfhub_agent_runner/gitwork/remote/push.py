@@ -1,8 +1,11 @@
 """Publication on a remote: branch and marker in one atomic push that can only create.
 
+Without atomic pushes the marker goes first, then the branch.
+
 What is there already decides first (the marker, then the branch), as the host shows it at the start
 of the push itself; between that look and the push the host refuses what is no longer as seen.
-Where a host refuses refs of that name the branch alone is pushed, and is its own marker.
+Where a host refuses refs of that name the branch alone is pushed, and is its own marker; if it is
+not there, it may have been merged and deleted, which is looked for first (merged).
 Raises: Rejected, RetryLater (the outcome is unknown; publishing again looks first).
 """
 
@@ -29,6 +32,7 @@ from wfhub_agent_runner.gitwork.outcomes import (
 )
 from wfhub_agent_runner.gitwork.publish import Order
 from wfhub_agent_runner.gitwork.remote import operations
+from wfhub_agent_runner.gitwork.remote.merged import is_merged
 from wfhub_agent_runner.gitwork.remote.operations import Target
 
 _NO_ATOMIC = "does not support atomic push"
@@ -42,10 +46,12 @@ def publish(at: Target, order: Order, bundle_file: BinaryIO) -> PublishResult:
     with tempfile.TemporaryDirectory() as folder:
         store = DiskObjectStore.init(folder)
         try:
-            oids = _unpacked(store, order, bundle_file)
+            base, oids = _unpacked(store, order, bundle_file)
             push = _Push(at, order, store, oids)
             result = push.tried(atomic=True, marked=True)
             if result is None and push.marker_refused:
+                if not push.has_branch and is_merged(at, base, order.commit):
+                    return Already(order.commit.decode())
                 result = push.tried(atomic=False, marked=False)
             if result is None:
                 raise RetryLater("repo-unavailable", f"{at.remote.authority}: {push.said}")
@@ -54,7 +60,10 @@ def publish(at: Target, order: Order, bundle_file: BinaryIO) -> PublishResult:
             store.close()
 
 
-def _unpacked(store: DiskObjectStore, order: Order, file: BinaryIO) -> list[ObjectID]:
+def _unpacked(
+    store: DiskObjectStore, order: Order, file: BinaryIO
+) -> tuple[ObjectID, list[ObjectID]]:
+    """The commit's base, and all that the bundle holds."""
     header = bundle.read_header(file)
     if header.commit != order.commit:
         raise Rejected("bundle-invalid", "the bundle holds another commit than was ordered")
@@ -64,7 +73,7 @@ def _unpacked(store: DiskObjectStore, order: Order, file: BinaryIO) -> list[Obje
         raise Rejected("bundle-invalid", f"the bundle's pack is damaged: {e}") from e
     if order.commit not in store:
         raise Rejected("bundle-invalid", "the bundle's pack lacks its commit")
-    return list(store)
+    return header.base, list(store)
 
 
 class _Push:
@@ -74,6 +83,7 @@ class _Push:
         self._at, self._order, self._store, self._oids = at, order, store, oids
         self._observed: PublishResult | None = None
         self.marker_refused = False
+        self.has_branch = False  # as it was seen last
         self.said = ""
 
     def tried(self, *, atomic: bool, marked: bool) -> PublishResult | None:
@@ -84,7 +94,7 @@ class _Push:
             except GitProtocolError as e:
                 if _NO_ATOMIC not in str(e):
                     raise
-                status = self._sent(client, atomic=False, marked=marked)
+                status = self._one_by_one(client)
         if self._observed is not None:
             return self._observed
         refused = {ref: text for ref, text in status.items() if text is not None}
@@ -92,16 +102,26 @@ class _Push:
             return Published(self._order.commit.decode())
         return self._of_refusal(refused)
 
-    def _sent(self, client: GitClient, *, atomic: bool, marked: bool) -> dict[bytes, str | None]:
+    def _one_by_one(self, client: GitClient) -> dict[bytes, str | None]:
+        status = self._sent(client, atomic=False, marked=True, but=self._order.branch)
+        if self._observed is None and not any(status.values()):
+            status |= self._sent(client, atomic=False, marked=True)
+        return status
+
+    def _sent(
+        self, client: GitClient, *, atomic: bool, marked: bool, but: bytes = b""
+    ) -> dict[bytes, str | None]:
+        """`but`: a ref that is not to be made yet."""
         self._observed = None
         asked: set[bytes] = set()
 
         def update(old: dict[Ref, ObjectID]) -> dict[Ref, ObjectID]:
+            self.has_branch = Ref(self._order.branch) in old
             self._observed = self._look(old, atomic=atomic, marked=marked)
             if self._observed is not None:
                 return {}
             wanted = (self._order.marker, self._order.branch) if marked else (self._order.branch,)
-            asked.update(ref for ref in wanted if ref not in old)
+            asked.update(ref for ref in wanted if ref not in old and ref != but)
             return {Ref(ref): self._order.commit for ref in asked}
 
         sent = client.send_pack(self._at.remote.path.encode(), update, self._records, atomic=atomic)

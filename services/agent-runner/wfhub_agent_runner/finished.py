@@ -1,0 +1,132 @@
+"""Finished attempts: what each came to, on disk until the scheduler has heard of it.
+
+A record `<home>/finished/<attempt>.json` is durable once the artifacts are in the spool: the
+completion without its receipts, and the items. Then they are delivered and the completion is told.
+A runner killed in between names the attempt when it registers (`Register.holds`) and hands it in:
+an agent's finished run is not done again. A record goes when the scheduler has answered, or no
+longer wants it.
+Raises: LeaseLost; Rejected when the proof-store refuses an item.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from wfhub_common import messages
+from wfhub_common.errors import LeaseLost, Rejected
+from wfhub_common.log import get_logger
+
+from wfhub_agent_runner.delivery import Delivery
+from wfhub_agent_runner.leases import Held
+from wfhub_agent_runner.scheduler_link import SchedulerLink
+from wfhub_agent_runner.spool import Item
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Record:
+    complete: messages.Complete
+    items: tuple[Item, ...]
+
+
+class Finished:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def keep(self, record: Record) -> None:
+        """Durably. Blocking: call it in a thread."""
+        items = [{**asdict(item), "folder": str(item.folder)} for item in record.items]
+        value = {"complete": record.complete.model_dump(mode="json"), "items": items}
+        path = self._path(record.complete.attempt_id)
+        fresh = path.with_suffix(".tmp")
+        with fresh.open("w") as file:
+            json.dump(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+        folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def waiting(self) -> dict[str, Record]:
+        """By attempt: what an earlier process left."""
+        for stale in self._root.glob("*.tmp"):
+            stale.unlink()
+        found = {}
+        for path in self._root.glob("*.json"):
+            value = json.loads(path.read_text())
+            items = [Item(**{**item, "folder": Path(item["folder"])}) for item in value["items"]]
+            complete = messages.Complete.model_validate(value["complete"])
+            found[complete.attempt_id] = Record(complete, tuple(items))
+        return found
+
+    def remove(self, attempt_id: str) -> None:
+        self._path(attempt_id).unlink(missing_ok=True)
+
+    def _path(self, attempt_id: str) -> Path:
+        return self._root / f"{attempt_id}.json"
+
+
+@dataclass(frozen=True)
+class HandingIn:
+    finished: Finished
+    delivery: Delivery
+    link: SchedulerLink
+
+    async def hand_in(self, held: Held, record: Record) -> messages.Completed:
+        """Artifacts, receipts, completion. A cancel that comes now is the scheduler's to weigh."""
+        await asyncio.to_thread(self.finished.keep, record)
+        return await self._told(held, record)
+
+    async def again(self, held: Held, record: Record) -> None:
+        """What an earlier process of this runner had finished."""
+        attempt_id = held.attempt_id
+        try:
+            done = await self._told(held, record)
+        except (LeaseLost, Rejected) as e:
+            log.warning("finished attempt dropped", attempt_id=attempt_id, reason=e.message)
+            self.finished.remove(attempt_id)
+        else:
+            log.info(
+                "finished attempt handed in after a restart",
+                attempt_id=attempt_id,
+                outcome=record.complete.outcome.value,
+                task_state=done.task_state.value,
+            )
+
+    async def _told(self, held: Held, record: Record) -> messages.Completed:
+        try:
+            receipts = await self._delivered(held, record.items)
+            complete = record.complete.model_copy(update={"receipts": receipts})
+            done = await self.link.complete(held, complete)
+        except LeaseLost:
+            if not held.stopped:  # else the next process hands it in
+                self.finished.remove(held.attempt_id)
+            raise
+        self.finished.remove(held.attempt_id)
+        return done
+
+    async def _delivered(self, held: Held, items: Sequence[Item]) -> tuple[messages.Receipt, ...]:
+        delivering = asyncio.create_task(self.delivery.deliver(items))
+        dropped = asyncio.create_task(held.dropped.wait())
+        try:
+            await asyncio.wait({delivering, dropped}, return_when=asyncio.FIRST_COMPLETED)
+            if not delivering.done():
+                raise LeaseLost("lease-lost", "the lease was lost before the artifacts arrived")
+            return delivering.result()
+        finally:
+            delivering.cancel()
+            dropped.cancel()
+
+
+def held_again(attempt_id: str) -> Held:
+    """Its lease ends soon; the first heartbeat renews it."""
+    return Held(attempt_id, datetime.now(UTC))
