@@ -21,6 +21,7 @@ from wfhub_agent_runner.sandbox.port import FILES, HOME, WORKSPACE, SandboxSpec
 
 RUN = "/run"
 PYTHON = f"{FILES}/python"
+FIRST = f"{FILES}/first.py"
 _CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 _NAMESPACES = ("user", "pid", "ipc", "uts", "network", "mount", "cgroup")
 _MASKED = ("kcore", "keys", "timer_list", "sched_debug", "scsi", "latency_stats", "acpi")
@@ -97,8 +98,9 @@ def _bind(source: Path, inside: str) -> list[str]:
 def config(
     spec: SandboxSpec, image: Image, own: Own, place: Place, *, seccomp: bytes, report: int
 ) -> dict[str, Any]:
-    first = [*own.interpreter.words, "-I", "-S", INSIDE, "--init", "1", "--chdir", spec.cwd]
-    words = [*first, *arguments.first_words(spec, report)]
+    python = [*own.interpreter.words, "-I", "-S"]
+    words = [*python, FIRST, str(report), spec.cwd]
+    words += [*python, INSIDE, *arguments.first_words(spec, report)]
     return {
         "ociVersion": "1.0.2",
         "process": {
@@ -106,7 +108,7 @@ def config(
             "user": {"uid": UID, "gid": GID},
             "args": words,
             "env": [f"{name}={value}" for name, value in environment(spec, image).items()],
-            "cwd": "/",  # where the agent starts, inside.py decides: the runtime would make it
+            "cwd": "/",  # first.py goes to the spec's: the runtime would make it
             "capabilities": {name: [] for name in _CAPABILITY_SETS},
             "noNewPrivileges": True,
         },

@@ -2,7 +2,7 @@
 
 Each run is put together by stage.py in a user namespace of the runner's own uid, and started by the
 runtime from a fixed bundle: no engine, no daemon, no socket of either is there while tasks run. The
-container is left only by its end: inside.py is its first process, which ends when the runner does.
+container is left only by its end: first.py is its first process, which ends when the runner does.
 Must be used from one thread that outlives it, and never as root.
 Raises: Rejected from the constructor when this machine cannot confine so.
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 from wfhub_common.errors import Rejected
 
-from wfhub_agent_runner.sandbox import arguments, bundle, inside, layers, seccomp, stage
+from wfhub_agent_runner.sandbox import arguments, bundle, first, inside, layers, seccomp, stage
 from wfhub_agent_runner.sandbox.bwrap import compiled, own_python, prefix_of
 from wfhub_agent_runner.sandbox.images import Image
 from wfhub_agent_runner.sandbox.interpreter import gathered
@@ -81,8 +81,10 @@ class ContainerSandbox:
             binds={} if prefix is None else {str(prefix): prefix},
         )
         self._filter = seccomp.program(platform.machine())
-        assert inside.__file__ is not None
-        self._inside = compiled(Path(inside.__file__))
+        own = {arguments.INSIDE: inside, bundle.FIRST: first}
+        self._programs = {
+            path: compiled(Path(str(module.__file__))) for path, module in own.items()
+        }
 
     @property
     def interpreter(self) -> tuple[str, ...]:
@@ -162,8 +164,8 @@ class ContainerSandbox:
     def _write_files(self, spec: SandboxSpec, place: bundle.Place) -> None:
         for number, path in enumerate(bundle.copied(spec)):
             (place.files / str(number)).write_bytes(spec.files[path])
-        below_run = {arguments.INSIDE: self._inside}
-        below_run |= {path: data for path, data in spec.files.items() if path.startswith(FILES)}
+        below_run = {path: data for path, data in spec.files.items() if path.startswith(FILES)}
+        below_run |= self._programs
         for path, data in below_run.items():
             file = place.run / Path(path).relative_to(bundle.RUN)
             for parent in reversed(file.relative_to(place.run).parents[:-1]):

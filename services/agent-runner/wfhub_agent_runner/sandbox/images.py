@@ -20,9 +20,10 @@ import signal
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from wfhub_common.errors import Rejected
@@ -31,6 +32,7 @@ from wfhub_common.log import get_logger
 from wfhub_agent_runner.sandbox.arguments import GROUP, PASSWD
 from wfhub_agent_runner.sandbox.layers import remove_tree
 
+ENGINE_DEFAULT = "podman"
 PULL_S_MAX = 600.0
 ENGINE_S_MAX = 120.0
 ROOT_BYTES_MAX = 16 * 1024**3
@@ -38,6 +40,7 @@ ROOT_FILES_MAX = 2_000_000
 SAID_CHARS = 400
 NAME_CHARS_MAX = 300
 _NAME = re.compile(r"(oci-archive:|docker-archive:)?[A-Za-z0-9/][A-Za-z0-9._/:@-]*")
+_ARCHIVES = ("oci-archive", "docker-archive")
 _FOLDERS = ("etc", "tmp", "run", "proc", "dev", "sys", "home", "home/agent", "workspace")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -54,11 +57,23 @@ class Image:
     env: Mapping[str, str]
 
 
-class ImageStore:
-    """The images of one runner; `engine` is podman's name or path."""
+def archive_in(name: str) -> Path | None:
+    """The file that an image is read from, if it is."""
+    kind, colon, path = name.partition(":")
+    return Path(path) if colon and kind in _ARCHIVES else None
 
-    def __init__(self, home: Path, engine: str = "podman") -> None:
-        self._home = home / "images"
+
+class ImageStore:
+    """The images of one runner; `engine` is podman's name or path, `env` what it finds in its
+    environment besides (a proxy, REGISTRY_AUTH_FILE)."""
+
+    def __init__(
+        self,
+        home: Path,
+        engine: str = ENGINE_DEFAULT,
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._home, self._env = home / "images", env
         self._engine = shutil.which(engine, path=_PATH)
         if self._engine is None:
             raise Rejected(
@@ -86,10 +101,17 @@ class ImageStore:
         about = json.loads((folder / "about").read_text())
         return Image(name, about["digest"], folder / "root", about["env"])
 
+    def keep_only(self, images: Iterable[Image]) -> None:
+        """Removes every other root. Call it while nothing runs."""
+        kept = {image.root.parent for image in images}
+        for folder in self._home.iterdir():
+            if folder.is_dir() and folder not in kept:
+                remove_tree(folder)
+
     def _brought(self, name: str) -> str:
         """The image's id; its root is there."""
         with self._engine_folders() as (store, running):
-            podman = _Podman(str(self._engine), store, running)
+            podman = _Podman(str(self._engine), store, running, self._env)
             image_id = podman.pulled(name)
             folder = self._home / image_id
             if not (folder / "about").exists():
@@ -128,7 +150,7 @@ class ImageStore:
 
 
 class _Podman:
-    def __init__(self, program: str, store: Path, running: Path) -> None:
+    def __init__(self, program: str, store: Path, running: Path, env: Mapping[str, str]) -> None:
         self._words = [
             *(program, "--root", str(store), "--runroot", str(running)),
             *("--tmpdir", str(running), "--events-backend", "none"),
@@ -136,12 +158,7 @@ class _Podman:
             # One uid is all there is: every file of an image becomes its own.
             *("--storage-opt", "overlay.ignore_chown_errors=true"),
         ]
-        self._env = {"HOME": str(running), "XDG_RUNTIME_DIR": str(running), "PATH": _PATH}
-        self._env |= {
-            name: os.environ[name]
-            for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REGISTRY_AUTH_FILE")
-            if name in os.environ
-        }
+        self._env = {"HOME": str(running), "XDG_RUNTIME_DIR": str(running), "PATH": _PATH, **env}
 
     def pulled(self, name: str) -> str:
         """The image's id."""

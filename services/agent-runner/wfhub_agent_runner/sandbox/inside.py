@@ -4,8 +4,7 @@ It is bound into the sandbox as one file and run by a toolchain's interpreter wi
 uses the standard library alone, and of that only what is written in C: each start pays for its
 imports, and `socket`, `signal` and `contextlib` would take longer than all the rest of a sandbox.
 Arguments: `--report FD` (a pipe to the runner), `--limit NAME=NUMBER`…, `--forward PORT=SOCKET`…
-(listen on 127.0.0.1:PORT, pass bytes to that unix socket), `--init 1` (it is the first process:
-see `stand_first`), `--chdir PATH`, `--`, the agent's argv.
+(listen on 127.0.0.1:PORT, pass bytes to that unix socket), `--`, the agent's argv.
 Reports lines: `starting`, then `exited N`, `signalled N` or `cannot-start REASON`.
 It prints nothing: stdout and stderr are the agent's.
 """
@@ -150,7 +149,7 @@ class Forwarder:
             end.close()  # which epoll notices by itself
 
 
-def start(argv: list[str], folder: str) -> tuple[int, str]:
+def start(argv: list[str]) -> tuple[int, str]:
     """Fork and exec. Returns (pid, ""), or (0, the reason why it cannot be)."""
     reading, writing = os.pipe()  # both close on exec: nothing to read means it did start
     pid = os.fork()
@@ -159,11 +158,10 @@ def start(argv: list[str], folder: str) -> tuple[int, str]:
             for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which this interpreter ignores
                 signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
-            os.chdir(folder)
             os.umask(0o022)  # the runner's is tighter; a repository's files are for all to read
             os.execvp(argv[0], argv)  # noqa: S606 - the agent is this program
         except OSError as e:
-            os.write(writing, f"{e.filename or argv[0][:200]}: {e.strerror}".encode())
+            os.write(writing, f"{argv[0][:200]}: {e.strerror}".encode())
         finally:
             os._exit(CANNOT_START)
     os.close(writing)
@@ -175,41 +173,10 @@ def start(argv: list[str], folder: str) -> tuple[int, str]:
     return pid, ""
 
 
-def stand_first(report: int) -> None:
-    """Returns in a child. Where nobody else is the first process of the sandbox's: this one takes
-    leave of orphans, and ends with the child, or as soon as the runner has gone, which closes the
-    other end of `report`. All other processes end with it."""
-    woken, wakes = os.pipe()
-    os.set_blocking(wakes, False)
-    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    child = os.fork()
-    if child == 0:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.close(woken)
-        os.close(wakes)
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    poll = select.epoll()
-    poll.register(woken, select.EPOLLIN)
-    poll.register(report, 0)  # an error is reported all the same
-    while True:
-        for descriptor, _ in poll.poll():
-            if descriptor == report:
-                os._exit(CANNOT_START)
-            os.read(woken, 4096)
-        ended = -1
-        while ended != 0:
-            ended, _ = os.waitpid(-1, os.WNOHANG)
-            if ended == child:
-                os._exit(0)
-
-
 def main(words: list[str]) -> int:
     limits: list[list[str]] = []
     forwards: list[list[str]] = []
-    report, first, folder = -1, False, "."
+    report = -1
     while words and words[0] != "--":
         name, value, *words = words
         if name == "--limit":
@@ -218,10 +185,6 @@ def main(words: list[str]) -> int:
             report = int(value)
         elif name == "--forward":
             forwards.append(value.split("=", 1))
-        elif name == "--init":
-            first = True
-        elif name == "--chdir":
-            folder = value
     argv = words[1:]
     for name in os.listdir("/proc/self/fd"):  # what bwrap left open is not the agent's
         if int(name) > 2 and int(name) != report:
@@ -230,8 +193,6 @@ def main(words: list[str]) -> int:
             except OSError:
                 pass  # the listing's own
     os.set_inheritable(report, False)
-    if first:
-        stand_first(report)
 
     def tell(line: str) -> None:
         try:
@@ -254,7 +215,7 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     poll.register(woken, select.EPOLLIN)
     tell("starting")  # before: the agent may kill this process the moment it runs
-    pid, reason = start(argv, folder)
+    pid, reason = start(argv)
     if not pid:
         tell("cannot-start " + reason)
         return CANNOT_START
