@@ -40,6 +40,7 @@ ROOT_FILES_MAX = 2_000_000
 SAID_CHARS = 400
 NAME_CHARS_MAX = 300
 _NAME = re.compile(r"(oci-archive:|docker-archive:)?[A-Za-z0-9/][A-Za-z0-9._/:@-]*")
+_NO_NAMES = ("dir:", "docker-daemon:", "containers-storage:", "oci:", "ostree:", "sif:")
 _ARCHIVES = ("oci-archive", "docker-archive")
 _FOLDERS = ("etc", "tmp", "run", "proc", "dev", "sys", "home", "home/agent", "workspace")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -86,8 +87,12 @@ class ImageStore:
     def prepared(self, name: str) -> Image:
         """Blocks for as long as the engine takes. What was prepared before is taken when the
         engine cannot get it now."""
-        if len(name) > NAME_CHARS_MAX or not _NAME.fullmatch(name):
-            raise Rejected("image-name", f"{name[:200]!r} cannot be the name of an image")
+        if len(name) > NAME_CHARS_MAX or not _NAME.fullmatch(name) or name.startswith(_NO_NAMES):
+            raise Rejected(
+                "image-name",
+                f"{name[:200]!r} cannot be the name of an image: write registry/path:tag,"
+                " path@sha256:…, oci-archive:/file or docker-archive:/file",
+            )
         last = self._home / f"name-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
         try:
             folder = self._home / self._brought(name)
