@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,7 @@ async def started(sandbox: Sandbox, name: str, home: Path, runs: int) -> Figures
     async def ignore(_: bytes) -> None:
         pass
 
-    async def once() -> float:
+    async def once(spec: SandboxSpec = spec) -> float:
         began = time.perf_counter()
         ran = await sandbox.run(spec, on_output=ignore, cancel=asyncio.Event())
         assert ran.outcome == Exited(0), ran
@@ -98,11 +100,17 @@ async def started(sandbox: Sandbox, name: str, home: Path, runs: int) -> Figures
 
     await once()
     alone = figures([await once() for _ in range(runs)])
+    with socket.socket(socket.AF_UNIX) as gateway:
+        gateway.bind(str(home / "gateway.sock"))
+        gateway.listen()
+        with_gateway = replace(spec, gateway_socket=home / "gateway.sock")
+        forwarded = figures([await once(with_gateway) for _ in range(runs)])
     began = time.perf_counter()
     await asyncio.gather(*(once() for _ in range(TOGETHER)))
     together_ms = (time.perf_counter() - began) * 1000
     return {
         name: alone,
+        f"{name}, with a forwarder to the gateway": forwarded,
         f"{name}, {TOGETHER} at once": {"total_ms": round(together_ms, 1)},
     }
 

@@ -1,6 +1,7 @@
 """Attempts that are ended from outside, by every real part: what they left is kept, nothing is
 published."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,41 @@ def test_a_cancelled_agents_log_and_changes_are_kept(stack: Stack, repository: P
     (attempt,) = task(stack, task_id)["attempts"]
     assert (attempt["state"], attempt["reason"]) == ("cancelled", "cancelled")
     assert published(repository) == []
+
+
+def test_a_limit_that_is_exceeded_is_named_with_its_figure(
+    stack: Stack, repository: Path, tmp_path: Path
+) -> None:
+    eat = "head -c 300m /dev/zero | tail -c 200m > /dev/null"
+    done = stack.wfhub(
+        "run", "--json", "--repo", str(repository), "--limit", "memory=64MiB",
+        "--agent-cmd", f"sh -c 'echo half > half.txt; {eat}; sleep 60'",
+    )  # fmt: skip
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    assert result["reason"] == "limit:memory", (result, done.stderr)
+    figure = int(result["message"].rpartition(": ")[2].split()[0])
+    assert 32 * 1024**2 < figure < 256 * 1024**2
+    limits = task(stack, result["task_id"])["spec"]["limits"]
+    assert (limits["memory_bytes"], limits["run_s"]) == (64 * 1024**2, 3600)
+    assert published(repository) == []
+
+
+def test_the_proof_says_what_held_and_by_what(
+    stack: Stack, repository: Path, tmp_path: Path
+) -> None:
+    done = stack.wfhub(
+        "run", "--json", "--repo", str(repository), "--limit", "cpu=1.5",
+        "--agent-cmd", "sh -c 'echo done > done.txt'",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    proof_id = json.loads(done.stdout.strip().splitlines()[-1])["proof_id"]
+    exported = tmp_path / "proof.json"
+    assert stack.wfhub("proof", "export", proof_id, "-o", str(exported)).returncode == 0
+    payload = json.loads(exported.read_text())["envelope"]["payload"]
+    observed = json.loads(base64.b64decode(payload))["predicate"]["observed"]["runner"]
+    assert observed["sandbox"]["limits_in_force"]["cpu"] == 1.5
+    assert set(observed["sandbox"]["limits"]) >= {"cpu", "memory", "processes", "disk", "idle"}
+    assert "exceeded" not in observed["sandbox"]
 
 
 def test_a_silent_agent_is_ended_and_what_it_left_is_kept(stack: Stack, repository: Path) -> None:

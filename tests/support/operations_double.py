@@ -69,7 +69,7 @@ class OperationsDouble:
         )
         if row is None:
             raise Rejected("project-unknown", "there is no such project", status=404)
-        return Project(**dict(row))
+        return Project(**{**dict(row), "limits": {}})
 
     async def _update_pool(self, _sender: str, command: UpdatePool) -> BaseModel:
         row = await self._pool.fetchrow(

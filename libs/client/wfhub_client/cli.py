@@ -121,6 +121,10 @@ def run(
     idle_timeout_s: Annotated[
         int | None, typer.Option("--idle-timeout-s", min=1, help="Longest silence of the agent.")
     ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NUMBER", help="cpu=1.5, memory=2GiB, …; may be given again."),
+    ] = None,
     retry_on: Annotated[
         list[str] | None, typer.Option(help="A reason to try again; may be given again.")
     ] = None,
@@ -145,7 +149,7 @@ def run(
     ] = False,
 ) -> None:
     """Have an agent do a task, check it, and publish a branch with a proof."""
-    from wfhub_client import run_spec
+    from wfhub_client import limit_words, run_spec
     from wfhub_client.run import run as run_task
 
     spec = run_spec.task_spec(
@@ -175,6 +179,8 @@ def run(
         retry_on=retry_on,
         backoff_s=backoff_s,
     )
+    if limit:
+        spec.setdefault("limits", {}).update(limit_words.parse("--limit", limit))
     run_spec.add_pull_request(spec, pull_request, target=target, draft=draft)
     if apply:
         spec["apply"] = True

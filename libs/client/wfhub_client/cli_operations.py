@@ -1,6 +1,6 @@
 """`wfhub project | pool | runner`: options and help only; the work is in operations.py."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,22 @@ RunnerId = Annotated[str, typer.Argument(metavar="ID", help="As `wfhub runner li
 RunningLimit = Annotated[int | None, typer.Option(min=1, help="Tasks at work at once.")]
 Weight = Annotated[int | None, typer.Option(min=1, help="Its share of the runners.")]
 QueueLimit = Annotated[int | None, typer.Option(min=1, help="Tasks that may wait.")]
+Most = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=MAX",
+        help="The most that a task may ask for: cpu, memory, disk, processes, run_s, idle_s,"
+        " verify_s, setup_s, file, output, open_files; memory=4GiB, none to take it away."
+        " Repeatable.",
+    ),
+]
+Default = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--default-limit", metavar="NAME=NUMBER", help="For what a task does not say. Repeatable."
+    ),
+]
 Paused = Annotated[bool | None, typer.Option("--pause/--resume", help="Start nothing new.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
@@ -24,12 +40,19 @@ def project_create(
     running_limit: RunningLimit = None,
     weight: Weight = None,
     queue_limit: QueueLimit = None,
+    limit: Most = None,
+    default_limit: Default = None,
     as_json: Json = False,
 ) -> None:
     """Make a project."""
     from wfhub_client import operations
 
-    given = {"running_limit": running_limit, "weight": weight, "queue_limit": queue_limit}
+    given: dict[str, Any] = {
+        "running_limit": running_limit,
+        "weight": weight,
+        "queue_limit": queue_limit,
+        "limits": operations.limits_of(limit, default_limit),
+    }
     operations.create_project(name, given, as_json=as_json)
 
 
@@ -55,12 +78,19 @@ def project_update(
     running_limit: RunningLimit = None,
     weight: Weight = None,
     queue_limit: QueueLimit = None,
+    limit: Most = None,
+    default_limit: Default = None,
     as_json: Json = False,
 ) -> None:
     """Change what is given."""
     from wfhub_client import operations
 
-    given = {"running_limit": running_limit, "weight": weight, "queue_limit": queue_limit}
+    given: dict[str, Any] = {
+        "running_limit": running_limit,
+        "weight": weight,
+        "queue_limit": queue_limit,
+        "limits": operations.limits_of(limit, default_limit),
+    }
     operations.update_project(project, given, as_json=as_json)
 
 

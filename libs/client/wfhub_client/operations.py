@@ -4,17 +4,29 @@ API says it.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from wfhub_client import limit_words
 from wfhub_client.client import Client
 from wfhub_client.errors import Usage
 from wfhub_client.session import connected
 from wfhub_client.text import one_line
 
 
-def create_project(name: str, given: dict[str, int | None], *, as_json: bool) -> None:
+def limits_of(
+    most: Sequence[str] | None, default: Sequence[str] | None
+) -> dict[str, dict[str, float | None]] | None:
+    """As the API takes a project's limits; None: nothing was said of them."""
+    found = {
+        "max": limit_words.parse("--limit", most or ()),
+        "default": limit_words.parse("--default-limit", default or ()),
+    }
+    return {which: limits for which, limits in found.items() if limits} or None
+
+
+def create_project(name: str, given: dict[str, Any], *, as_json: bool) -> None:
     with _client() as client:
         found = client.create_project(
             name, **{key: value for key, value in given.items() if value is not None}
@@ -37,7 +49,10 @@ def show_project(ref: str, *, as_json: bool) -> None:
 def update_project(ref: str, given: dict[str, Any], *, as_json: bool) -> None:
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
-        raise Usage("say what to change: --running-limit, --weight or --queue-limit")
+        raise Usage(
+            "say what to change: --running-limit, --weight, --queue-limit, --limit or"
+            " --default-limit"
+        )
     with _client() as client:
         found = client.update_project(ref, changes)
     _print(found, _project(found), as_json=as_json)
@@ -91,6 +106,11 @@ def _project(found: dict[str, Any]) -> str:
         f"{found['project_id']}  {found['name']}  {state}"
         f"  running {found['running']}/{found['running_limit']}"
         f"  queued {found['queued']}/{found['queue_limit']}  weight {found['weight']}"
+        + "".join(
+            f"\n  {which} {limit_words.shown(found['limits'][which])}"
+            for which in ("default", "max")
+            if found["limits"][which]
+        )
     )
 
 

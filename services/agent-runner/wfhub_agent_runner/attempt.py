@@ -28,7 +28,7 @@ from wfhub_agent_runner import outcomes, shared_caches
 from wfhub_agent_runner.agents import table
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
-from wfhub_agent_runner.egress_policy import EgressPolicy
+from wfhub_agent_runner.egress_policy import EgressRules
 from wfhub_agent_runner.evidence import Evidence
 from wfhub_agent_runner.gitwork.client import Use
 from wfhub_agent_runner.gitwork.workspaces import (
@@ -71,7 +71,7 @@ class Parts:
     set_ups: SetUps
     secrets: tuple[str, ...]  # of this process: masked in every log
     scratch: Path
-    egress: EgressPolicy = field(default_factory=EgressPolicy)  # by default nothing
+    egress: EgressRules = field(default_factory=EgressRules)  # by default nothing
     caches: tuple[shared_caches.Rule, ...] = ()
     images: ImagePolicy | None = None  # of a sandbox that has images
 
@@ -81,9 +81,11 @@ class AgentAttempt:
         self._parts = parts
         self._assigned = assignment
         self._spec = assignment.spec
+        self._limits = assignment.spec.limits.in_force()
         self._held = held
         self._evidence = Evidence()
         self._image = Chosen()
+        self._egress_allowed = parts.egress.of(assignment.project)
         self._caches = shared_caches.of(parts.caches, assignment.project)
         self._at = subjects.AttemptSubject(
             parts.runner_id, assignment.project_id, assignment.task_id, assignment.attempt_id
@@ -127,7 +129,7 @@ class AgentAttempt:
 
     async def _steps(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
         parts, spec, evidence = self._parts, self._spec, self._evidence
-        parts.egress.granted((*spec.egress, *spec.setup_egress))
+        self._egress_allowed.granted((*spec.egress, *spec.setup_egress))
         plan = table.plan(spec.agent, prompt=spec.prompt, python=parts.python)
         evidence.agent_argv = plan.argv
         await self._step("started", state=AttemptState.RUNNING, runner_id=parts.runner_id)
@@ -147,6 +149,8 @@ class AgentAttempt:
 
         ran, traffic = await self._agent(scratch, plan, lease)
         evidence.agent_outcome = port.described(ran.outcome)
+        if isinstance(ran.outcome, port.LimitExceeded):
+            evidence.exceeded = ran.outcome
         await self._step(
             "agent-finished",
             outcome=evidence.agent_outcome,
@@ -206,10 +210,10 @@ class AgentAttempt:
             await self._step("setup-started", commands=len(spec.setup))
             entries = tuple(dict.fromkeys((*spec.egress, *spec.setup_egress)))
             async with (
-                self._egress(scratch, SETUP, entries) as egress_socket,
+                self._egress(scratch, SETUP, entries) as proxy,
                 self._log(scratch, SETUP) as out,
             ):
-                within = self._surroundings(spec.limits.setup_s, egress_socket)
+                within = self._surroundings(self._limits.setup_s, proxy)
                 return await shell.run_all(
                     spec.setup,
                     layers,
@@ -233,15 +237,15 @@ class AgentAttempt:
         )
         return None
 
-    def _surroundings(self, wall_s: float, egress_socket: Path | None = None) -> shell.Surroundings:
+    def _surroundings(self, wall_s: float, proxy: EgressProxy | None = None) -> shell.Surroundings:
         return shell.Surroundings(
             self._parts.sandbox,
-            self._spec.limits,
+            self._limits,
             wall_s,
             self._parts.toolchains.env,
             self._parts.toolchains.binds,
             self._caches,
-            egress_socket,
+            proxy.socket_path if proxy else None,
             self._image.image,
         )
 
@@ -261,7 +265,7 @@ class AgentAttempt:
         )
         async with (
             relay,
-            self._egress(scratch, "agent", spec.egress) as egress_socket,
+            self._egress(scratch, "agent", spec.egress) as proxy,
             self._log(scratch, "agent") as agent_log,
         ):
             sandbox_spec = port.SandboxSpec(
@@ -270,17 +274,17 @@ class AgentAttempt:
                 extra_lowers=lease.layers.lower_dirs[1:],
                 upper=lease.layers.upper,
                 work=lease.layers.work,
-                limits=spec.limits,
-                wall_s=spec.limits.run_s,
+                limits=self._limits,
+                wall_s=self._limits.run_s,
                 env={**parts.toolchains.env, **plan.env},
                 binds=parts.toolchains.binds,
                 caches=self._caches,
                 files=plan.files,
                 gateway_socket=relay.socket_path,
-                egress_socket=egress_socket,
+                egress_socket=proxy.socket_path if proxy else None,
                 image=self._image.image,
-                idle_s=spec.limits.idle_s,
-                signs=relay.active_at,
+                idle_s=self._limits.idle_s,
+                signs=lambda: max(relay.active_at(), proxy.active_at() if proxy else 0.0),
             )
             ran = await parts.sandbox.run(
                 sandbox_spec, on_output=agent_log.write, cancel=self._held.cancel
@@ -291,19 +295,19 @@ class AgentAttempt:
     @asynccontextmanager
     async def _egress(
         self, scratch: Path, kind: str, entries: tuple[str, ...]
-    ) -> AsyncIterator[Path | None]:
-        """The socket of a proxy to `entries`; None when there are none."""
+    ) -> AsyncIterator[EgressProxy | None]:
+        """A proxy to `entries`; None when there are none."""
         if not entries:
             yield None
             return
-        policy = self._parts.egress.granted(entries)
+        policy = self._egress_allowed.granted(entries)
         name = "egress.log" if kind == "agent" else f"{kind}-egress.log"
         proxy = EgressProxy(
             socket_path=scratch / f"{kind}-egress.sock", log_path=scratch / name, policy=policy
         )
         try:
             async with proxy:
-                yield proxy.socket_path
+                yield proxy
         finally:
             self._evidence.egress[kind] = {"allowed": list(entries), **proxy.log.totals()}
             self._evidence.artifacts[name] = (proxy.log.path, "application/x-ndjson")
@@ -318,7 +322,7 @@ class AgentAttempt:
             return await verify(
                 spec.verify,
                 checkout,
-                self._surroundings(spec.limits.verify_s),
+                self._surroundings(self._limits.verify_s),
                 log=out,
                 log_name=f"{kind}.log",
                 cancel=self._held.cancel,

@@ -87,6 +87,7 @@ def _result(command: str, ran: port.SandboxResult, log_name: str) -> CommandResu
         command=command,
         exit_code=code,
         outcome=outcome,
+        figure=ran.outcome.figure if isinstance(ran.outcome, port.LimitExceeded) else None,
         duration_ms=ran.duration_ms,
         log=log_name,
     )

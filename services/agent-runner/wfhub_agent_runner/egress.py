@@ -77,8 +77,13 @@ class EgressProxy:
         self._limits = limits or EgressLimits()
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="egress-names")
         self._resolve = resolve or system_resolver(self._threads)
+        self._last_at = 0.0
         self._open: set[asyncio.Task[Any]] = set()
         self._closing = False
+
+    def active_at(self) -> float:
+        """When (time.monotonic) a byte last passed. An open connection alone is no sign of life."""
+        return self._last_at
 
     @property
     def connections_open(self) -> int:
@@ -242,6 +247,7 @@ class _Exchange:
         self._sent_bytes += sent
         self._received_bytes += received
         self._proxy.bytes_used += sent + received
+        self._proxy._last_at = time.monotonic()
         if self._proxy.bytes_used > self._limits.bytes_max:
             raise _Ended("bytes-limit")
         if self._timer is not None:

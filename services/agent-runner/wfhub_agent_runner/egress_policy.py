@@ -13,12 +13,13 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 from wfhub_common import addresses
-from wfhub_common.egress import Endpoint, endpoint
+from wfhub_common.egress import Endpoint, endpoint, listed
 from wfhub_common.errors import Rejected
 
 RESOLVE_S_MAX = 10.0
 CONNECT_S_MAX = 10.0  # of one address
 ADDRESSES_MAX = 8  # tried of one name
+_EVERY = "*"
 
 Resolve = Callable[[Endpoint], Awaitable[Sequence[str]]]  # addresses; raises OSError
 Connected = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -33,11 +34,53 @@ class EgressRefused(Exception):
 
 
 @dataclass(frozen=True)
+class EgressRule:
+    """`projects` has `*` for all of them."""
+
+    entry: Endpoint
+    projects: frozenset[str]
+
+
+@dataclass(frozen=True)
+class EgressRules:
+    """What the operator allows, by project."""
+
+    rules: tuple[EgressRule, ...] = ()
+    private_hosts: frozenset[str] = frozenset()
+
+    def of(self, project: str) -> "EgressPolicy":
+        who = {_EVERY, project}
+        allowed = frozenset(rule.entry for rule in self.rules if rule.projects & who)
+        return EgressPolicy(allowed, self.private_hosts, project)
+
+
+def parse(text: str) -> tuple[EgressRule, ...]:
+    """`host:port,host:port=project,project;host:port`: those without `=` are for all projects.
+
+    Raises: ValueError.
+    """
+    return tuple(
+        rule for part in text.split(";") if part.strip() for rule in _rules_of(part.strip())
+    )
+
+
+def _rules_of(text: str) -> list[EgressRule]:
+    entries, equals, projects = text.partition("=")
+    wanted = frozenset(listed(projects)) if equals else frozenset({_EVERY})
+    found = listed(entries)
+    if not wanted or not found:
+        raise ValueError(f"{text[:200]!r} is no rule; write host:port=project,project or host:port")
+    return [EgressRule(endpoint(entry), wanted) for entry in found]
+
+
+@dataclass(frozen=True)
 class EgressPolicy:
-    """`private_hosts` are names (or addresses) that may lead to private addresses."""
+    """What one project's tasks may ask for. `private_hosts` are names (or addresses) that may lead
+    to private addresses."""
 
     allowed: frozenset[Endpoint] = frozenset()
     private_hosts: frozenset[str] = frozenset()
+    project: str = ""
 
     def granted(self, asked: Sequence[str]) -> "EgressPolicy":
         """This policy for a task that asks for these entries, all of which must be allowed."""
@@ -46,8 +89,9 @@ class EgressPolicy:
             if entry not in self.allowed:
                 raise Rejected(
                     "egress-forbidden",
-                    f"this runner lets no agent connect to {entry}: its operator can add it to"
-                    " EGRESS_ALLOWED, or leave it out of the task's `egress`",
+                    f"this runner lets no agent of project {self.project!r} connect to {entry}: its"
+                    " operator can add it to EGRESS_ALLOWED, or leave it out of the task's"
+                    " `egress`",
                     entry=str(entry),
                 )
         return replace(self, allowed=frozenset(wanted))

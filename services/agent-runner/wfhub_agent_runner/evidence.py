@@ -1,6 +1,6 @@
 """Evidence: what was observed of one agent attempt so far, as it becomes part of its proof."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from wfhub_common.messages import TaskSpec, Verdict, VerdictStatus
 
 from wfhub_agent_runner import outcomes
 from wfhub_agent_runner.gitwork.workspaces import BaseCheckout, Lease, Snapshot
+from wfhub_agent_runner.sandbox.port import LimitExceeded
 from wfhub_agent_runner.set_up import NAME as SETUP
 from wfhub_agent_runner.set_up import Done
 
@@ -26,6 +27,7 @@ class Evidence:
     artifacts: dict[str, tuple[Path, str]] = field(default_factory=dict)  # name → file, type
     agent_argv: tuple[str, ...] = ()
     agent_outcome: str = ""
+    exceeded: LimitExceeded | None = None
     base: BaseCheckout | None = None
     lease: Lease | None = None
     set_up: Done | None = None
@@ -40,7 +42,10 @@ class Evidence:
     ) -> messages.RunnerObservations:
         snapshot, base = self.snapshot, self.base
         changes = snapshot.changes if snapshot else ()
-        reached = {"egress": self.egress["agent"]} if "agent" in self.egress else {}
+        seen: dict[str, Any] = {"egress": self.egress["agent"]} if "agent" in self.egress else {}
+        if self.exceeded is not None:
+            seen["exceeded"] = asdict(self.exceeded)
+        limits = spec.limits.in_force().model_dump()
         return messages.RunnerObservations(
             runner_id=runner_id,
             agent="command" if spec.agent.argv else spec.agent.name,
@@ -56,7 +61,7 @@ class Evidence:
             tests_changed=outcomes.tests_changed([change.path for change in changes]),
             verdict=self.verdict,
             base_verdict=self.base_verdict,
-            sandbox={**sandbox, **reached},
+            sandbox={**sandbox, **seen, "limits_in_force": limits},
             workspace={"kind": base.kind, "ref": base.ref, **self._set_up()} if base else {},
             started_at=self.started_at,
             finished_at=_now(),

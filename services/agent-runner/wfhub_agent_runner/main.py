@@ -1,9 +1,10 @@
 """The runner's edge: from root to nobody in particular, then wiring, then work.
 
-Order matters. As root: the repository broker is forked first (it alone keeps root, to read and
-publish as a repository's owner), then this process becomes `runner_uid` for good. Then the
-sandbox is probed through its real backend; if a probe gets through, or no backend works, the
-runner ends here. Only then does it register and ask for work.
+Order matters. A cgroup of our own is made where there can be one. As root: the repository broker is
+forked (it keeps root, to read and publish as a repository's owner, as does the process that removes
+the cgroup at the end), then this process becomes `runner_uid` for good. Then the sandbox is probed
+through its real backend; if a probe gets through, or no backend works, the runner ends here. Only
+then does it register and ask for work.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from wfhub_agent_runner.gitwork.location import Policy
 from wfhub_agent_runner.gitwork.remote import credentials
 from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_agent_runner.leases import Leases
-from wfhub_agent_runner.sandbox import choice
+from wfhub_agent_runner.sandbox import choice, delegation
 from wfhub_agent_runner.sandbox.port import Sandbox
 from wfhub_agent_runner.sandbox.probes import probe
 from wfhub_agent_runner.scheduler_link import SchedulerLink
@@ -53,8 +54,20 @@ log = logs.get_logger(__name__)
 def main() -> None:
     settings = RunnerSettings.from_env(os.environ)
     logs.configure("agent-runner", level=settings.log_level, format_=settings.log_format)
+    cgroups = _cgroups(settings)
     repositories, broker_socket = _become_unprivileged(settings)
-    service.run(lambda stop: _serve(settings, repositories, broker_socket, stop))
+    service.run(lambda stop: _serve(settings, cgroups, repositories, broker_socket, stop))
+
+
+def _cgroups(settings: RunnerSettings) -> Sequence[Path]:
+    """Before this process has other threads or children: on v2 it moves to another cgroup."""
+    if settings.cgroup_root:
+        return settings.cgroup_paths()
+    uid = settings.runner_uid if os.geteuid() == 0 else os.geteuid()
+    made = delegation.delegate(settings.runner_id, uid)
+    if made.why:
+        log.info("not every limit is held by a cgroup", why=made.why)
+    return made.folders
 
 
 def _become_unprivileged(
@@ -127,6 +140,7 @@ def _own(folder: Path, uid: int) -> None:
 
 async def _serve(
     settings: RunnerSettings,
+    cgroups: Sequence[Path],
     repositories: RepoAccess,
     broker_socket: socket.socket | None,
     stop: service.Stop,
@@ -139,7 +153,9 @@ async def _serve(
     incarnation = secrets.token_hex(8)
     tools = toolchains.of(settings.toolchain_paths())
     try:
-        sandbox = await asyncio.to_thread(choice.opened, settings.sandbox(), settings.runner_home)
+        sandbox = await asyncio.to_thread(
+            choice.opened, settings.sandbox(), settings.runner_home, cgroups
+        )
     except ValueError as e:
         raise SystemExit(f"bad settings: {e}") from e
     except Rejected as e:
@@ -175,7 +191,7 @@ async def _serve(
             set_ups=SetUps(workspaces),
             secrets=(settings.service_token, settings.nats_password),
             scratch=scratch,
-            egress=settings.egress_policy(),
+            egress=settings.egress_rules(),
             caches=_caches(settings),
             images=settings.image_policy(),
         )
@@ -208,7 +224,8 @@ async def _serve(
             return
         if settings.ready_file is not None:
             settings.ready_file.write_text(incarnation)
-        log.info("ready", runner_id=settings.runner_id, slots=settings.runner_slots)
+        held = sandbox.describe()["limits"]
+        log.info("ready", runner_id=settings.runner_id, slots=settings.runner_slots, limits=held)
         background = [
             asyncio.create_task(claims.loop()),
             asyncio.create_task(leases.keep(every_s=registered.heartbeat_s)),

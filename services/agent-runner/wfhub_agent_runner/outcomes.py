@@ -21,6 +21,9 @@ _TEST_PATH = re.compile(
 )
 
 
+_UNITS = {"memory": "bytes", "disk": "bytes", "output": "bytes", "cpu": "s of CPU time"}
+
+
 @dataclass(frozen=True)
 class Decision:
     """How an attempt ends. `retryable` False: another try would end the same way."""
@@ -66,7 +69,7 @@ def of_agent_run(
             return Decision(
                 AttemptState.FAILED,
                 f"limit:{name}",
-                f"the agent exceeded its limit of {name}: {figure}",
+                f"the agent exceeded its limit of {name}: {figure} {_UNITS.get(name, '')}".rstrip(),
             )
         case port.Exited() | port.Signalled():
             pass
@@ -126,7 +129,9 @@ def of_set_up(failed: CommandResult) -> Decision:
                 f"{what} ended with exit code {failed.exit_code}; see {failed.log}",
             )
         case other:
-            return Decision(AttemptState.FAILED, other, f"{what} did not end by itself: {other}")
+            figure = f", {failed.figure}" if failed.figure is not None else ""
+            message = f"{what} did not end by itself: {other}{figure}"
+            return Decision(AttemptState.FAILED, other, message)
 
 
 def of_verdict(verdict: Verdict) -> Decision:
@@ -153,7 +158,8 @@ def of_verdict(verdict: Verdict) -> Decision:
             return Decision(
                 AttemptState.FAILED,
                 f"verify-{last.outcome}",
-                f"the verification command {last.command!r} did not end by itself: {last.outcome}",
+                f"the verification command {last.command!r} did not end by itself: {last.outcome}"
+                + (f", {last.figure}" if last.figure is not None else ""),
             )
 
 

@@ -7,12 +7,13 @@ from pydantic import Field, field_validator
 from wfhub_common import egress
 from wfhub_common.settings import BrokerSettings
 
-from wfhub_agent_runner import image_policy
-from wfhub_agent_runner.egress_policy import EgressPolicy
+from wfhub_agent_runner import egress_policy, image_policy
+from wfhub_agent_runner.egress_policy import EgressRules
 from wfhub_agent_runner.gitwork.eviction import Budget
 from wfhub_agent_runner.image_policy import ImagePolicy
 from wfhub_agent_runner.sandbox.choice import Choice
 
+NO_CGROUP = "none"
 _LABEL = "[a-z0-9][a-z0-9._=-]{0,62}"
 
 
@@ -33,9 +34,13 @@ class RunnerSettings(BrokerSettings):
     git_credentials: str = Field("", repr=False)  # the same, itself; a file is better kept
     git_known_hosts_file: Path | None = None
     git_ca_file: Path | None = None  # PEM, of authorities besides the system's
-    egress_allowed: str = ""  # ','-separated host:port that a task may ask for; empty: none
+    # host:port that a task may ask for, ','-separated, maybe =project,project; …; empty: none
+    egress_allowed: str = ""
     egress_private_hosts: str = ""  # ','-separated; those of them that may have private addresses
     shared_caches: str = ""  # name:/folder=project,project;… (shared_caches), read-only
+    # ':'-separated delegated cgroups, v2 one, v1 one of each controller; empty: one is made if the
+    # machine lets us, `none`: not even tried.
+    cgroup_root: str = ""
     workspace_root: Path | None = None  # its folders are `mount:<path>` and `directory:<path>`
     workspace_folders: str = ""  # which project may use which (gitwork/folders); empty: any
     # Of checkouts, set-up layers and mirrors kept for later attempts; what runs is never removed.
@@ -61,16 +66,17 @@ class RunnerSettings(BrokerSettings):
     @field_validator("egress_allowed")
     @classmethod
     def _endpoints(cls, value: str) -> str:
-        return ",".join(egress.canonical(part) for part in egress.listed(value))
+        egress_policy.parse(value)
+        return value
 
     @field_validator("egress_private_hosts")
     @classmethod
     def _hosts(cls, value: str) -> str:
         return ",".join(egress.host(part) for part in egress.listed(value))
 
-    def egress_policy(self) -> EgressPolicy:
-        return EgressPolicy(
-            allowed=frozenset(map(egress.endpoint, egress.listed(self.egress_allowed))),
+    def egress_rules(self) -> EgressRules:
+        return EgressRules(
+            rules=egress_policy.parse(self.egress_allowed),
             private_hosts=frozenset(egress.listed(self.egress_private_hosts)),
         )
 
@@ -110,6 +116,11 @@ class RunnerSettings(BrokerSettings):
 
     def toolchain_paths(self) -> tuple[Path, ...]:
         return tuple(Path(part) for part in self.toolchains.split(":") if part)
+
+    def cgroup_paths(self) -> tuple[Path, ...]:
+        if self.cgroup_root == NO_CGROUP:
+            return ()
+        return tuple(Path(part) for part in self.cgroup_root.split(":") if part)
 
     def git_host_names(self) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.git_hosts.split(",") if part.strip())

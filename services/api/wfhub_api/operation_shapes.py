@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 from wfhub_common import limits
-from wfhub_common.messages import Submitted, TaskSpec, UpdatePool, UpdateProject
+from wfhub_common.messages import (
+    LimitChanges,
+    LimitsAsked,
+    Submitted,
+    TaskSpec,
+    UpdatePool,
+    UpdateProject,
+)
 
 from wfhub_api.shapes import NewTask, Project, Shape
 
@@ -26,6 +33,20 @@ class Changes(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class LimitPolicyChanges(Changes):
+    """Of each attempt, for tasks submitted from now on. A limit that is null is taken away, one
+    that is not named stays as it is."""
+
+    default: LimitsAsked = Field(LimitsAsked(), description="for what a task does not say")
+    max: LimitsAsked = Field(LimitsAsked(), description="a task that asks for more is refused")
+
+    def command(self) -> LimitChanges:
+        return LimitChanges(
+            default=self.default.model_dump(exclude_unset=True),
+            max=self.max.model_dump(exclude_unset=True),
+        )
+
+
 class ProjectChanges(Changes):
     running_limit: int | None = Field(None, ge=1, le=100_000, description="over all pools")
     weight: int | None = Field(None, ge=1, le=1000, description="its share beside the others'")
@@ -33,9 +54,12 @@ class ProjectChanges(Changes):
         None, ge=1, le=limits.QUEUED_TASKS_MAX, description="ready and blocked tasks"
     )
     paused: bool | None = None
+    limits: LimitPolicyChanges | None = None
 
     def command(self, project: str) -> UpdateProject:
-        return UpdateProject(project=project, **self.model_dump())
+        limits = None if self.limits is None else self.limits.command()
+        rest = self.model_dump(exclude={"limits"})
+        return UpdateProject(project=project, **rest, limits=limits)
 
 
 class ProjectDetail(Project):

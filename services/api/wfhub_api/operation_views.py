@@ -29,7 +29,8 @@ async def project(engine: AsyncEngine, ref: str) -> ProjectDetail:
     )
     if not found:
         raise Rejected("project-not-found", f"there is no project {ref!r}", status=404)
-    return ProjectDetail.model_validate(found[0]._asdict())
+    values = found[0]._asdict()
+    return ProjectDetail.model_validate({**values, "limits": plain_json(values["limits"])})
 
 
 async def pools(engine: AsyncEngine, pool: str | None = None) -> list[Pool]:

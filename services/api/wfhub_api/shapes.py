@@ -49,12 +49,20 @@ class NewTask(TaskSpec):
         return TaskSpec.model_validate(self.model_dump(exclude={"project"}))
 
 
+class ProjectLimits(Shape):
+    """Of each attempt, by name; what is not there is not said."""
+
+    default: dict[str, float] = Field(default={}, description="for what a task does not say")
+    max: dict[str, float] = Field(default={}, description="a task that asks for more is refused")
+
+
 class Project(Shape):
     project_id: str
     name: str
     running_limit: int
     weight: int
     queue_limit: int
+    limits: ProjectLimits = ProjectLimits()
     paused: bool
     created_at: datetime
 

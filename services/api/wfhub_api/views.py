@@ -33,14 +33,16 @@ async def projects(engine: AsyncEngine, *, after: str, limit: int) -> list[Proje
     rows = await select(
         engine,
         """
-        SELECT project_id, name, running_limit, weight, queue_limit, paused, created_at
+        SELECT project_id, name, running_limit, weight, queue_limit, limits, paused, created_at
           FROM sched.api_project
          WHERE name > :after ORDER BY name LIMIT :limit
         """,
         after=after,
         limit=limit,
     )
-    return [Project.model_validate(row._asdict()) for row in rows]
+    return [
+        Project.model_validate({**row._asdict(), "limits": plain_json(row.limits)}) for row in rows
+    ]
 
 
 async def tasks(

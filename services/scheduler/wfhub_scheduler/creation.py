@@ -4,18 +4,18 @@ Set-based: a thousand tasks are a handful of statements. `create_tasks` and `mak
 caller's transaction; the wake-up for claimers follows its commit.
 Lock order: idempotency keys, then project_queue (sorted), then lanes; a task's row lock is the
 caller's before `make_ready`.
-Raises: Rejected (429 `queue-full`, 422 `label-sets-full`).
+Raises: Rejected (429 `queue-full`, 422 `label-sets-full`, `limit-above-maximum`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import ids, limits
 from wfhub_common.messages import TaskSpec, TaskState
 
-from wfhub_scheduler import queue_caps, stored_json
+from wfhub_scheduler import limit_policies, queue_caps, stored_json
 from wfhub_scheduler.core import Tx
 from wfhub_scheduler.lanes import lane_ids, lane_of
 from wfhub_scheduler.outbox import Event, emit_many
@@ -71,6 +71,14 @@ class ReadyRow:
     spec: TaskSpec
 
 
+def settled(project: ProjectRow, row: NewTaskRow) -> NewTaskRow:
+    """With the limits that hold for its attempts, whatever the project's are later.
+
+    Raises: Rejected (422 `limit-above-maximum`).
+    """
+    return replace(row, spec=limit_policies.settled(row.spec, project.limits, project.name))
+
+
 async def create_tasks(tx: Tx, project: ProjectRow, new: Sequence[NewTaskRow]) -> None:
     """All of them or, with Rejected `queue-full`, none: the caller lets it roll back.
 
@@ -80,7 +88,7 @@ async def create_tasks(tx: Tx, project: ProjectRow, new: Sequence[NewTaskRow]) -
     fit = await queue_caps.admit(tx.connection, {project.project_id: len(new)})
     if fit[project.project_id] < len(new):
         raise queue_caps.queue_full(project.name)
-    await insert_tasks(tx, [(project.project_id, row) for row in new])
+    await insert_tasks(tx, [(project.project_id, settled(project, row)) for row in new])
 
 
 async def make_ready(tx: Tx, tasks: Sequence[ReadyRow]) -> list[str]:
@@ -121,7 +129,8 @@ async def make_ready(tx: Tx, tasks: Sequence[ReadyRow]) -> list[str]:
 
 
 async def insert_tasks(tx: Tx, new: Sequence[tuple[str, NewTaskRow]]) -> None:
-    """Of any projects (by id), whose places in the queue are taken (queue_caps.admit)."""
+    """Of any projects (by id), whose places in the queue are taken (queue_caps.admit), and whose
+    limits are `settled`."""
     if not new:
         return
     titles = [title_of(row.spec) for _, row in new]

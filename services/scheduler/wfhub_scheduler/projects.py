@@ -2,26 +2,28 @@
 
 A change of limits waits for the claims at work and holds for every later one. While a project is
 paused nothing new of it is claimed but the publication of what was already won; what runs goes on.
-Raises: Rejected (404 `project-unknown`, 409 `project-exists`).
+Raises: Rejected (404 `project-unknown`, 409 `project-exists`, 422 `limits-invalid`).
 """
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import ids
 from wfhub_common.errors import Rejected
-from wfhub_common.messages import CreateProject, Project, UpdateProject
+from wfhub_common.messages import CreateProject, LimitPolicy, Project, UpdateProject
 
-from wfhub_scheduler import fairness, queue_caps, stored_json
+from wfhub_scheduler import fairness, limit_policies, queue_caps, stored_json
 from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.outbox import emit
 
-_COLUMNS = "project_id, name, running_limit, weight, queue_limit, paused, created_at"
+_COLUMNS = "project_id, name, running_limit, weight, queue_limit, paused, limits, created_at"
 _NEW = text("""
-INSERT INTO sched.project (project_id, name, running_limit, weight, queue_limit)
-VALUES (:project_id, :name, :running_limit, :weight, :queue_limit) ON CONFLICT (name) DO NOTHING
+INSERT INTO sched.project (project_id, name, running_limit, weight, queue_limit, limits)
+VALUES (:project_id, :name, :running_limit, :weight, :queue_limit, CAST(:limits AS jsonb))
+ON CONFLICT (name) DO NOTHING
 """)
 _FIND = text(f"""
 SELECT {_COLUMNS} FROM sched.project
@@ -30,7 +32,8 @@ SELECT {_COLUMNS} FROM sched.project
 _CHANGE = text(f"""
 UPDATE sched.project
    SET running_limit = coalesce(:running_limit, running_limit), weight = coalesce(:weight, weight),
-       queue_limit = coalesce(:queue_limit, queue_limit), paused = coalesce(:paused, paused)
+       queue_limit = coalesce(:queue_limit, queue_limit), paused = coalesce(:paused, paused),
+       limits = coalesce(CAST(:limits AS jsonb), limits)
  WHERE project_id = :project_id RETURNING {_COLUMNS}
 """)  # noqa: S608 - our own column list
 
@@ -43,15 +46,20 @@ class ProjectRow:
     weight: int
     queue_limit: int
     paused: bool
+    limits: LimitPolicy
     created_at: datetime
 
 
 async def find_all(connection: AsyncConnection, refs: list[str]) -> dict[str, ProjectRow]:
     """Projects by each ref (name or id) of them that is known."""
     wanted = sorted({stored_json.clean(ref) for ref in refs})
-    rows = [ProjectRow(**row._mapping) for row in await connection.execute(_FIND, {"refs": wanted})]
+    rows = [_row(row) for row in await connection.execute(_FIND, {"refs": wanted})]
     by_ref = {row.name: row for row in rows} | {row.project_id: row for row in rows}
     return {ref: by_ref[ref] for ref in refs if ref in by_ref}
+
+
+def _row(row: Any) -> ProjectRow:
+    return ProjectRow(**{**row._mapping, "limits": limit_policies.stored(row.limits)})
 
 
 async def find(connection: AsyncConnection, ref: str) -> ProjectRow:
@@ -70,8 +78,13 @@ def project_unknown(ref: str) -> Rejected:
 
 async def create_project(core: Core, command: CreateProject) -> Project:
     async def work(tx: Tx) -> Project:
-        wanted = command.model_dump()
-        made = await tx.connection.execute(_NEW, {**wanted, "project_id": ids.new_project_id()})
+        wanted = dict(command)
+        new = {
+            **wanted,
+            "project_id": ids.new_project_id(),
+            "limits": limit_policies.to_store(command.limits),
+        }
+        made = await tx.connection.execute(_NEW, new)
         row = await find(tx.connection, command.name)
         project = Project.model_validate({**asdict(row), "created": made.rowcount == 1})
         differs = [name for name, value in wanted.items() if getattr(project, name) != value]
@@ -95,9 +108,17 @@ async def update_project(core: Core, command: UpdateProject) -> Project:
         at = before.project_id
         await fairness.lock_projects(tx.connection, [at])  # claims at work count with the old ones
         await queue_caps.lock(tx.connection, [at])  # and so do submissions
-        changed = (await tx.connection.execute(_CHANGE, {**wanted, "project_id": at})).one()
-        after = asdict(ProjectRow(**changed._mapping))
-        data = {name: after[name] for name in wanted if after[name] != getattr(before, name)}
+        before = await find(tx.connection, at)  # as it is under the locks
+        new = {**wanted, "project_id": at, "limits": None}
+        if command.limits is not None:
+            policy = limit_policies.changed(before.limits, command.limits)
+            new["limits"] = limit_policies.to_store(policy)
+        changed = _row((await tx.connection.execute(_CHANGE, new)).one())
+        after = asdict(changed)
+        differs = [name for name in wanted if after[name] != getattr(before, name)]
+        data = {name: after[name] for name in differs}
+        if "limits" in data:
+            data["limits"] = limit_policies.plain(changed.limits)
         if data:
             await emit(tx.connection, "project.updated", at, data, project_id=at)
             tx.after.units_ready = True

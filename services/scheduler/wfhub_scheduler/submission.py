@@ -4,12 +4,12 @@ A key names one task of a project for good: the same canonical spec gets that ta
 What is submitted at the same time shares a transaction; each task is answered for itself, and one
 that is refused takes none with it. Answered after the commit.
 Raises: Rejected (404 `project-unknown`; 409 `idempotency-conflict`; 422 `nul-character`,
-`label-sets-full`; 429 `queue-full`).
+`label-sets-full`, `limit-above-maximum`; 429 `queue-full`).
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -26,7 +26,7 @@ from wfhub_common.messages import (
 
 from wfhub_scheduler import queue_caps, stored_json
 from wfhub_scheduler.core import Core, Tx
-from wfhub_scheduler.creation import NewTaskRow, insert_tasks
+from wfhub_scheduler.creation import NewTaskRow, insert_tasks, settled
 from wfhub_scheduler.projects import ProjectRow, find_all, project_unknown
 
 GROUP_COMMANDS_MAX = 200  # of one task each, or of a whole batch: what one transaction takes on
@@ -116,7 +116,10 @@ async def _submit_all(tx: Tx, commands: Sequence[SubmitTask]) -> list[Outcome]:
     first, repeats = _firsts(candidates)
     known = await _known(tx.connection, first)
     fresh = {n: candidate for n, candidate in first.items() if n not in known}
-    refused = await _create(tx, fresh)
+    # Not before: a repeated key gets its task, whatever its project allows by now.
+    allowed, forbidden = _settled(fresh)
+    await _give_back(tx, [fresh[n] for n in forbidden])
+    refused = forbidden | await _create(tx, allowed)
     for n, candidate in fresh.items():
         outcomes[n] = refused.get(n) or _submitted(candidate)
     outcomes |= known
@@ -180,6 +183,27 @@ async def _known(
     return known
 
 
+def _settled(
+    fresh: dict[int, _Candidate],
+) -> tuple[dict[int, _Candidate], dict[int, WfhubError]]:
+    """Those whose limits their project allows, with all limits said; and why the others are not."""
+    allowed: dict[int, _Candidate] = {}
+    forbidden: dict[int, WfhubError] = {}
+    for n, candidate in fresh.items():
+        try:
+            allowed[n] = replace(candidate, row=settled(candidate.project, candidate.row))
+        except Rejected as e:
+            forbidden[n] = e
+    return allowed, forbidden
+
+
+async def _give_back(tx: Tx, refused: Sequence[_Candidate]) -> None:
+    """Their keys."""
+    task_ids = [candidate.row.task_id for candidate in refused if candidate.key is not None]
+    if task_ids:
+        await tx.connection.execute(_GIVE_BACK, {"task_ids": task_ids})
+
+
 async def _create(tx: Tx, fresh: dict[int, _Candidate]) -> dict[int, WfhubError]:
     """Makes as many as their projects' queues have room for; answers for the others."""
     wanted: dict[str, list[int]] = {}
@@ -189,9 +213,7 @@ async def _create(tx: Tx, fresh: dict[int, _Candidate]) -> dict[int, WfhubError]
         return {}
     fit = await queue_caps.admit(tx.connection, {of: len(each) for of, each in wanted.items()})
     refused = {n for of, each in wanted.items() for n in each[fit[of] :]}
-    if refused:
-        given_back = [fresh[n].row.task_id for n in refused if fresh[n].key is not None]
-        await tx.connection.execute(_GIVE_BACK, {"task_ids": given_back})
+    await _give_back(tx, [fresh[n] for n in refused])
     made = [(c.project.project_id, c.row) for n, c in fresh.items() if n not in refused]
     await insert_tasks(tx, made)
     return {n: queue_caps.queue_full(fresh[n].project.name) for n in refused}

@@ -56,7 +56,8 @@ READY_WAIT_S = 20.0
 VIEW_TABLES = """
 CREATE SCHEMA sched;
 CREATE TABLE sched.api_project (project_id text, name text, running_limit int, weight int,
-  created_at timestamptz, queue_limit int, paused bool DEFAULT false);
+  created_at timestamptz, queue_limit int, paused bool DEFAULT false,
+  limits jsonb DEFAULT '{}');
 CREATE TABLE sched.api_task (task_id text PRIMARY KEY, project_id text, project text, state text,
   reason text, message text, title text, spec jsonb, branch text, commit_id text, verdict text,
   proof_id text, attempts_used int DEFAULT 0, current_attempt text,
@@ -114,7 +115,7 @@ class Scheduler:
                 command.weight,
             ):
                 raise Rejected("project-exists", "it has other settings", status=409)
-            return Project(**dict(existing), created=False)
+            return Project(**{**dict(existing), "limits": {}}, created=False)
         project = Project(
             project_id=ids.new_project_id(), created_at=now(), created=True, **command.model_dump()
         )

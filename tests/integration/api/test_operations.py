@@ -80,6 +80,48 @@ async def test_a_projects_limits_are_shown_and_changed(api: httpx.AsyncClient) -
     assert wrong.status_code == 422
 
 
+async def test_a_projects_limits_of_attempts_are_set_taken_away_and_hold(
+    api: httpx.AsyncClient,
+) -> None:
+    given = {"default": {"cpu": 1.5, "run_s": 60}, "max": {"cpu": 2, "memory_bytes": 2**30}}
+    made = await api.post("/v1/projects", json={"name": "demo", "limits": given})
+    assert (made.status_code, made.json()["limits"]) == (201, given)
+    assert (await api.get("/v1/projects/demo")).json()["limits"] == given
+    listed = (await api.get("/v1/projects")).json()["projects"]
+    assert {each["name"]: each["limits"] for each in listed}["demo"] == given, listed
+    more = {"max": {"cpu": None, "run_s": 600}, "default": {"cpu": 4}}
+    changed = await api.patch("/v1/projects/demo", json={"limits": more})
+    assert changed.status_code == 200, changed.text
+    wanted = {"default": {"cpu": 4, "run_s": 60}, "max": {"memory_bytes": 2**30, "run_s": 600}}
+    assert changed.json()["limits"] == wanted
+    task = {**SPEC, "project": "demo"}
+    fine = await api.post("/v1/tasks", json={**task, "limits": {"memory_bytes": 2**29}})
+    limits = (await api.get(f"/v1/tasks/{fine.json()['task_id']}")).json()["spec"]["limits"]
+    assert (limits["cpu"], limits["run_s"], limits["memory_bytes"]) == (4, 60, 2**29)
+    refused = await api.post("/v1/tasks", json={**task, "limits": {"memory_bytes": 2**31}})
+    problem = refused.json()
+    assert (refused.status_code, problem["code"]) == (422, "limit-above-maximum")
+    assert "limits.memory_bytes" in problem["detail"]
+    assert str(2**30) in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max": {"cpus": 1}},
+        {"max": {"memory_bytes": 1}},
+        {"max": {"run_s": 60}, "default": {"run_s": 61}},
+        {"most": {}},
+    ],
+)
+async def test_limits_that_cannot_be_are_refused(
+    api: httpx.AsyncClient, limits: dict[str, Any]
+) -> None:
+    changed = await api.patch("/v1/projects/default", json={"limits": limits})
+    assert changed.status_code == 422, changed.text
+    assert (await api.get("/v1/projects/default")).json()["limits"] == {"default": {}, "max": {}}
+
+
 async def test_a_full_queue_is_429_with_retry_after(api: httpx.AsyncClient) -> None:
     await api.patch("/v1/projects/default", json={"queue_limit": 1})
     assert (await api.post("/v1/tasks", json=SPEC)).status_code == 201
@@ -132,6 +174,27 @@ async def test_a_runner_is_listed_and_drained(api: httpx.AsyncClient, nats_url: 
     assert (await api.post("/v1/runners/nobody/drain")).status_code == 404
 
 
+async def test_limits_of_attempts_by_command(api: httpx.AsyncClient) -> None:
+    created = await cli(
+        api, *("project", "create", "demo", "--limit", "memory=4GiB", "--default-limit", "cpu=2")
+    )
+    assert created.code == 0, created.err
+    updated = await cli(
+        *(api, "project", "update", "demo", "--limit", "memory=none", "--limit", "run_s=90"),
+        "--json",
+    )
+    wanted = {"default": {"cpu": 2}, "max": {"run_s": 90}}
+    assert json.loads(updated.out)["limits"] == wanted, updated.err
+    shown = await cli(api, "project", "show", "demo")
+    assert shown.out.splitlines()[1:] == ["  default cpu=2", "  max run_s=90"]
+    refused = await cli(
+        *(api, "run", "--project", "demo", "--repo", "https://git.example.org/x", "--prompt", "p"),
+        *("--limit", "run_s=91", "--detach"),
+    )
+    assert refused.code != 0
+    assert "limits.run_s: 91 is more than" in refused.err
+
+
 async def test_the_commands_say_the_same(api: httpx.AsyncClient, nats_url: str) -> None:
     runner_id = await registered(nats_url, "gpu")
     for arguments, wanted in (
@@ -151,7 +214,7 @@ async def test_the_commands_say_the_same(api: httpx.AsyncClient, nats_url: str) 
         finished = await cli(api, *arguments, "--json")
         assert finished.code == 0, finished.err
         said = [json.loads(line) for line in finished.out.splitlines()]
-        assert any(wanted.items() <= each.items() for each in said)
+        assert any(wanted.items() <= each.items() for each in said), (arguments, said)
         finished = await cli(api, *arguments)
         assert finished.code == 0, finished.err
         assert not finished.out.startswith("{")

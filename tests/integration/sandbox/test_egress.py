@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from egress_lab import BIG_BYTES, NAME, Site, asked, names, proxy, site
 from sandbox_lab import Lab, Ran
 from wfhub_agent_runner.egress import EgressLimits, EgressProxy
 from wfhub_agent_runner.relay import GatewayRelay
-from wfhub_agent_runner.sandbox.port import Exited
+from wfhub_agent_runner.sandbox.port import Exited, LimitExceeded
 from wfhub_common.egress import Endpoint
 
 FETCH = """
@@ -107,6 +107,41 @@ def test_an_allowed_host_is_reached_from_inside_by_ordinary_programs(tmp_path: P
     assert echoed["sent_bytes"] == echoed["received_bytes"] == 400_000
     assert heads[0].startswith(b"GET /path-canary HTTP/1.1\r\n")
     assert "path-canary" not in json.dumps(log)
+
+
+TRICKLE = """
+import os, socket, sys, time
+host, port = os.environ["http_proxy"].removeprefix("http://").split(":")
+c = socket.create_connection((host, int(port)))
+c.sendall(f"CONNECT {sys.argv[1]}:{sys.argv[2]} HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n".encode())
+c.recv(4096)
+for _ in range(int(sys.argv[3])):
+    c.sendall(b"x")
+    c.recv(1)
+    time.sleep(0.3)
+time.sleep(float(sys.argv[4]))
+"""
+
+
+def test_what_passes_is_a_sign_of_life_and_an_open_connection_is_none(tmp_path: Path) -> None:
+    async def work() -> tuple[Ran, Ran]:
+        lab = Lab(tmp_path)
+        async with site("echo") as echo, proxy(tmp_path, (NAME, echo.port)) as through:
+
+            def trickle(count: int, then_s: float) -> Awaitable[Ran]:
+                return lab.inside(
+                    *(TRICKLE, NAME, echo.port, count, then_s),
+                    egress_socket=through.socket_path,
+                    idle_s=1.5,
+                    signs=through.active_at,
+                )
+
+            return await trickle(10, 0), await trickle(1, 30)
+
+    busy, silent = unprivileged.run(tmp_path, work)
+    assert busy.outcome == Exited(0), busy
+    assert busy.result.duration_ms > 2500
+    assert silent.outcome == LimitExceeded("idle", 1)
 
 
 @pytest.mark.hostile(7)

@@ -1,19 +1,14 @@
 """Limits of real sandboxes: what is exceeded ends the run with its name and figure."""
 
 import asyncio
-import contextlib
 import os
-import secrets
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import unprivileged
 from sandbox_lab import MIB, Lab, Ran, processes_with
-from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
 from wfhub_agent_runner.sandbox.port import Exited, LimitExceeded
-from wfhub_common.errors import Rejected
 from wfhub_common.messages import Limits
 
 EAT_MEMORY = """
@@ -67,6 +62,14 @@ for number in range(int(sys.argv[2])):
         os.chmod(f"/workspace/{number}", 0)
     held[-1].write(b"x" * 1048576)
 time.sleep(60)
+"""
+SPIN = """
+import os, sys
+for _ in range(int(sys.argv[1]) - 1):
+    if os.fork() == 0:
+        break
+while True:
+    pass
 """
 SMALL = Limits(memory_bytes=64 * MIB, disk_bytes=32 * MIB, processes=64, file_bytes=256 * MIB)
 
@@ -165,64 +168,40 @@ def test_a_fork_bomb_is_bounded_and_its_neighbour_unharmed(tmp_path: Path) -> No
     assert left == 0
 
 
-# --- cgroups ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("processes", [1, 2])
+def test_without_a_cgroup_cpu_time_is_counted_over_all_processes(
+    tmp_path: Path, processes: int
+) -> None:
+    async def work() -> Ran:
+        limits = SMALL.model_copy(update={"cpu": 0.05})
+        return await Lab(tmp_path).inside(SPIN, processes, limits=limits, wall_s=20)
+
+    ran = unprivileged.run(tmp_path, work)
+    assert ran.outcome in (LimitExceeded("cpu", 1), LimitExceeded("cpu", 2)), ran  # of 1 s
 
 
-@contextlib.contextmanager
-def delegated_cgroup() -> Iterator[Path | None]:
-    """A cgroup of this machine that the unprivileged uid may make children in, if there can be."""
-    roots = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"))
-    for root in roots:
-        group = root / f"wfhub-test-{secrets.token_hex(4)}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        if (group / "cgroup.subtree_control").exists():
-            with contextlib.suppress(OSError):
-                (group / "cgroup.subtree_control").write_text("+memory +pids")
-        if (group / "memory.max").exists() or (group / "memory.limit_in_bytes").exists():
-            os.chown(group, unprivileged.RUNNER_UID, -1)
-            try:
-                yield group
-            finally:
-                group.rmdir()
-            return
-        with contextlib.suppress(OSError):
-            group.rmdir()
-    yield None
+def test_processes_that_have_ended_are_counted_too(tmp_path: Path) -> None:
+    code = "import os, time\nwhile True:\n"
+    code += (
+        " if os.fork() == 0:\n  while time.process_time() < 0.1: pass\n  os._exit(0)\n os.wait()"
+    )
+
+    async def work() -> Ran:
+        limits = SMALL.model_copy(update={"cpu": 0.05})
+        return await Lab(tmp_path).inside(code, limits=limits, wall_s=20)
+
+    ran = unprivileged.run(tmp_path, work)
+    assert ran.outcome in (LimitExceeded("cpu", 1), LimitExceeded("cpu", 2)), ran
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can delegate a cgroup")
-def test_in_a_delegated_cgroup_the_kernel_holds_memory(tmp_path: Path) -> None:
-    with delegated_cgroup() as group:
-        if group is None:
-            pytest.skip("this machine has no memory cgroup to delegate")
+def test_the_policy_says_how_each_limit_is_held(tmp_path: Path) -> None:
+    async def work() -> dict[str, str]:
+        return dict(Lab(tmp_path).sandbox.describe()["limits"])
 
-        async def work() -> tuple[str, Ran, Ran]:
-            lab = Lab(tmp_path)
-            lab.sandbox = BwrapSandbox(scratch=lab.home / "scratch", cgroup_root=group)
-            kind = lab.sandbox.describe()["memory"]
-            fine = await lab.shell("cat old.txt", limits=SMALL)
-            return kind, fine, await lab.inside(EAT_MEMORY, 128, limits=SMALL)
-
-        kind, fine, ran = unprivileged.run(tmp_path, work)
-        assert kind.startswith("cgroup")
-        assert (fine.outcome, fine.output) == (Exited(0), "old\n")
-        assert isinstance(ran.outcome, LimitExceeded)
-        assert ran.outcome.name == "memory"
-        assert not [path for path in group.iterdir() if path.is_dir()]
-
-
-def test_a_folder_that_is_no_cgroup_is_refused(tmp_path: Path) -> None:
-    async def work() -> str:
-        try:
-            BwrapSandbox(scratch=tmp_path / "scratch", cgroup_root=tmp_path)
-        except Rejected as e:
-            return e.code
-        return ""
-
-    assert unprivileged.run(tmp_path, work) == "sandbox-cgroup"
+    held = unprivileged.run(tmp_path, work)
+    assert (held["memory"], held["cpu"], held["processes"]) == ("watchdog", "watchdog", "rlimit")
+    assert held["open_files"] == "rlimit"
+    assert set(held) >= {"disk", "file", "output", "wall", "idle"}
 
 
 def test_a_run_without_a_sign_of_life_ends_and_its_output_is_kept(tmp_path: Path) -> None:

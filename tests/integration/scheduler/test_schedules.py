@@ -339,6 +339,31 @@ async def test_a_full_queue_that_empties_lets_the_firing_start(lab: Lab) -> None
     assert await lab.firings() == [("fired", ""), ("fired", "")]
 
 
+# --- limits of the project -------------------------------------------------------------------
+
+_MOST = """UPDATE sched.project SET limits = '{"max": {"run_s": 60}, "default": {"cpu": 2}}'"""
+
+
+async def test_a_task_that_asks_for_too_much_is_refused_with_its_schedule(lab: Lab) -> None:
+    asks = {**TASK.model_dump(mode="json"), "limits": {"run_s": 90}}
+    await lab.put("before", task=asks)
+    await lab.pg.execute(_MOST)
+    with pytest.raises(Rejected, match=r"limits\.run_s: 90 is more than"):
+        await lab.put(task=asks)
+    assert not (await lab.put("before", task=asks)).changed, "the same again asks for nothing"
+    with pytest.raises(Rejected, match=r"limits\.run_s: 90 is more than"):
+        await lab.fire(schedule="before")
+
+
+async def test_a_firing_gets_the_limits_of_its_own_time(lab: Lab) -> None:
+    await lab.put()
+    await lab.pg.execute(_MOST)
+    task_id = (await lab.fire()).task_id
+    found = await lab.pg.fetchval("SELECT spec FROM sched.task WHERE task_id = $1", task_id)
+    limits = TaskSpec.model_validate_json(found).limits
+    assert (limits.run_s, limits.cpu) == (60, 2)
+
+
 # --- commands --------------------------------------------------------------------------------
 
 

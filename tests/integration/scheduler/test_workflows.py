@@ -1,6 +1,7 @@
 """Workflows on a real Postgres, and one through a whole scheduler."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -241,6 +242,26 @@ async def test_what_does_not_fit_the_queue_leaves_nothing(lab: Lab) -> None:
     counts = "SELECT (SELECT count(*) FROM sched.workflow), (SELECT count(*) FROM sched.task)"
     assert tuple(await lab.pg.fetchrow(counts)) == (1, 4)
     assert await lab.events() == ["workflow.submitted"]
+
+
+async def test_limits_of_each_task_are_settled_or_refused_by_path(lab: Lab) -> None:
+    most = '{"max": {"run_s": 60}, "default": {"cpu": 2}}'
+    await lab.pg.execute("UPDATE sched.project SET limits = $1", most)
+    tasks = {"a": {"limits": {"run_s": 90}}, "b": {"needs": ["a"], "limits": {"run_s": 91}}}
+    with pytest.raises(Rejected, match=r"tasks\.a\.limits\.run_s: 90 is more than") as caught:
+        await lab.submit(tasks)
+    paths = [fault["path"] for fault in caught.value.fields["faults"]]
+    assert paths == ["tasks.a.limits.run_s", "tasks.b.limits.run_s"]
+    assert await lab.pg.fetchval("SELECT count(*) FROM sched.workflow") == 0
+    made = await lab.submit({"a": {}, "b": {"needs": ["a"]}}, key="k")
+    await lab.pg.execute("UPDATE sched.project SET limits = '{}'")
+    await lab.after("a")
+    for task_id in made.tasks.values():
+        found = await lab.pg.fetchval("SELECT spec FROM sched.task WHERE task_id = $1", task_id)
+        limits = json.loads(found)["limits"]
+        assert (limits["run_s"], limits["cpu"]) == (60, 2)
+    await lab.pg.execute("UPDATE sched.project SET limits = $1", '{"max": {"run_s": 1}}')
+    assert not (await lab.submit({"a": {}, "b": {"needs": ["a"]}}, key="k")).created
 
 
 async def test_bad_documents_are_refused_with_their_paths(lab: Lab) -> None:

@@ -15,12 +15,12 @@ NEEDED = {
 }
 
 
-def policy(**variables: str) -> EgressPolicy:
-    return RunnerSettings.from_env({**NEEDED, **variables}).egress_policy()
+def policy(project: str = "web", **variables: str) -> EgressPolicy:
+    return RunnerSettings.from_env({**NEEDED, **variables}).egress_rules().of(project)
 
 
 def test_without_the_setting_nothing_is_granted() -> None:
-    assert policy() == EgressPolicy()
+    assert policy() == EgressPolicy(project="web")
     assert not EgressPolicy().granted(()).allowed
     with pytest.raises(Rejected, match=r"a\.example:443.*EGRESS_ALLOWED") as refused:
         policy().granted(["a.example:443"])
@@ -37,9 +37,30 @@ def test_a_task_gets_what_it_asked_for_and_no_more() -> None:
             bound.granted(["a.example:443", other])
 
 
+def test_an_entry_may_be_for_some_projects_only() -> None:
+    allowed = "A.example:443,b.example:80=web, mobile; c.example:443;d.example:1=mobile"
+    entries = {
+        project: {str(entry) for entry in policy(project, EGRESS_ALLOWED=allowed).allowed}
+        for project in ("web", "mobile", "other")
+    }
+    assert entries == {
+        "web": {"a.example:443", "b.example:80", "c.example:443"},
+        "mobile": {"a.example:443", "b.example:80", "c.example:443", "d.example:1"},
+        "other": {"c.example:443"},
+    }
+    with pytest.raises(Rejected, match=r"project 'other' connect to a\.example:443"):
+        policy("other", EGRESS_ALLOWED=allowed).granted(["a.example:443"])
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("EGRESS_ALLOWED", "*.example:443"), ("EGRESS_PRIVATE_HOSTS", "b.example:80")],
+    [
+        ("EGRESS_ALLOWED", "a.example:443="),
+        ("EGRESS_ALLOWED", "=web"),
+        ("EGRESS_ALLOWED", "a.example:443;*.example:1=web"),
+        ("EGRESS_ALLOWED", "*.example:443"),
+        ("EGRESS_PRIVATE_HOSTS", "b.example:80"),
+    ],
 )
 def test_a_setting_that_is_wrong_is_named_at_the_start(variable: str, value: str) -> None:
     with pytest.raises(SystemExit, match=variable):

@@ -43,7 +43,8 @@ NOT_FOR_FILES = [
     "/usr/x",
     "/run/gateway.sock",
     "/run/wfhub/../x",
-    "/run/wfhub/inside.py",
+    "/run/wfhub/start",
+    "/run/wfhub/forwarder.py",
     "/workspace/x",
     "x",
     "/home/agentx",
@@ -106,14 +107,16 @@ def test_extra_layers_lie_over_the_lower_one() -> None:
 
 def test_the_environment_is_not_on_the_command_line() -> None:
     given = spec(env={"OPENAI_API_KEY": "dummy-key"})
-    assert not any("dummy-key" in word for word in arguments.command(given, HOST, 5))
+    start = arguments.start(given, HOST, FDS)
+    assert not any("dummy-key" in word for word in (*start.argv, *start.paths, *start.forwarder))
     assert "dummy-key" in options(env={"OPENAI_API_KEY": "dummy-key"})
 
 
 def test_the_gateway_is_forwarded_only_when_there_is_a_socket() -> None:
-    assert "--forward" not in arguments.command(spec(), HOST, 5)
+    assert not arguments.start(spec(), HOST, FDS).ports
     with_socket = spec(gateway_socket=Path("/srv/g.sock"))
-    assert "--forward" in arguments.command(with_socket, HOST, 5)
+    start = arguments.start(with_socket, HOST, FDS)
+    assert (start.ports, start.forwarder[-1]) == ([8090], "60=/run/gateway.sock")
     assert "/run/gateway.sock" in options(gateway_socket=Path("/srv/g.sock"))
 
 
@@ -152,18 +155,27 @@ def test_a_file_may_be_put_into_the_home_and_the_run_folder() -> None:
         assert arguments.checked_file(path) == path
 
 
+def test_a_program_is_looked_for_in_the_path_that_it_will_have() -> None:
+    def paths(**fields: object) -> tuple[str, ...]:
+        return tuple(arguments.start(spec(**fields), HOST, FDS).paths)
+
+    assert paths() == ("/usr/local/bin/agent", "/usr/bin/agent", "/bin/agent")
+    assert paths(env={"PATH": "/opt/x:"}) == ("/opt/x/agent", "agent")
+    assert paths(argv=("bin/agent",)) == ("bin/agent",)
+
+
 def test_a_way_out_is_bound_forwarded_and_named_only_when_it_is_given() -> None:
     def all_words(asked: SandboxSpec) -> list[str]:
-        made = arguments.options(asked, HOST, FDS, LAYER)
-        return [*made, *arguments.command(asked, HOST, 5)]
+        start = arguments.start(asked, HOST, FDS)
+        listens = start.forwarder[4:] if start.ports else ()
+        return [*arguments.options(asked, HOST, FDS, LAYER), *map(str, start.ports), *listens]
 
     without = all_words(spec())
     assert not [word for word in without if "proxy" in word.lower() or ".sock" in word]
     both = all_words(spec(gateway_socket=Path("/srv/g"), egress_socket=Path("/srv/e")))
     pairs = list(pairwise(both))
     assert ("/srv/e", "/run/egress.sock") in pairs
-    assert ("--forward", "8090=/run/gateway.sock") in pairs
-    assert ("--forward", "8091=/run/egress.sock") in pairs
+    assert both[-4:] == ["8090", "8091", "60=/run/gateway.sock", "61=/run/egress.sock"]
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         assert (name, "http://127.0.0.1:8091") in pairs
     assert ("NO_PROXY", "127.0.0.1,localhost") in pairs

@@ -39,6 +39,7 @@ from wfhub_common.messages.results import (
     RunnerObservations,
     Verdict,
 )
+from wfhub_common.messages.run_limits import LimitChanges, LimitPolicy, Limits, LimitsAsked
 from wfhub_common.messages.runners import (
     Assignment,
     Claim,
@@ -91,7 +92,6 @@ from wfhub_common.messages.submission import (
 from wfhub_common.messages.tasks import (
     AgentSpec,
     Label,
-    Limits,
     Reason,
     Retry,
     ShellCommand,
@@ -149,7 +149,10 @@ __all__ = [
     "HeartbeatReply",
     "Introspect",
     "Label",
+    "LimitChanges",
+    "LimitPolicy",
     "Limits",
+    "LimitsAsked",
     "NeedsPolicy",
     "OfSchedule",
     "OnFailure",

@@ -14,6 +14,7 @@ class CommandResult(Fact):
     command: str
     exit_code: int | None
     outcome: str  # exited | timed-out | limit:<name> | cannot-start | killed
+    figure: int | None = None  # of a limit that was exceeded: what was measured
     duration_ms: int
     log: str  # artifact name
 

@@ -15,6 +15,7 @@ from pydantic import (
 from wfhub_common import limits, workspace_folders
 from wfhub_common.egress import ENTRY_CHARS_MAX, canonical
 from wfhub_common.messages.base import Command
+from wfhub_common.messages.run_limits import LimitsAsked
 
 ShellCommand = Annotated[
     str, StringConstraints(min_length=1, max_length=limits.COMMAND_CHARS_MAX, pattern=r"^[^\x00]+$")
@@ -28,21 +29,6 @@ Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 EgressEntry = Annotated[
     str, StringConstraints(max_length=ENTRY_CHARS_MAX), AfterValidator(canonical)
 ]
-
-
-class Limits(Command):
-    """What one attempt may use; exceeding one ends it with the reason `limit:<name>`."""
-
-    run_s: int = Field(3600, ge=1, le=86_400)
-    idle_s: int | None = Field(None, ge=1, le=86_400)  # neither output nor a model call for so long
-    verify_s: int = Field(1800, ge=1, le=86_400)  # each command
-    setup_s: int = Field(1800, ge=1, le=86_400)  # each command
-    memory_bytes: int = Field(4 * 1024**3, ge=64 * 1024**2)
-    processes: int = Field(512, ge=8, le=65_536)
-    disk_bytes: int = Field(4 * 1024**3, ge=1024**2)  # written to the workspace and /tmp
-    file_bytes: int = Field(1024**3, ge=1024)
-    output_bytes: int = Field(64 * 1024**2, ge=1024)  # read of stdout and stderr before it ends
-    open_files: int = Field(4096, ge=64, le=1_048_576)
 
 
 class AgentSpec(Command):
@@ -99,7 +85,7 @@ class TaskSpec(Command):
     egress: tuple[EgressEntry, ...] = Field((), max_length=limits.EGRESS_HOSTS_MAX)
     # What its sandboxes are made of, if its runner has images and lets the project use this one.
     image: str = Field("", max_length=limits.URL_CHARS_MAX, pattern=r"^[A-Za-z0-9._/:@-]*$")
-    limits: Limits = Limits()
+    limits: LimitsAsked = LimitsAsked()  # the others are its project's
     retry: Retry = Retry()
     queue_s: int | None = Field(None, ge=1, le=30 * 86_400)  # longest wait for its first runner
     run_at: AwareDatetime | None = None  # not started before

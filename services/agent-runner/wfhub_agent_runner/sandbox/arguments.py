@@ -1,11 +1,14 @@
-"""The bwrap command line for one run: pure, so that the whole policy can be read and tested here.
+"""What bwrap is told for one run, and its starter: pure, so that the whole policy can be read and
+tested here.
 
-Shape: `options` go through `--args` (a process list on the host shows none of them), `command`
+Shape: `options` go through `--args` (a process list on the host shows none of them), the starter
 follows on the line. Order matters to bwrap: what is mounted later lies over what came before.
 Raises: Rejected for a bind or file that would cover a part of the sandbox's own.
 """
 
+import math
 import os
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,10 +26,12 @@ from wfhub_agent_runner.sandbox.port import (
     WORKSPACE,
     SandboxSpec,
 )
+from wfhub_agent_runner.sandbox.starter import LISTENERS, Start
 
 UID = GID = 1000
 SHM_BYTES = 64 * 1024**2
-INSIDE = f"{FILES}/inside.py"
+STARTER = f"{FILES}/start"
+FORWARDER = f"{FILES}/forwarder.py"
 GATEWAY_SOCKET = "/run/gateway.sock"
 EGRESS_SOCKET = "/run/egress.sock"
 PASSWD = f"agent:x:{UID}:{GID}:agent:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
@@ -36,7 +41,8 @@ NOT_PROXIED = "127.0.0.1,localhost"  # the gateway, and what the agent starts it
 ETC = ("ssl", "alternatives", "ld.so.cache", "localtime")
 _OURS = ("/proc", "/dev", "/etc", "/run", "/sys", WORKSPACE)
 _FILE_HOMES = (FILES, HOME, "/tmp")
-_OWN_PROCESSES = 2  # bwrap's reaper and inside.py count in RLIMIT_NPROC too
+CPU_GRACE_S = 5
+_OWN_PROCESSES = 3  # bwrap's reaper, the starter and the forwarder count in RLIMIT_NPROC too
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Host:
     """What does not change between runs on one machine."""
 
     bwrap: Path
-    python: Path  # what inside.py runs with
+    python: Path  # what forwarder.py runs with
     python_prefix: Path | None  # bound read-only at the same path; None: it is below /usr
     system_links: Mapping[str, str | None]  # /bin, /lib…: a link's target, None for a folder
 
@@ -58,6 +64,7 @@ class Descriptors:
     block: int | None  # bwrap starts the command once this can be read
     report: int
     files: Mapping[str, int]
+    cpu_held: bool = False  # by a cgroup
 
 
 def system_links() -> dict[str, str | None]:
@@ -101,7 +108,7 @@ def options(spec: SandboxSpec, host: Host, fds: Descriptors, layer: Layer) -> li
         words += _bind(source, inside)
     words += _caches(spec, layer)
     for path, descriptor in fds.files.items():
-        words += ["--perms", "0444" if path.startswith((FILES, "/etc")) else "0644"]
+        words += ["--perms", _mode(path)]
         words += ["--file", str(descriptor), path]
     if layer.work is None:
         words += ["--bind", str(layer.upper), WORKSPACE]
@@ -136,18 +143,53 @@ def checked_cache(path: str) -> str:
     return path
 
 
-def command(spec: SandboxSpec, host: Host, report: int) -> list[str]:
-    return [str(host.python), "-I", "-S", INSIDE, *first_words(spec, report)]
+def _mode(path: str) -> str:
+    if path == STARTER:
+        return "0555"
+    return "0444" if path.startswith((FILES, "/etc")) else "0644"
 
 
-def first_words(spec: SandboxSpec, report: int) -> list[str]:
-    """What inside.py is told."""
-    words = ["--report", str(report)]
-    for name, number in rlimits(spec.limits).items():
-        words += ["--limit", f"{name}={number}"]
-    for port, inside, _ in sockets(spec):
-        words += ["--forward", f"{port}={inside}"]
-    return [*words, "--", *spec.argv]
+def start(spec: SandboxSpec, host: Host, fds: Descriptors) -> Start:
+    """What the starter does for this run."""
+    return starting(
+        spec,
+        (str(host.python),),
+        path=spec.env.get("PATH", SYSTEM_PATH),
+        report=fds.report,
+        passed=(fds.seccomp, fds.status),
+        cpu_held=fds.cpu_held,
+    )
+
+
+def starting(
+    spec: SandboxSpec,
+    python: Sequence[str],
+    *,
+    path: str,
+    report: int,
+    passed: Sequence[int],
+    cpu_held: bool,
+) -> Start:
+    """`python`: what the forwarder runs with. `path`: where programs are looked for."""
+    ways = sockets(spec)
+    listeners = zip(LISTENERS, ways, strict=False)
+    words = [f"{listener}={inside}" for listener, (_, inside, _) in listeners]
+    return Start(
+        argv=spec.argv,
+        paths=_candidates(spec.argv[0], path),
+        limits=_rlimits(spec, cpu_held=cpu_held),
+        report=report,
+        passed=passed,
+        ports=[port for port, _, _ in ways],
+        forwarder=(*python, "-I", "-S", FORWARDER, *words),
+    )
+
+
+def _candidates(program: str, path: str) -> tuple[str, ...]:
+    """Where a program of that name may be, as execvp looks for it."""
+    if "/" in program:
+        return (program,)
+    return tuple(os.path.join(folder, program) for folder in path.split(":"))
 
 
 def sockets(spec: SandboxSpec) -> list[tuple[int, str, Path]]:
@@ -161,7 +203,11 @@ def sockets(spec: SandboxSpec) -> list[tuple[int, str, Path]]:
 
 def checked_file(path: str) -> str:
     """Raises: Rejected unless `path` lies where a spec may put files."""
-    if _plain(path) and any(path.startswith(f"{home}/") for home in _FILE_HOMES) and path != INSIDE:
+    if (
+        _plain(path)
+        and any(path.startswith(f"{home}/") for home in _FILE_HOMES)
+        and path not in (STARTER, FORWARDER)
+    ):
         return path
     homes = ", ".join(_FILE_HOMES)
     raise Rejected("sandbox-file", f"cannot put a file at {path[:200]!r}: choose one below {homes}")
@@ -209,8 +255,15 @@ def _setenv(values: Mapping[str, str]) -> list[str]:
     return [word for name, value in values.items() for word in ("--setenv", name, value)]
 
 
-def rlimits(limits: Limits) -> dict[str, int]:
-    return {
+def cpu_time_s(spec: SandboxSpec) -> float | None:
+    """What a run may use where nothing shares CPUs out: its cores, for as long as it may take."""
+    return None if spec.limits.cpu is None else spec.limits.cpu * spec.wall_s
+
+
+def _rlimits(spec: SandboxSpec, *, cpu_held: bool) -> dict[str, int]:
+    """Never more than this process may give."""
+    limits = spec.limits
+    wanted = {
         "CORE": 0,
         "FSIZE": limits.file_bytes,
         "NOFILE": limits.open_files,
@@ -219,3 +272,14 @@ def rlimits(limits: Limits) -> dict[str, int]:
         # than they use.
         "DATA": 2 * limits.memory_bytes,
     }
+    cpu_s = cpu_time_s(spec)
+    if (
+        cpu_s is not None and not cpu_held
+    ):  # per process: the watchdog adds them up, and comes first
+        wanted["CPU"] = math.ceil(cpu_s) + CPU_GRACE_S
+    return {name: _within(name, number) for name, number in wanted.items()}
+
+
+def _within(name: str, number: int) -> int:
+    _, most = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
+    return number if most == resource.RLIM_INFINITY else min(number, most)

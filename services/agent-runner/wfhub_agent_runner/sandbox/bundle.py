@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from wfhub_agent_runner.sandbox import arguments
-from wfhub_agent_runner.sandbox.arguments import GID, INSIDE, SHM_BYTES, UID
+from wfhub_agent_runner.sandbox.arguments import GID, SHM_BYTES, STARTER, UID
+from wfhub_agent_runner.sandbox.first import NOTHING
 from wfhub_agent_runner.sandbox.images import Image
 from wfhub_agent_runner.sandbox.interpreter import Interpreter
 from wfhub_agent_runner.sandbox.layers import Layer
 from wfhub_agent_runner.sandbox.port import FILES, HOME, WORKSPACE, SandboxSpec
+from wfhub_agent_runner.sandbox.starter import Start
 
 RUN = "/run"
 PYTHON = f"{FILES}/python"
@@ -62,6 +64,27 @@ class Own:
     binds: Mapping[str, Path]  # of every run, read-only
 
 
+@dataclass(frozen=True)
+class Passed:
+    """Descriptors that the container's first process gets. `go`: it waits for a byte there."""
+
+    status: int
+    report: int
+    go: int | None
+
+
+def start(spec: SandboxSpec, image: Image, own: Own, fds: Passed, *, cpu_held: bool) -> Start:
+    """What the starter does, which the first process starts."""
+    return arguments.starting(
+        spec,
+        own.interpreter.words,
+        path=environment(spec, image)["PATH"],
+        report=fds.report,
+        passed=(),
+        cpu_held=cpu_held,
+    )
+
+
 def plan(spec: SandboxSpec, image: Image, own: Own, layer: Layer, place: Place) -> dict[str, Any]:
     """Without `argv`. The spec's files below HOME and /tmp are in `place.files`, by their order."""
     tmpfs = arguments.tmpfs_bytes(spec.limits)
@@ -96,11 +119,10 @@ def _bind(source: Path, inside: str) -> list[str]:
 
 
 def config(
-    spec: SandboxSpec, image: Image, own: Own, place: Place, *, seccomp: bytes, report: int
+    spec: SandboxSpec, image: Image, own: Own, place: Place, *, seccomp: bytes, fds: Passed
 ) -> dict[str, Any]:
-    python = [*own.interpreter.words, "-I", "-S"]
-    words = [*python, FIRST, str(report), spec.cwd]
-    words += [*python, INSIDE, *arguments.first_words(spec, report)]
+    given = [str(fds.status), str(fds.go or NOTHING), str(fds.report), spec.cwd]
+    words = [*own.interpreter.words, "-I", "-S", FIRST, *given, STARTER]
     return {
         "ociVersion": "1.0.2",
         "process": {

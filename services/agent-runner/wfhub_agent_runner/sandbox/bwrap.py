@@ -20,12 +20,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wfhub_common.errors import Rejected
 
-from wfhub_agent_runner.sandbox import arguments, inside, layers, seccomp
+from wfhub_agent_runner.sandbox import arguments, forwarder, layers, seccomp, starter
 from wfhub_agent_runner.sandbox.arguments import Descriptors, Host
 from wfhub_agent_runner.sandbox.cgroup import Cgroups, Group
 from wfhub_agent_runner.sandbox.port import (
@@ -46,12 +48,12 @@ class BwrapSandbox:
 
     `scratch`: a folder of the runner's, made when missing, for throw-away layers; on the file
     system of the layers that specs name. `python`: the interpreter that starts each run, by
-    default this one. `cgroup_root`: a folder delegated to this uid (see cgroup); without one a
-    watchdog holds memory.
+    default this one. `cgroups`: folders delegated to this uid (see cgroup); what they do not hold,
+    a watchdog does.
     """
 
     def __init__(
-        self, *, scratch: Path, python: Path | str | None = None, cgroup_root: Path | None = None
+        self, *, scratch: Path, python: Path | str | None = None, cgroups: Sequence[Path] = ()
     ) -> None:
         if 0 in (*os.getresuid(), *os.getresgid()):
             raise Rejected(
@@ -65,12 +67,12 @@ class BwrapSandbox:
         bwrap, self._version = find_bwrap()
         self._host = Host(bwrap, self.python, prefix_of(self.python), arguments.system_links())
         self._layer_kind = layers.probe(bwrap, scratch)
-        self._cgroups = Cgroups.open(cgroup_root) if cgroup_root is not None else None
+        self._cgroups = Cgroups.open(cgroups) if cgroups else None
         self._filter = seccomp.program(platform.machine())
-        assert inside.__file__ is not None
-        source = Path(inside.__file__)
+        starter.check(platform.machine())
+        source = Path(forwarder.__file__)
         # Compiled for the same interpreter; another one may not read it, but any reads the source.
-        self._inside = compiled(source) if self.python == own_python() else source.read_bytes()
+        self._forwarder = compiled(source) if self.python == own_python() else source.read_bytes()
 
     @property
     def interpreter(self) -> tuple[str, ...]:
@@ -83,7 +85,7 @@ class BwrapSandbox:
             "version": self._version,
             "uid": os.getuid(),
             "layer": self._layer_kind.value,
-            "memory": "watchdog" if self._cgroups is None else self._cgroups.kind,
+            "limits": limits_held(self._cgroups),
             "seccomp_sha256": hashlib.sha256(self._filter).hexdigest(),
         }
 
@@ -100,22 +102,23 @@ class BwrapSandbox:
                 group = self._cgroups.create(spec.limits) if self._cgroups else None
                 if group is not None:
                     stack.callback(group.remove)
-                started = self._start(spec, layer, group, _Opened(stack))
+                started = self._start(spec, layer, group, Opened(stack))
             except (Rejected, OSError) as e:
                 duration_ms = int((time.monotonic() - began) * 1000)
                 return SandboxResult(CannotStart(str(e)), duration_ms, 0, False)
             return await supervise(started, spec, layer, on_output, cancel, began)
 
     def _start(
-        self, spec: SandboxSpec, layer: layers.Layer, group: Group | None, opened: "_Opened"
+        self, spec: SandboxSpec, layer: layers.Layer, group: Group | None, opened: "Opened"
     ) -> Started:
         """Raises: OSError, Rejected. Once it returns, the process is the supervisor's."""
         files = {
             "/etc/passwd": arguments.PASSWD.encode(),
             "/etc/group": arguments.GROUP.encode(),
-            arguments.INSIDE: self._inside,
             **{arguments.checked_file(path): data for path, data in spec.files.items()},
         }
+        if spec.gateway_socket or spec.egress_socket:
+            files[arguments.FORWARDER] = self._forwarder
         output, output_writes = opened.pipe()
         status, status_writes = opened.pipe()
         report, report_writes = opened.pipe()
@@ -126,16 +129,16 @@ class BwrapSandbox:
             block=blocks,
             report=report_writes,
             files={path: opened.file("file", data) for path, data in files.items()},
+            cpu_held=group is not None and "cpu" in group.paths,
         )
+        program = starter.made(arguments.start(spec, self._host, fds), platform.machine())
+        fds = replace(fds, files={**fds.files, arguments.STARTER: opened.file("start", program)})
         options = arguments.options(spec, self._host, fds, layer)
         args = opened.file("args", b"".join(os.fsencode(word) + b"\0" for word in options))
         passed = [fds.seccomp, status_writes, report_writes, args, *fds.files.values()]
         passed += [] if blocks is None else [blocks]
         process = subprocess.Popen(  # by this thread, whose end would be the sandbox's
-            [
-                *(str(self._host.bwrap), "--args", str(args), "--"),
-                *arguments.command(spec, self._host, report_writes),
-            ],
+            [str(self._host.bwrap), "--args", str(args), "--", arguments.STARTER],
             stdin=subprocess.DEVNULL,
             stdout=output_writes,
             stderr=output_writes,
@@ -147,7 +150,7 @@ class BwrapSandbox:
         return Started(process, output, status, report, unblocks, group)
 
 
-class _Opened:
+class Opened:
     """Descriptors of one run, closed with its stack unless they were closed before."""
 
     def __init__(self, stack: contextlib.AsyncExitStack) -> None:
@@ -171,6 +174,17 @@ class _Opened:
         for descriptor in descriptors:
             self._open.discard(descriptor)
             os.close(descriptor)
+
+
+def limits_held(cgroups: Cgroups | None) -> dict[str, str]:
+    """By what each is held: the kernel's cgroups and rlimits, or this process' watchdog."""
+    held = {"memory": "watchdog", "cpu": "watchdog", "processes": "rlimit"}
+    if cgroups is not None:
+        names = {"memory": "memory", "cpu": "cpu", "pids": "processes"}
+        held |= {names[which]: cgroups.kind for which in cgroups.roots}
+    kernels = {"file": "rlimit", "open_files": "rlimit"}
+    ours = dict.fromkeys(("disk", "inodes", "output", "wall", "idle"), "watchdog")
+    return {**held, **kernels, **ours}
 
 
 def no_images(image: str) -> None:

@@ -3,7 +3,7 @@
 Raises: Rejected when it cannot be made here; ValueError for a setting that says nothing usable.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,18 +32,22 @@ class Choice:
         return tuple(file for name in self.images if (file := archive_in(name)) is not None)
 
 
-def opened(choice: Choice, home: Path) -> Sandbox:
+def opened(choice: Choice, home: Path, cgroups: Sequence[Path] = ()) -> Sandbox:
     """Blocks, for as long as images take to fetch. What an earlier runner left there is removed:
     call it once for a home, before anything runs."""
     scratch = home / "sandbox"
     layers.sweep(scratch)
     if choice.backend == BWRAP:
-        return BwrapSandbox(scratch=scratch)
+        return BwrapSandbox(scratch=scratch, cgroups=cgroups)
     if not choice.images or not all(choice.images):
         raise ValueError("CONTAINER_IMAGE: name the image that tasks get by default")
     store = ImageStore(home, choice.engine, choice.engine_env)
     images = {name: store.prepared(name) for name in choice.images}
     store.keep_only(images.values())
     return ContainerSandbox(
-        scratch=scratch, images=images, default=choice.images[0], runtime=choice.runtime
+        scratch=scratch,
+        images=images,
+        default=choice.images[0],
+        runtime=choice.runtime,
+        cgroups=cgroups,
     )

@@ -18,14 +18,30 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wfhub_common.errors import Rejected
 
-from wfhub_agent_runner.sandbox import arguments, bundle, first, inside, layers, seccomp, stage
-from wfhub_agent_runner.sandbox.bwrap import compiled, own_python, prefix_of
+from wfhub_agent_runner.sandbox import (
+    arguments,
+    bundle,
+    first,
+    forwarder,
+    layers,
+    seccomp,
+    stage,
+    starter,
+)
+from wfhub_agent_runner.sandbox.bwrap import (
+    Opened,
+    compiled,
+    limits_held,
+    own_python,
+    prefix_of,
+)
+from wfhub_agent_runner.sandbox.cgroup import Cgroups, Group
 from wfhub_agent_runner.sandbox.images import Image
 from wfhub_agent_runner.sandbox.interpreter import gathered
 from wfhub_agent_runner.sandbox.layers import LayerKind
@@ -45,7 +61,7 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 class ContainerSandbox:
     """`images` by their names, of which `default` is the one without a name. `runtime`: crun's
-    name or path. `scratch`: as BwrapSandbox's. Raises: Rejected."""
+    name or path. `scratch` and `cgroups`: as BwrapSandbox's. Raises: Rejected."""
 
     def __init__(
         self,
@@ -54,6 +70,7 @@ class ContainerSandbox:
         images: Mapping[str, Image],
         default: str,
         runtime: str = RUNTIME_DEFAULT,
+        cgroups: Sequence[Path] = (),
     ) -> None:
         if 0 in (*os.getresuid(), *os.getresgid()):
             raise Rejected(
@@ -81,10 +98,12 @@ class ContainerSandbox:
             binds={} if prefix is None else {str(prefix): prefix},
         )
         self._filter = seccomp.program(platform.machine())
-        own = {arguments.INSIDE: inside, bundle.FIRST: first}
+        own = {arguments.FORWARDER: forwarder, bundle.FIRST: first}
         self._programs = {
             path: compiled(Path(str(module.__file__))) for path, module in own.items()
         }
+        starter.check(platform.machine())
+        self._cgroups = Cgroups.open(cgroups) if cgroups else None
 
     @property
     def interpreter(self) -> tuple[str, ...]:
@@ -99,7 +118,7 @@ class ContainerSandbox:
             "image_digest": chosen.digest,
             "uid": os.getuid(),
             "layer": LayerKind.OVERLAY.value,
-            "memory": "watchdog",
+            "limits": limits_held(self._cgroups),
             "seccomp_sha256": hashlib.sha256(self._filter).hexdigest(),
         }
 
@@ -115,7 +134,11 @@ class ContainerSandbox:
                 )
                 folder = Path(tempfile.mkdtemp(prefix="container-", dir=self.scratch))
                 stack.push_async_callback(asyncio.to_thread, layers.remove_tree, folder)
-                started = self._start(spec, image, layer, bundle.Place.below(folder), stack)
+                group = self._cgroups.create(spec.limits) if self._cgroups else None
+                if group is not None:
+                    stack.callback(group.remove)
+                place = bundle.Place.below(folder)
+                started = self._start(spec, image, layer, place, group, Opened(stack))
             except (Rejected, OSError) as e:
                 duration_ms = int((time.monotonic() - began) * 1000)
                 return SandboxResult(CannotStart(str(e)), duration_ms, 0, False)
@@ -127,25 +150,29 @@ class ContainerSandbox:
         image: Image,
         layer: layers.Layer,
         place: bundle.Place,
-        stack: contextlib.AsyncExitStack,
+        group: Group | None,
+        opened: Opened,
     ) -> Started:
         """Raises: OSError, Rejected. Once it returns, the process is the supervisor's."""
         place.make()
-        self._write_files(spec, place)
-        output, output_writes = _pipe(stack)
-        report, report_writes = _pipe(stack)
-        status, status_writes = _pipe(stack)
-        made = bundle.config(
-            spec, image, self._own, place, seccomp=self._filter, report=report_writes
-        )
+        output, output_writes = opened.pipe()
+        status, status_writes = opened.pipe()
+        report, report_writes = opened.pipe()
+        go, goes = opened.pipe() if group else (None, None)
+        fds = bundle.Passed(status_writes, report_writes, go)
+        cpu_held = group is not None and "cpu" in group.paths
+        start = bundle.start(spec, image, self._own, fds, cpu_held=cpu_held)
+        self._write_files(spec, place, starter.made(start, platform.machine()))
+        made = bundle.config(spec, image, self._own, place, seccomp=self._filter, fds=fds)
         (place.bundle / "config.json").write_text(json.dumps(made))
         folder = place.folder
-        pid_file, planned = folder / "pid", folder / "plan.json"
+        planned = folder / "plan.json"
+        passed = [status_writes, report_writes, *(() if go is None else (go,))]
         plan = bundle.plan(spec, image, self._own, layer, place)
         plan["argv"] = [
             *(str(self._runtime), "--root", str(folder / "state"), "--cgroup-manager", "disabled"),
-            *("run", "--bundle", str(place.bundle), "--pid-file", str(pid_file)),
-            *("--preserve-fds", str(report_writes - 2), "wfhub"),
+            *("run", "--bundle", str(place.bundle)),
+            *("--preserve-fds", str(max(passed) - 2), "wfhub"),  # 3 is the first of them
         ]
         planned.write_text(json.dumps(plan))
         process = subprocess.Popen(  # by this thread, whose end would be the sandbox's
@@ -155,24 +182,23 @@ class ContainerSandbox:
             stderr=output_writes,
             env={},
             cwd="/",
-            pass_fds=[report_writes],
+            pass_fds=passed,
         )
-        for descriptor in (output_writes, report_writes, status_writes):
-            os.close(descriptor)
-        return Started(process, output, status, report, None, None, pid_file)
+        opened.close(*passed, output_writes)
+        return Started(process, output, status, report, goes, group, parent=True)
 
-    def _write_files(self, spec: SandboxSpec, place: bundle.Place) -> None:
+    def _write_files(self, spec: SandboxSpec, place: bundle.Place, program: bytes) -> None:
         for number, path in enumerate(bundle.copied(spec)):
             (place.files / str(number)).write_bytes(spec.files[path])
         below_run = {path: data for path, data in spec.files.items() if path.startswith(FILES)}
-        below_run |= self._programs
+        below_run |= {**self._programs, arguments.STARTER: program}
         for path, data in below_run.items():
             file = place.run / Path(path).relative_to(bundle.RUN)
             for parent in reversed(file.relative_to(place.run).parents[:-1]):
                 (place.run / parent).mkdir(exist_ok=True)
                 (place.run / parent).chmod(0o755)
             file.write_bytes(data)
-            file.chmod(0o444)
+            file.chmod(0o555 if path == arguments.STARTER else 0o444)
         for _, path, _ in arguments.sockets(spec):
             (place.run / Path(path).relative_to(bundle.RUN)).touch()
 
@@ -196,13 +222,6 @@ class ContainerSandbox:
         }
         (folder / "plan.json").write_text(json.dumps(plan))
         return [*self._stage, str(folder / "plan.json")]
-
-
-def _pipe(stack: contextlib.AsyncExitStack) -> tuple[int, int]:
-    """(to read, to write): the reading end is closed with the stack."""
-    reads, writes = os.pipe()
-    stack.callback(os.close, reads)
-    return reads, writes
 
 
 def find_runtime(name: str) -> tuple[Path, str]:

@@ -1,9 +1,11 @@
 """The first process of a container: its reaper, and what ties it to the runner.
 
-Run by the runner's interpreter with `-I -S`: `first.py REPORT FOLDER argv…`. It starts argv in that
-folder, takes leave of orphans, and ends with argv's process, or as soon as the runner has gone,
-which closes the other end of REPORT (a pipe that it never writes to). Whatever ends it, the kernel
-ends every other process of the container. Signals from inside cannot: it is the first.
+Run by the runner's interpreter with `-I -S`: `first.py STATUS GO REPORT FOLDER argv…`. It says on
+STATUS that it is there, waits for a byte on GO if that is a descriptor (it is in its cgroup then),
+and starts argv in that folder. It takes leave of orphans, and ends with argv's process, or as soon
+as the runner has gone, which closes the other end of REPORT (a pipe that it never writes to).
+Whatever ends it, the kernel ends every other process of the container. Signals from inside cannot:
+it is the first.
 Says on stderr why argv cannot be started. Imports little: each start pays for it.
 """
 
@@ -13,6 +15,7 @@ import select
 import sys
 
 CANNOT_START = 127
+NOTHING = "-"
 
 
 def start(argv: list[str], folder: str) -> int:
@@ -30,7 +33,12 @@ def start(argv: list[str], folder: str) -> int:
 
 
 def main(words: list[str]) -> None:
-    report, folder, *argv = words
+    status, go, report, folder, *argv = words
+    os.write(int(status), b"first\n")
+    os.close(int(status))
+    if go != NOTHING:
+        os.read(int(go), 1)
+        os.close(int(go))
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
     child = start(argv, folder)  # before there are handlers, which it would not have wanted

@@ -113,7 +113,19 @@ async def prepared(kind: LayerKind, spec: SandboxSpec, *, scratch: Path) -> Asyn
         if spec.upper is not None:
             await asyncio.to_thread(_extract, copy, upper, before)
     finally:
-        await asyncio.to_thread(remove_tree, folder)
+        if not _removed_empty(folder):
+            await asyncio.to_thread(remove_tree, folder)
+
+
+def _removed_empty(folder: Path) -> bool:
+    """Most runs leave nothing in their throw-away layer: that needs neither a walk nor a thread."""
+    try:
+        for name in ("work/work", "work", "upper", ""):  # the first is the kernel's own
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(folder / name)
+    except OSError:
+        return False
+    return True
 
 
 def _cache_layer(folder: Path, number: int) -> CacheLayer:

@@ -80,7 +80,7 @@ class TimedOut:
 
 @dataclass(frozen=True)
 class LimitExceeded:
-    """`name` is memory | disk | inodes | output | idle; `figure` is what was measured."""
+    """`name` is memory | cpu | disk | inodes | output | idle; `figure` is what was measured."""
 
     name: str
     figure: int

@@ -1,9 +1,9 @@
 """The supervision of one started bwrap: whichever ends it first is the outcome.
 
-The command's own end (as inside.py reports it), the wall clock, a limit, a cancel, too much output,
-or none for too long. However it ends, no process of the sandbox is left when `supervise` returns or
-raises.
-Shape: bwrap says on the status pipe which process is the sandbox's init, inside.py says on the
+The command's own end (as the starter reports it), the wall clock, a limit, a cancel, too much
+output, or none for too long. However it ends, no process of the sandbox is left when `supervise`
+returns or raises.
+Shape: bwrap says on the status pipe which process is the sandbox's init, the starter says on the
 report pipe how the agent ended. Both are read as hints about the run alone: an agent that forged
 them could lie about its own exit code only.
 """
@@ -18,18 +18,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from wfhub_agent_runner.sandbox import starter
+from wfhub_agent_runner.sandbox.arguments import cpu_time_s
 from wfhub_agent_runner.sandbox.cgroup import Group
 from wfhub_agent_runner.sandbox.layers import Layer
 from wfhub_agent_runner.sandbox.port import (
     Cancelled,
     CannotStart,
-    Exited,
     LimitExceeded,
     OnOutput,
     Outcome,
     SandboxResult,
     SandboxSpec,
-    Signalled,
     TimedOut,
 )
 from wfhub_agent_runner.sandbox.watchdog import watch
@@ -42,8 +42,7 @@ TAIL_BYTES = 2000  # of the output, for the message when bwrap itself fails
 @dataclass(frozen=True)
 class Started:
     """bwrap runs. `unblocks`: a byte here starts the command, once it is in its cgroup.
-    `pid_file`: where another starter than bwrap says which process is the init, before inside.py
-    reports anything; `status` is not used then."""
+    `parent`: the process is no bwrap but the init's parent; that the init runs, the init says."""
 
     process: subprocess.Popen[bytes]
     output: int
@@ -51,7 +50,7 @@ class Started:
     report: int
     unblocks: int | None
     group: Group | None
-    pid_file: Path | None = None
+    parent: bool = False
 
 
 async def supervise(
@@ -75,7 +74,7 @@ async def supervise(
     try:
         stopped = await _first(reasons)
         ended = stopped or (started.group.exceeded() if started.group else None)
-        outcome = ended or _outcome(life.report.text, life.status.text, output.tail)
+        outcome = ended or _outcome(spec, life.report.text, life.status.text, output.tail)
     finally:
         await asyncio.shield(_clear(life, reasons))
     duration_ms = int((time.monotonic() - began) * 1000)
@@ -105,8 +104,16 @@ class _Life:
             os.write(self._started.unblocks, b"\0")
         # Not before the agent runs: until then the init sees the host's mounts, not its own.
         await self.report.first_line.wait()
+        held = self._started.group.paths if self._started.group else {}
         watching = asyncio.create_task(
-            watch(self._spec.limits, first, self._layer.used, memory=self._started.group is None)
+            watch(
+                self._spec.limits,
+                first,
+                self._layer.used,
+                memory="memory" not in held,
+                cpu_s=None if "cpu" in held else cpu_time_s(self._spec),
+                killed=self._started.group.exceeded if self._started.group else None,
+            )
         )
         ending = asyncio.create_task(self.gone())
         try:
@@ -119,12 +126,11 @@ class _Life:
     async def begun(self) -> int | None:
         """Waits until bwrap has made the sandbox's init, or has failed. To kill bwrap before would
         leave an init that waits for it for ever. Repeatable."""
-        if self._started.pid_file is None:
-            await self.status.first_line.wait()
+        await self.status.first_line.wait()
+        if not self._started.parent:
             first = _child_pid(self.status.text)
         else:
-            await self.report.first_line.wait()
-            first = _pid_in(self._started.pid_file)
+            first = _only_child(self._started.process.pid) if self.status.text else None
         if first is not None and self._init is None:
             with contextlib.suppress(ProcessLookupError):
                 self._init = os.pidfd_open(first)
@@ -275,24 +281,15 @@ def _child_pid(text: bytes) -> int | None:
     return None
 
 
-def _pid_in(file: Path) -> int | None:
+def _only_child(pid: int) -> int | None:
     with contextlib.suppress(OSError, ValueError):
-        return int(file.read_text())
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
     return None
 
 
-def _outcome(report: bytes, status: bytes, tail: bytes) -> Outcome:
-    """How the command ended, from inside.py's report; without one, what bwrap said."""
-    lines = report.decode(errors="replace").splitlines()
-    for line in lines:
-        word, _, rest = line.partition(" ")
-        if word == "exited" and rest.isdecimal():
-            return Exited(int(rest))
-        if word == "signalled" and rest.isdecimal():
-            return Signalled(int(rest))
-        if word == "cannot-start":
-            return CannotStart(rest)
-    if "starting" in lines:  # the agent killed its own first process
-        return Signalled(signal.SIGKILL)
+def _outcome(spec: SandboxSpec, report: bytes, status: bytes, tail: bytes) -> Outcome:
+    """How the command ended, from the starter's report; without one, what bwrap said."""
+    if told := starter.outcome(report, spec.argv[0]):
+        return told
     message = tail.decode(errors="replace").strip()
     return CannotStart(message or f"the sandbox could not be made ({status[-200:]!r})")

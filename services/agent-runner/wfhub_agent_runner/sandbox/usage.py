@@ -3,7 +3,7 @@
 Without a cgroup this is how memory and disk are held, so it counts what an agent could hide in:
 files deleted but still open, memfds, its tmpfs mounts, folders it made unreadable.
 Not seen: memory in System V segments that nobody has attached, and in pipe and socket buffers.
-Units: bytes (blocks in use, not lengths), inodes.
+Units: bytes (blocks in use, not lengths), inodes, seconds of CPU time.
 A process or file that vanishes while it is looked at counts as nothing.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BLOCK_BYTES = 512  # the unit of st_blocks
 TMPFS_MOUNTS = ("tmp", "home/agent", "dev/shm")
 
@@ -43,6 +44,17 @@ def processes(first: int) -> list[int]:
                     children = _read(f"/proc/{pid}/task/{thread}/children")
                     todo += [int(child) for child in children.split()]
     return found
+
+
+def cpu_s(pids: list[int]) -> float:
+    """CPU time of these and of their children that have ended and were waited for. Not seen: a
+    child whose parent ignores the signal of its end."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()  # from the third on
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / TICKS_PER_S
 
 
 def resident_bytes(pids: list[int]) -> int:

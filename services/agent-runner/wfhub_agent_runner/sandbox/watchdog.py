@@ -15,19 +15,31 @@ from wfhub_agent_runner.sandbox.port import LimitExceeded
 from wfhub_agent_runner.sandbox.usage import Usage
 
 MEMORY_POLL_S = 0.1
+CPU_POLL_S = 0.5
 DISK_POLL_S = 0.25
 DISK_DUTY = 10  # counting may take one part in this many of the time
 INODES_MAX = 500_000  # of the layer and the tmpfs mounts: each costs the host about 1 KiB
 
 
 async def watch(
-    limits: Limits, first: int, disk: Callable[[], Usage], *, memory: bool
+    limits: Limits,
+    first: int,
+    disk: Callable[[], Usage],
+    *,
+    memory: bool,
+    cpu_s: float | None = None,
+    killed: Callable[[], LimitExceeded | None] | None = None,
 ) -> LimitExceeded:
     """`first` is the host's number of the sandbox's init; `disk` counts the layer. `memory`
-    False: a cgroup holds it."""
+    False: a cgroup holds it, and `killed` says whether the kernel had to kill for it. `cpu_s`: the
+    CPU time there is, where no cgroup shares it out."""
     watches = [asyncio.create_task(_watch_disk(limits, first, disk))]
     if memory:
         watches.append(asyncio.create_task(_watch_memory(limits, first)))
+    if cpu_s is not None:
+        watches.append(asyncio.create_task(_watch_cpu(cpu_s, first)))
+    if killed is not None:
+        watches.append(asyncio.create_task(_watch_kernel(killed)))
     try:
         done, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
         return done.pop().result()
@@ -41,6 +53,22 @@ async def _watch_memory(limits: Limits, first: int) -> LimitExceeded:
         used = await asyncio.to_thread(memory_bytes, first, limits.memory_bytes)
         if used > limits.memory_bytes:
             return LimitExceeded("memory", used)
+        await asyncio.sleep(MEMORY_POLL_S)
+
+
+async def _watch_cpu(most_s: float, first: int) -> LimitExceeded:
+    while True:
+        used_s = await asyncio.to_thread(lambda: usage.cpu_s(usage.processes(first)))
+        if used_s > most_s:
+            return LimitExceeded("cpu", int(used_s))
+        await asyncio.sleep(CPU_POLL_S)
+
+
+async def _watch_kernel(killed: Callable[[], LimitExceeded | None]) -> LimitExceeded:
+    """v1 kills one process and lets the others go on without it."""
+    while True:
+        if exceeded := killed():
+            return exceeded
         await asyncio.sleep(MEMORY_POLL_S)
 
 

@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1/projects", tags=["projects"])
 async def create_project(hub: HubDep, body: CreateProject, response: Response) -> Project:
     reply = await hub.ask("create_project", body, ProjectReply)
     response.status_code = 201 if reply.created else 200
-    return Project.model_validate(reply.model_dump())
+    return Project.model_validate(reply.model_dump(exclude_none=True))
 
 
 @router.get("", summary="List projects by name", responses=errors())

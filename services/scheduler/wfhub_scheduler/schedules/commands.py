@@ -4,8 +4,8 @@ A schedule is versioned by its content: to put the same again changes nothing. W
 instants depend on is changed, it waits for the first one after now; the past is not made up for.
 While it is paused no instant is fired, nor later: resuming writes them down as skipped.
 Raises: Rejected (404 `project-unknown`, `schedule-unknown`; 409 `schedule-busy`; 422
-`cron-invalid`, `time-zone-unknown`, `schedule-times`, `schedule-never`, `nul-character`; 429
-`schedules-full`).
+`cron-invalid`, `limit-above-maximum`, `time-zone-unknown`, `schedule-times`, `schedule-never`,
+`nul-character`; 429 `schedules-full`).
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from wfhub_common.messages import (
 )
 from wfhub_common.messages import Schedule as ScheduleReply
 
-from wfhub_scheduler import projects, stored_json
+from wfhub_scheduler import limit_policies, projects, stored_json
 from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.schedules.firing import ByHand, fire, let_go
 from wfhub_scheduler.schedules.plans import Span, Upcoming
@@ -70,6 +70,8 @@ async def put_schedule(core: Core, command: PutSchedule) -> ScheduleReply:
     async def work(tx: Tx) -> ScheduleReply:
         project = await projects.find(tx.connection, command.project)
         before = await lock_known(tx.connection, project.project_id, command.name)
+        if before is None or before.spec_sha256 != sha256:
+            limit_policies.settled(command.spec.task, project.limits, project.name)
         if before is None:
             made = await _make(tx, project, command, sha256)
             if made is not None:

@@ -9,6 +9,7 @@ Raises: Rejected (404 `project-unknown`; 409 `idempotency-conflict`; 413 `workfl
 
 import asyncio
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import text
@@ -17,13 +18,14 @@ from wfhub_common import digests, ids
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SubmitWorkflow, TaskState, WorkflowState, WorkflowSubmitted
 
-from wfhub_scheduler import projects, stored_json
+from wfhub_scheduler import limit_policies, projects, stored_json
 from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.creation import NewTaskRow, create_tasks
 from wfhub_scheduler.outbox import emit
 from wfhub_scheduler.projects import ProjectRow
 from wfhub_scheduler.workflows import documents
 from wfhub_scheduler.workflows.documents import Node, Plan
+from wfhub_scheduler.workflows.faults import Fault, refuse_any
 from wfhub_scheduler.workflows.filling import with_results
 
 _NEW = text("""
@@ -81,6 +83,7 @@ async def submit_workflow(core: Core, command: SubmitWorkflow) -> WorkflowSubmit
         )
         if made.rowcount == 0:
             return await _known(tx.connection, project, key, sha256)
+        refuse_any(_limit_faults(plan, project))
         tasks = await _make(tx, project, workflow_id, plan, command.submitted_by)
         return WorkflowSubmitted(
             workflow_id=workflow_id,
@@ -149,6 +152,12 @@ async def _known(
         created=False,
         tasks={node.name: node.task_id for node in nodes},
     )
+
+
+def _limit_faults(plan: Plan, project: ProjectRow) -> Iterator[Fault]:
+    for node in plan.nodes:
+        for name, message in limit_policies.above(node.spec, project.limits, project.name):
+            yield Fault(("tasks", node.name, "limits", name), message)
 
 
 def _never_fits(project: ProjectRow, plan: Plan) -> Rejected:
