@@ -32,7 +32,8 @@ AVAILABLE = tuple(name for name in ("bwrap", "container") if name not in MISSING
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "backend" in metafunc.fixturenames and "sandbox_lab" in _modules_of(metafunc):
+    wanted = {"backend", "tmp_path"}  # no sandbox is opened anywhere else
+    if wanted <= set(metafunc.fixturenames) and "sandbox_lab" in _modules_of(metafunc):
         only = [mark.args[0] for mark in metafunc.definition.iter_markers("only_backend")]
         metafunc.parametrize("backend", only or AVAILABLE, indirect=True)
 

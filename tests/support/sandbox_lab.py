@@ -87,11 +87,13 @@ class Lab:
         return ran.stdout + ran.stderr
 
 
-def sandbox(scratch: Path) -> BwrapSandbox | ContainerSandbox:
+def sandbox(scratch: Path, cgroups: tuple[Path, ...] = ()) -> BwrapSandbox | ContainerSandbox:
     image = image_in_use
     if image is None:
-        return BwrapSandbox(scratch=scratch)
-    return ContainerSandbox(scratch=scratch, images={image.name: image}, default=image.name)
+        return BwrapSandbox(scratch=scratch, cgroups=cgroups)
+    return ContainerSandbox(
+        scratch=scratch, images={image.name: image}, default=image.name, cgroups=cgroups
+    )
 
 
 def _python(words: tuple[str, ...], code: str, arguments: tuple[object, ...]) -> list[str]:

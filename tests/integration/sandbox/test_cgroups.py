@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sandbox_lab
 import unprivileged
 from sandbox_lab import MIB, Lab, Ran
 from wfhub_agent_runner.sandbox import delegation
-from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
 from wfhub_agent_runner.sandbox.cgroup import CONTROLLERS, V1, V2, Cgroups
 from wfhub_agent_runner.sandbox.port import Exited, LimitExceeded
 from wfhub_common.errors import Rejected
@@ -87,7 +87,7 @@ def folders() -> Iterator[tuple[Path, ...]]:
 
 def lab(home: Path, folders: tuple[Path, ...]) -> Lab:
     found = Lab(home)
-    found.sandbox = BwrapSandbox(scratch=home / "scratch", cgroups=folders)
+    found.sandbox = sandbox_lab.sandbox(home / "scratch", cgroups=folders)
     return found
 
 
@@ -254,7 +254,7 @@ def test_this_machines_own_v2_is_taken_or_refused_with_its_reason() -> None:
 def test_a_folder_that_is_no_cgroup_is_refused(tmp_path: Path) -> None:
     async def work() -> str:
         try:
-            BwrapSandbox(scratch=tmp_path / "scratch", cgroups=[tmp_path])
+            sandbox_lab.sandbox(tmp_path / "scratch", cgroups=(tmp_path,))
         except Rejected as e:
             return e.code
         return ""

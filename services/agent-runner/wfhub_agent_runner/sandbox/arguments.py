@@ -32,6 +32,7 @@ UID = GID = 1000
 SHM_BYTES = 64 * 1024**2
 STARTER = f"{FILES}/start"
 FORWARDER = f"{FILES}/forwarder.py"
+FIRST = f"{FILES}/first.py"  # of a container
 GATEWAY_SOCKET = "/run/gateway.sock"
 EGRESS_SOCKET = "/run/egress.sock"
 PASSWD = f"agent:x:{UID}:{GID}:agent:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
@@ -206,7 +207,7 @@ def checked_file(path: str) -> str:
     if (
         _plain(path)
         and any(path.startswith(f"{home}/") for home in _FILE_HOMES)
-        and path not in (STARTER, FORWARDER)
+        and path not in (STARTER, FORWARDER, FIRST)
     ):
         return path
     homes = ", ".join(_FILE_HOMES)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wfhub_agent_runner.sandbox import arguments
-from wfhub_agent_runner.sandbox.arguments import GID, SHM_BYTES, STARTER, UID
+from wfhub_agent_runner.sandbox.arguments import FIRST, GID, SHM_BYTES, STARTER, UID
 from wfhub_agent_runner.sandbox.first import NOTHING
 from wfhub_agent_runner.sandbox.images import Image
 from wfhub_agent_runner.sandbox.interpreter import Interpreter
@@ -23,7 +23,6 @@ from wfhub_agent_runner.sandbox.starter import Start
 
 RUN = "/run"
 PYTHON = f"{FILES}/python"
-FIRST = f"{FILES}/first.py"
 _CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 _NAMESPACES = ("user", "pid", "ipc", "uts", "network", "mount", "cgroup")
 _MASKED = ("kcore", "keys", "timer_list", "sched_debug", "scsi", "latency_stats", "acpi")

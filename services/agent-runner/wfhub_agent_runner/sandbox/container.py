@@ -98,7 +98,7 @@ class ContainerSandbox:
             binds={} if prefix is None else {str(prefix): prefix},
         )
         self._filter = seccomp.program(platform.machine())
-        own = {arguments.FORWARDER: forwarder, bundle.FIRST: first}
+        own = {arguments.FORWARDER: forwarder, arguments.FIRST: first}
         self._programs = {
             path: compiled(Path(str(module.__file__))) for path, module in own.items()
         }
