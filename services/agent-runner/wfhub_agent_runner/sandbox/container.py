@@ -11,15 +11,18 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import marshal
 import os
 import platform
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from wfhub_common.errors import Rejected
@@ -83,13 +86,6 @@ class ContainerSandbox:
         self._images, self._default = dict(images), default
         self._image("")
         self._runtime, self._version = find_runtime(runtime)
-        self._stage = [str(own_python()), "-I", "-S", stage.__file__]
-        if layers.probe_by(self._probe_command, scratch) is not LayerKind.OVERLAY:
-            raise Rejected(
-                "sandbox-layers",
-                f"{scratch} cannot hold an overlay's upper layer, which a container needs: put"
-                " the runner's home on ext4, xfs, btrfs or tmpfs, or use SANDBOX_BACKEND=bwrap",
-            )
         kept = scratch.with_name(f"{scratch.name}-python")
         python = own_python()
         prefix = prefix_of(python)
@@ -97,6 +93,13 @@ class ContainerSandbox:
             interpreter=gathered(python, kept, bundle.PYTHON),
             binds={} if prefix is None else {str(prefix): prefix},
         )
+        self._stage = [str(python), "-I", "-S", str(_kept(kept / "stage.pyc", stage))]
+        if layers.probe_by(self._probe_command, scratch) is not LayerKind.OVERLAY:
+            raise Rejected(
+                "sandbox-layers",
+                f"{scratch} cannot hold an overlay's upper layer, which a container needs: put"
+                " the runner's home on ext4, xfs, btrfs or tmpfs, or use SANDBOX_BACKEND=bwrap",
+            )
         self._filter = seccomp.program(platform.machine())
         own = {arguments.FORWARDER: forwarder, arguments.FIRST: first}
         self._programs = {
@@ -166,7 +169,7 @@ class ContainerSandbox:
         made = bundle.config(spec, image, self._own, place, seccomp=self._filter, fds=fds)
         (place.bundle / "config.json").write_text(json.dumps(made))
         folder = place.folder
-        planned = folder / "plan.json"
+        planned = folder / "plan"
         passed = [status_writes, report_writes, *(() if go is None else (go,))]
         plan = bundle.plan(spec, image, self._own, layer, place)
         plan["argv"] = [
@@ -174,7 +177,7 @@ class ContainerSandbox:
             *("run", "--bundle", str(place.bundle)),
             *("--preserve-fds", str(max(passed) - 2), "wfhub"),  # 3 is the first of them
         ]
-        planned.write_text(json.dumps(plan))
+        planned.write_bytes(marshal.dumps(plan))
         process = subprocess.Popen(  # by this thread, whose end would be the sandbox's
             [*self._stage, str(planned)],
             stdin=subprocess.DEVNULL,
@@ -220,8 +223,15 @@ class ContainerSandbox:
             "steps": [],
             "argv": ["/bin/sh", "-c", script, str(folder / "mount")],
         }
-        (folder / "plan.json").write_text(json.dumps(plan))
-        return [*self._stage, str(folder / "plan.json")]
+        (folder / "plan").write_bytes(marshal.dumps(plan))
+        return [*self._stage, str(folder / "plan")]
+
+
+def _kept(file: Path, module: ModuleType) -> Path:
+    """The module, compiled, so that a start need not do it."""
+    fresh = file.with_name(f"{file.name}-{secrets.token_hex(4)}")
+    fresh.write_bytes(compiled(Path(str(module.__file__))))
+    return fresh.rename(file)
 
 
 def find_runtime(name: str) -> tuple[Path, str]:

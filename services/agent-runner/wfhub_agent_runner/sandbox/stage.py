@@ -1,37 +1,41 @@
 """The stage of one container: what it will see, put together in a mount namespace of its own.
 
 Run by the runner's interpreter with `-I -S` before the OCI runtime, which it then becomes. The
-argument is a plan, JSON: {"root": [layer…, upper, work, where], "steps": […], "argv": […]}. A step
-is ["overlay", target, lowers, upper, work], ["tmpfs", target, options], ["bind", source, target]
-(read-only) or ["file", source, target, mode]; targets are below the root, and what is missing of
-them is made there. A link of the image's is never followed.
+argument is a file with a plan, marshalled: {"root": [layer…, upper, work, where], "steps": […],
+"argv": […]}. A step is ["overlay", target, lowers, upper, work], ["tmpfs", target, options],
+["bind", source, target] (read-only) or ["file", source, target, mode]; targets are below the root,
+and what is missing of them is made there. A link of the image's is never followed.
 The user namespace that it makes maps its own uid to 0 and nothing else. Hosts with cgroup v1 and v2
 both are shown to the runtime as without any: some runtimes refuse a mixture, and ours uses none.
-Says on stderr why it cannot, and exits with 126.
+Says on stderr why it cannot, and exits with 126. Imports little: each start pays for it.
 """
 
-import contextlib
+# ruff: noqa: SIM105 - contextlib is one of them
+from __future__ import annotations
+
 import ctypes
-import json
+import marshal
 import os
-import shutil
-import signal
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 CANNOT_START = 126
 _NEWNS, _NEWUSER = 0x00020000, 0x10000000
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 _REMOUNT, _BIND, _REC, _PRIVATE = 32, 4096, 16384, 1 << 18
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
+_COPIED_BYTES = 1 << 20  # at once
 _PLAIN = _NOSUID | _NODEV
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(path: str) -> None:
-    with open(path, encoding="utf-8") as file:
-        plan = json.load(file)
+    with open(path, "rb") as file:
+        plan = marshal.load(file)  # noqa: S302 - the runner's own
     parent = os.getppid()
     _become_root_of_its_own()
     _mount(None, "/", None, _REC | _PRIVATE)
@@ -78,14 +82,17 @@ def _step_bind(root: int, source: str, target: str) -> None:
 def _step_file(root: int, source: str, target: str, mode: int) -> None:
     place = _below(root, os.path.dirname(target))
     name = os.path.basename(target)
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(name, dir_fd=place)
+    except FileNotFoundError:
+        pass
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     with (
         open(source, "rb") as content,
         open(os.open(name, flags, 0o600, dir_fd=place), "wb") as file,
     ):
-        shutil.copyfileobj(content, file)
+        while chunk := content.read(_COPIED_BYTES):
+            file.write(chunk)
         os.fchmod(file.fileno(), mode)
 
 
@@ -147,7 +154,7 @@ def _mount(
 
 
 def _prctl_dies_with(parent: int) -> None:
-    if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0):
+    if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL), 0, 0, 0):
         raise _failed("ask to end with the runner")
     if os.getppid() != parent:
         sys.exit(CANNOT_START)
