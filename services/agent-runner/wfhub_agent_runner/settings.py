@@ -11,7 +11,7 @@ from wfhub_agent_runner import egress_policy, image_policy
 from wfhub_agent_runner.egress_policy import EgressRules
 from wfhub_agent_runner.gitwork.eviction import Budget
 from wfhub_agent_runner.image_policy import ImagePolicy
-from wfhub_agent_runner.sandbox.choice import Choice
+from wfhub_agent_runner.sandbox.choice import AUTH_FILE, Choice
 
 NO_CGROUP = "none"
 _LABEL = "[a-z0-9][a-z0-9._=-]{0,62}"
@@ -92,7 +92,7 @@ class RunnerSettings(BrokerSettings):
     def sandbox(self) -> Choice:
         policy = self.image_policy()
         engine_env = {
-            "REGISTRY_AUTH_FILE": self.container_auth_file,
+            AUTH_FILE: self.container_auth_file,
             "HTTP_PROXY": self.http_proxy,
             "HTTPS_PROXY": self.https_proxy,
             "NO_PROXY": self.no_proxy,

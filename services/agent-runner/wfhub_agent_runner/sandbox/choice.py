@@ -13,6 +13,7 @@ from wfhub_agent_runner.sandbox.container import RUNTIME_DEFAULT, ContainerSandb
 from wfhub_agent_runner.sandbox.images import ENGINE_DEFAULT, ImageStore, archive_in
 from wfhub_agent_runner.sandbox.port import Sandbox
 
+AUTH_FILE = "REGISTRY_AUTH_FILE"  # the engine's variable
 BWRAP, CONTAINER = "bwrap", "container"
 
 
@@ -29,7 +30,9 @@ class Choice:
 
     def files(self) -> tuple[Path, ...]:
         """Of the host, that `opened` reads besides the home."""
-        return tuple(file for name in self.images if (file := archive_in(name)) is not None)
+        archives = [file for name in self.images if (file := archive_in(name)) is not None]
+        logins = self.engine_env.get(AUTH_FILE)
+        return (*archives, Path(logins)) if logins else tuple(archives)
 
 
 def opened(choice: Choice, home: Path, cgroups: Sequence[Path] = ()) -> Sandbox:
