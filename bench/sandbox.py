@@ -21,12 +21,13 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wfhub_agent_runner.sandbox import delegation
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
 from wfhub_agent_runner.sandbox.container import ContainerSandbox
 from wfhub_agent_runner.sandbox.images import Image, make_fit, unpack
@@ -41,6 +42,7 @@ DOCKERD_UP_S_MAX = 40
 COMMAND_S_MAX = 60
 IMAGE = "wfhub-bench-true"
 Figures = dict[str, Any]
+Measure = Callable[[Path, int, Sequence[Path]], Awaitable[Figures]]
 
 
 class Unavailable(Exception):
@@ -56,35 +58,39 @@ def figures(times_ms: list[float]) -> Figures:
     }
 
 
-async def ours(home: Path, runs: int) -> Figures:
+async def ours(home: Path, runs: int, cgroups: Sequence[Path]) -> Figures:
     sandbox = BwrapSandbox(scratch=home / "scratch")
-    found = await started(sandbox, "bwrap", home, runs)
+    held = BwrapSandbox(scratch=home / "scratch", cgroups=cgroups)
     bwrap = str(sandbox._host.bwrap)
     plain = ("--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/")
     return {
-        **found,
+        **await started("bwrap", sandbox, held if cgroups else None, home, runs),
         "bwrap alone, no seccomp, no supervisor": timed([bwrap, *plain, "--", "/bin/true"], runs),
         "process": timed(["/bin/true"], runs),
-        "backend": sandbox.describe(),
+        "backend": held.describe(),
     }
 
 
-async def containers(home: Path, runs: int) -> Figures:
+async def containers(home: Path, runs: int, cgroups: Sequence[Path]) -> Figures:
     """The container backend, on an image with /bin/true alone. Raises: Unavailable."""
     root = home / "root"
     root.mkdir()
     with image(home).open("rb") as archive:
         unpack(archive, root)
     make_fit(root)
-    images = {"true": Image("true", "", root, {})}
+    about: dict[str, Any] = {"images": {"true": Image("true", "", root, {})}, "default": "true"}
     try:
-        sandbox = ContainerSandbox(scratch=home / "scratch", images=images, default="true")
+        sandbox = ContainerSandbox(scratch=home / "scratch", **about)
+        held = ContainerSandbox(scratch=home / "scratch", cgroups=cgroups, **about)
     except Rejected as e:
         raise Unavailable(e.message) from e
-    return await started(sandbox, "container", home, runs)
+    return await started("container", sandbox, held if cgroups else None, home, runs)
 
 
-async def started(sandbox: Sandbox, name: str, home: Path, runs: int) -> Figures:
+async def started(
+    name: str, sandbox: Sandbox, held: Sandbox | None, home: Path, runs: int
+) -> Figures:
+    """`held`: the same within cgroups, where there are any."""
     lower = home / "lower"
     lower.mkdir()
     spec = SandboxSpec(argv=("/bin/true",), lower=lower, limits=Limits(), wall_s=30)
@@ -92,7 +98,7 @@ async def started(sandbox: Sandbox, name: str, home: Path, runs: int) -> Figures
     async def ignore(_: bytes) -> None:
         pass
 
-    async def once(spec: SandboxSpec = spec) -> float:
+    async def once(spec: SandboxSpec = spec, sandbox: Sandbox = sandbox) -> float:
         began = time.perf_counter()
         ran = await sandbox.run(spec, on_output=ignore, cancel=asyncio.Event())
         assert ran.outcome == Exited(0), ran
@@ -105,12 +111,15 @@ async def started(sandbox: Sandbox, name: str, home: Path, runs: int) -> Figures
         gateway.listen()
         with_gateway = replace(spec, gateway_socket=home / "gateway.sock")
         forwarded = figures([await once(with_gateway) for _ in range(runs)])
+    bounded = replace(spec, limits=Limits(cpu_millicores=2000))
+    in_cgroups = figures([await once(bounded, held) for _ in range(runs)]) if held else None
     began = time.perf_counter()
     await asyncio.gather(*(once() for _ in range(TOGETHER)))
     together_ms = (time.perf_counter() - began) * 1000
     return {
         name: alone,
         f"{name}, with a forwarder to the gateway": forwarded,
+        f"{name}, in cgroups of its own": in_cgroups or {"p50_ms": None},
         f"{name}, {TOGETHER} at once": {"total_ms": round(together_ms, 1)},
     }
 
@@ -229,21 +238,24 @@ def peers() -> tuple[Figures, dict[str, str]]:
     return found, missing
 
 
-def as_runner(measure: Callable[[Path, int], Awaitable[Figures]], runs: int) -> Figures:
+def as_runner(measure: Measure, runs: int) -> Figures:
     """`measure` in a child at the runner's uid; the folder's owner stays behind to remove it."""
     with tempfile.TemporaryDirectory(prefix="wfhub-bench-") as folder:
         home = Path(folder)
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
+            cgroups: Sequence[Path] = ()
             if os.geteuid() == 0:
+                made = delegation.delegate("bench", privileges.SERVICE_UIDS["runner"])
+                cgroups = made.folders
                 uid = privileges.SERVICE_UIDS["runner"]
                 os.chown(home, uid, uid)
                 code = privileges.code_paths()
                 privileges.drop(uid, keep_visible=code, keep_writable=(home,))
             with open(writing, "w") as pipe:
                 try:
-                    json.dump(asyncio.run(measure(home, runs)), pipe)
+                    json.dump(asyncio.run(measure(home, runs, cgroups)), pipe)
                 except Unavailable as e:
                     json.dump({"unavailable": str(e)}, pipe)
             os._exit(0)

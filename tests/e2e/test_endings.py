@@ -96,7 +96,7 @@ def test_the_proof_says_what_held_and_by_what(
     assert stack.wfhub("proof", "export", proof_id, "-o", str(exported)).returncode == 0
     payload = json.loads(exported.read_text())["envelope"]["payload"]
     observed = json.loads(base64.b64decode(payload))["predicate"]["observed"]["runner"]
-    assert observed["sandbox"]["limits_in_force"]["cpu"] == 1.5
+    assert observed["sandbox"]["limits_in_force"]["cpu_millicores"] == 1500
     assert set(observed["sandbox"]["limits"]) >= {"cpu", "memory", "processes", "disk", "idle"}
     assert "exceeded" not in observed["sandbox"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import unprivileged
 from sandbox_lab import MIB, Lab, Ran, processes_with
+from wfhub_agent_runner.sandbox.bwrap import own_python
 from wfhub_agent_runner.sandbox.port import Exited, LimitExceeded, Signalled, TimedOut
 from wfhub_common.messages import Limits
 
@@ -347,6 +348,55 @@ print("GOT", ctypes.CFUNCTYPE(ctypes.c_long)(address)(), flush=True)
     _, ran = lab(tmp_path, code)
     assert ran.outcome == Signalled(31)
     assert "GOT" not in ran.output
+
+
+@pytest.mark.hostile(4)
+def test_how_it_ended_cannot_be_written_by_the_agent(tmp_path: Path) -> None:
+    """The report is a descriptor of the agent's parent, a process of the same uid."""
+    code = """
+import os, struct, sys
+parent, got = os.getppid(), []
+for name in ("fd", "mem", "environ", "maps", "exe"):
+    path = f"/proc/{parent}/{name}"
+    try:
+        got.append(name) if os.path.isdir(path) and os.listdir(path) else open(path, "rb").read(1)
+        got.append(name)
+    except OSError:
+        pass
+for number in range(256):
+    try:
+        with open(f"/proc/{parent}/fd/{number}", "wb", buffering=0) as report:
+            report.write(b"starting\\n" + struct.pack("<ii", 0, 0))
+            got.append(number)
+    except OSError:
+        pass
+for number in range(3, 256):  # the first process knows nothing of the report
+    try:
+        with open(f"/proc/1/fd/{number}", "wb", buffering=0) as other:
+            other.write(b"starting\\n" + struct.pack("<ii", 0, 0))
+    except OSError:
+        pass
+for path in ("/run/wfhub/start",):
+    try:
+        open(path, "rb").read(1)
+        got.append(path)
+    except OSError:
+        pass
+print(got, flush=True)
+sys.exit(7)
+"""
+
+    control = "import os; print(len(os.listdir(f'/proc/{os.getppid()}/fd')))"
+
+    async def work() -> tuple[str, Ran]:
+        lab = Lab(tmp_path)
+        words = ["/bin/sh", "-c", '"$0" -I -S -c "$1"; true', str(own_python()), control]
+        return lab.outside(f"import subprocess; subprocess.run({words!r})"), await lab.inside(code)
+
+    outside, ran = unprivileged.run(tmp_path, work)
+    assert int(outside) > 0, "of an ordinary parent it can be read"
+    assert ran.output == "[]\n"
+    assert ran.outcome == Exited(7)
 
 
 def test_descriptors_of_the_runner_are_not_inherited(tmp_path: Path) -> None:

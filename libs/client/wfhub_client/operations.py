@@ -17,7 +17,7 @@ from wfhub_client.text import one_line
 
 def limits_of(
     most: Sequence[str] | None, default: Sequence[str] | None
-) -> dict[str, dict[str, float | None]] | None:
+) -> dict[str, dict[str, int | None]] | None:
     """As the API takes a project's limits; None: nothing was said of them."""
     found = {
         "max": limit_words.parse("--limit", most or ()),

@@ -52,8 +52,8 @@ class NewTask(TaskSpec):
 class ProjectLimits(Shape):
     """Of each attempt, by name; what is not there is not said."""
 
-    default: dict[str, float] = Field(default={}, description="for what a task does not say")
-    max: dict[str, float] = Field(default={}, description="a task that asks for more is refused")
+    default: dict[str, int] = Field(default={}, description="for what a task does not say")
+    max: dict[str, int] = Field(default={}, description="a task that asks for more is refused")
 
 
 class Project(Shape):

@@ -66,7 +66,7 @@ def changed(policy: LimitPolicy, changes: LimitChanges) -> LimitPolicy:
         raise Rejected("limits-invalid", f"{where}: {reason}") from e
 
 
-def _merged(limits: LimitsAsked, changes: Mapping[str, float | None]) -> dict[str, float | None]:
+def _merged(limits: LimitsAsked, changes: Mapping[str, int | None]) -> dict[str, int | None]:
     return {**limits.said(), **changes}
 
 

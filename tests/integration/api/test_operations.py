@@ -83,21 +83,27 @@ async def test_a_projects_limits_are_shown_and_changed(api: httpx.AsyncClient) -
 async def test_a_projects_limits_of_attempts_are_set_taken_away_and_hold(
     api: httpx.AsyncClient,
 ) -> None:
-    given = {"default": {"cpu": 1.5, "run_s": 60}, "max": {"cpu": 2, "memory_bytes": 2**30}}
+    given = {
+        "default": {"cpu_millicores": 1500, "run_s": 60},
+        "max": {"cpu_millicores": 2000, "memory_bytes": 2**30},
+    }
     made = await api.post("/v1/projects", json={"name": "demo", "limits": given})
     assert (made.status_code, made.json()["limits"]) == (201, given)
     assert (await api.get("/v1/projects/demo")).json()["limits"] == given
     listed = (await api.get("/v1/projects")).json()["projects"]
     assert {each["name"]: each["limits"] for each in listed}["demo"] == given, listed
-    more = {"max": {"cpu": None, "run_s": 600}, "default": {"cpu": 4}}
+    more = {"max": {"cpu_millicores": None, "run_s": 600}, "default": {"cpu_millicores": 4000}}
     changed = await api.patch("/v1/projects/demo", json={"limits": more})
     assert changed.status_code == 200, changed.text
-    wanted = {"default": {"cpu": 4, "run_s": 60}, "max": {"memory_bytes": 2**30, "run_s": 600}}
+    wanted = {
+        "default": {"cpu_millicores": 4000, "run_s": 60},
+        "max": {"memory_bytes": 2**30, "run_s": 600},
+    }
     assert changed.json()["limits"] == wanted
     task = {**SPEC, "project": "demo"}
     fine = await api.post("/v1/tasks", json={**task, "limits": {"memory_bytes": 2**29}})
     limits = (await api.get(f"/v1/tasks/{fine.json()['task_id']}")).json()["spec"]["limits"]
-    assert (limits["cpu"], limits["run_s"], limits["memory_bytes"]) == (4, 60, 2**29)
+    assert (limits["cpu_millicores"], limits["run_s"], limits["memory_bytes"]) == (4000, 60, 2**29)
     refused = await api.post("/v1/tasks", json={**task, "limits": {"memory_bytes": 2**31}})
     problem = refused.json()
     assert (refused.status_code, problem["code"]) == (422, "limit-above-maximum")
@@ -183,7 +189,7 @@ async def test_limits_of_attempts_by_command(api: httpx.AsyncClient) -> None:
         *(api, "project", "update", "demo", "--limit", "memory=none", "--limit", "run_s=90"),
         "--json",
     )
-    wanted = {"default": {"cpu": 2}, "max": {"run_s": 90}}
+    wanted = {"default": {"cpu_millicores": 2000}, "max": {"run_s": 90}}
     assert json.loads(updated.out)["limits"] == wanted, updated.err
     shown = await cli(api, "project", "show", "demo")
     assert shown.out.splitlines()[1:] == ["  default cpu=2", "  max run_s=90"]

@@ -139,7 +139,7 @@ def test_the_kernel_shares_out_cpu_time_and_the_run_goes_on(
 
     async def work() -> tuple[str, Ran]:
         here = lab(tmp_path, folders)
-        ran = await here.inside(SPIN, limits=SMALL.model_copy(update={"cpu": 0.2}))
+        ran = await here.inside(SPIN, limits=SMALL.model_copy(update={"cpu_millicores": 200}))
         return here.sandbox.describe()["limits"]["cpu"], ran
 
     by, ran = unprivileged.run(tmp_path, work)
@@ -174,7 +174,7 @@ def test_many_runs_at_once_leave_no_cgroup_behind(
 ) -> None:
     async def work() -> list[Ran]:
         here = lab(tmp_path, folders)
-        limits = SMALL.model_copy(update={"cpu": 1.0})
+        limits = SMALL.model_copy(update={"cpu_millicores": 1000})
         return await asyncio.gather(*(here.shell("echo hi", limits=limits) for _ in range(8)))
 
     assert [ran.outcome for ran in unprivileged.run(tmp_path, work)] == [Exited(0)] * 8
@@ -249,6 +249,49 @@ def test_this_machines_own_v2_is_taken_or_refused_with_its_reason() -> None:
             assert "cgroup v2" in made.why
             assert "controller" in made.why
             assert V2 not in kinds
+
+
+TAKE_V2 = """
+import os, subprocess, sys
+from pathlib import Path
+from wfhub_agent_runner.sandbox import cgroup, delegation
+from wfhub_common import privileges
+
+delegation.CONTROLLERS = ()  # this machine's v2 has none; all the rest is the kernel's own
+uid = int(sys.argv[2])
+(folder,) = delegation.delegate(sys.argv[1], uid).folders
+privileges.drop(uid, keep_visible=privileges.code_paths())
+leaf = Path("/proc/self/cgroup").read_text().splitlines()[-1].rpartition("/")[2]
+run = folder / "run-1"
+run.mkdir()
+child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+group = cgroup.Group(cgroup.V2, {"memory": run})
+group.add(child.pid)
+inside = (run / "cgroup.procs").read_text().split() == [str(child.pid)]
+try:
+    (folder.parent / "cgroup.procs").write_text(str(child.pid))
+    out = True
+except PermissionError:
+    out = False
+print(folder, leaf, inside, out, group.exceeded(), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@root_only
+def test_on_v2_a_uid_moves_processes_within_what_it_was_given_and_no_further() -> None:
+    if not any(h.v2 for h in delegation.hierarchies(Path("/proc/self"))):
+        pytest.skip("no cgroup2 file system is mounted where this process is")
+    name = f"test-{secrets.token_hex(4)}"
+    argv = [sys.executable, "-c", TAKE_V2, name, str(unprivileged.RUNNER_UID)]
+    ran = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=30)
+    folder, *said = ran.stdout.split()
+    assert said == ["runner", "True", "False", "None"]
+    for pid in (Path(folder) / "run-1" / "cgroup.procs").read_text().split():
+        os.kill(int(pid), 9)  # a sandbox's processes die with the runner
+    deadline = time.monotonic() + 10
+    while Path(folder).exists():
+        assert time.monotonic() < deadline, "left behind"
 
 
 def test_a_folder_that_is_no_cgroup_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What only containers have: images, their environment, and an end that follows the runner's."""
 
 import asyncio
+import json
 import os
 import pickle
 import signal
@@ -41,8 +42,8 @@ def eventually(check: Callable[[], bool]) -> bool:
     return False
 
 
-def test_when_the_runner_is_killed_its_containers_end(tmp_path: Path) -> None:
-    token = f"wfhub-orphan-{os.getpid()}"
+def killed_runner(home: Path, token: str, *, stopped: bool = False) -> None:
+    """It had a container with two processes of that token, the first of it stopped if so asked."""
     reading, writing = os.pipe()
     runner = os.fork()
     if runner == 0:
@@ -50,29 +51,50 @@ def test_when_the_runner_is_killed_its_containers_end(tmp_path: Path) -> None:
         async def work() -> None:
             os.write(writing, pickle.dumps(os.getpid()))
             script = f"(setsid sh -c 'trap \"\" TERM; sleep 600 #{token}' &); sleep 600"
-            await Lab(tmp_path).shell(script, wall_s=600)
+            await Lab(home).shell(script, wall_s=600)
 
         try:
-            unprivileged.run(tmp_path, work)
+            unprivileged.run(home, work)
         finally:
             os._exit(0)
     os.close(writing)
     with open(reading, "rb", buffering=0) as pipe:
         sandboxed = pickle.loads(pipe.read(4096))
     assert eventually(lambda: len(processes_with(token)) >= 2)
+    if stopped:
+        (noted,) = (home / "scratch").glob("container-*/state/wfhub/status")
+        os.kill(json.loads(noted.read_text())["pid"], signal.SIGSTOP)
     os.kill(sandboxed, signal.SIGKILL)
     os.waitpid(runner, 0)
-    assert eventually(lambda: not processes_with(token))
-    left = list((tmp_path / "scratch").glob("container-*"))
-    assert left
+
+
+def after_a_start(home: Path) -> list[Path]:
+    """What is left in the sandbox's folder when a runner has started there again."""
 
     async def again() -> list[Path]:
-        layers = tmp_path / "scratch"
-        layers.rename(tmp_path / "sandbox")
-        choice.opened(Choice(), tmp_path)
-        return [*(tmp_path / "sandbox").iterdir()]
+        (home / "scratch").rename(home / "sandbox")
+        choice.opened(Choice(), home)
+        return [*(home / "sandbox").iterdir()]
 
-    assert unprivileged.run(tmp_path, again) == []
+    return unprivileged.run(home, again)
+
+
+@pytest.mark.hostile(10)
+def test_when_the_runner_is_killed_its_containers_end(tmp_path: Path) -> None:
+    token = f"wfhub-orphan-{os.getpid()}"
+    killed_runner(tmp_path, token)
+    assert eventually(lambda: not processes_with(token))
+    assert list((tmp_path / "scratch").glob("container-*"))
+    assert after_a_start(tmp_path) == []
+
+
+@pytest.mark.hostile(10)
+def test_a_container_that_did_not_end_with_its_runner_is_ended_by_the_next(tmp_path: Path) -> None:
+    token = f"wfhub-stopped-{os.getpid()}"
+    killed_runner(tmp_path, token, stopped=True)
+    assert len(processes_with(token)) >= 2
+    assert after_a_start(tmp_path) == []
+    assert eventually(lambda: not processes_with(token))
 
 
 def test_the_images_environment_comes_below_the_specs(

@@ -173,7 +173,7 @@ def test_without_a_cgroup_cpu_time_is_counted_over_all_processes(
     tmp_path: Path, processes: int
 ) -> None:
     async def work() -> Ran:
-        limits = SMALL.model_copy(update={"cpu": 0.05})
+        limits = SMALL.model_copy(update={"cpu_millicores": 50})
         return await Lab(tmp_path).inside(SPIN, processes, limits=limits, wall_s=20)
 
     ran = unprivileged.run(tmp_path, work)
@@ -187,7 +187,7 @@ def test_processes_that_have_ended_are_counted_too(tmp_path: Path) -> None:
     )
 
     async def work() -> Ran:
-        limits = SMALL.model_copy(update={"cpu": 0.05})
+        limits = SMALL.model_copy(update={"cpu_millicores": 50})
         return await Lab(tmp_path).inside(code, limits=limits, wall_s=20)
 
     ran = unprivileged.run(tmp_path, work)

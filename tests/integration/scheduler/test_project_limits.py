@@ -21,18 +21,18 @@ from wfhub_common.messages import (
 )
 
 
-async def project(hub: Hub, default: dict[str, float] | None = None, **most: float) -> Project:
+async def project(hub: Hub, default: dict[str, int] | None = None, **most: int) -> Project:
     limits = LimitPolicy.model_validate({"default": default or {}, "max": most})
     asked = CreateProject(name="web", limits=limits)
     return await hub.ask(subjects.API, "create_project", asked, Project)
 
 
-async def change(hub: Hub, **limits: dict[str, float | None]) -> Project:
+async def change(hub: Hub, **limits: dict[str, int | None]) -> Project:
     asked = UpdateProject(project="web", limits=LimitChanges(**limits))
     return await hub.ask(subjects.API, "update_project", asked, Project)
 
 
-def asking(key: str | None = None, verify: tuple[str, ...] = (), **limits: float) -> SubmitTask:
+def asking(key: str | None = None, verify: tuple[str, ...] = (), **limits: int) -> SubmitTask:
     asked = {"limits": LimitsAsked.model_validate(limits), "verify": verify}
     return SubmitTask(project="web", spec=SPEC.model_copy(update=asked), idempotency_key=key)
 
@@ -47,13 +47,13 @@ async def stored(hub: Hub, task_id: str) -> dict[str, Any]:
 
 
 async def test_a_task_is_stored_with_the_limits_that_hold_for_it(hub: Hub) -> None:
-    made = await project(hub, {"run_s": 60, "cpu": 1.5}, run_s=600, idle_s=30)
-    assert made.limits.default.said() == {"run_s": 60, "cpu": 1.5}
+    made = await project(hub, {"run_s": 60, "cpu_millicores": 1500}, run_s=600, idle_s=30)
+    assert made.limits.default.said() == {"run_s": 60, "cpu_millicores": 1500}
     task_id = await submit(hub, asking(verify=("a", "b"), verify_s=10))
     limits = await stored(hub, task_id)
-    assert (limits["run_s"], limits["cpu"], limits["verify_s"], limits["idle_s"]) == (
+    assert (limits["run_s"], limits["cpu_millicores"], limits["verify_s"], limits["idle_s"]) == (
         60,
-        1.5,
+        1500,
         10,
         30,
     )
@@ -104,12 +104,18 @@ async def test_one_of_a_batch_that_asks_for_too_much_takes_none_with_it(hub: Hub
 
 
 async def test_a_change_of_limits_is_told_and_what_cannot_be_is_refused(hub: Hub) -> None:
-    await project(hub, {"cpu": 1})
-    assert (await change(hub, max={"cpu": 2})).limits.max.said() == {"cpu": 2}
-    assert (await change(hub, max={"cpu": 2})).limits.default.said() == {"cpu": 1}
+    await project(hub, {"cpu_millicores": 1000})
+    assert (await change(hub, max={"cpu_millicores": 2000})).limits.max.said() == {
+        "cpu_millicores": 2000
+    }
+    assert (await change(hub, max={"cpu_millicores": 2000})).limits.default.said() == {
+        "cpu_millicores": 1000
+    }
     events = await hub.pg.fetch("SELECT data FROM sched.event WHERE type = 'project.updated'")
     told = [json.loads(row["data"]) for row in events]
-    assert told == [{"limits": {"default": {"cpu": 1.0}, "max": {"cpu": 2.0}}}]
-    with pytest.raises(Rejected, match=r"default\.cpu") as caught:
-        await change(hub, max={"cpu": 0.5})
+    assert told == [
+        {"limits": {"default": {"cpu_millicores": 1000}, "max": {"cpu_millicores": 2000}}}
+    ]
+    with pytest.raises(Rejected, match=r"default\.cpu_millicores") as caught:
+        await change(hub, max={"cpu_millicores": 500})
     assert caught.value.code == "limits-invalid"

@@ -341,7 +341,10 @@ async def test_a_full_queue_that_empties_lets_the_firing_start(lab: Lab) -> None
 
 # --- limits of the project -------------------------------------------------------------------
 
-_MOST = """UPDATE sched.project SET limits = '{"max": {"run_s": 60}, "default": {"cpu": 2}}'"""
+_MOST = """
+UPDATE sched.project
+   SET limits = '{"max": {"run_s": 60}, "default": {"cpu_millicores": 2000}}'
+"""
 
 
 async def test_a_task_that_asks_for_too_much_is_refused_with_its_schedule(lab: Lab) -> None:
@@ -361,7 +364,7 @@ async def test_a_firing_gets_the_limits_of_its_own_time(lab: Lab) -> None:
     task_id = (await lab.fire()).task_id
     found = await lab.pg.fetchval("SELECT spec FROM sched.task WHERE task_id = $1", task_id)
     limits = TaskSpec.model_validate_json(found).limits
-    assert (limits.run_s, limits.cpu) == (60, 2)
+    assert (limits.run_s, limits.cpu_millicores) == (60, 2000)
 
 
 # --- commands --------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ async def test_what_does_not_fit_the_queue_leaves_nothing(lab: Lab) -> None:
 
 
 async def test_limits_of_each_task_are_settled_or_refused_by_path(lab: Lab) -> None:
-    most = '{"max": {"run_s": 60}, "default": {"cpu": 2}}'
+    most = '{"max": {"run_s": 60}, "default": {"cpu_millicores": 2000}}'
     await lab.pg.execute("UPDATE sched.project SET limits = $1", most)
     tasks = {"a": {"limits": {"run_s": 90}}, "b": {"needs": ["a"], "limits": {"run_s": 91}}}
     with pytest.raises(Rejected, match=r"tasks\.a\.limits\.run_s: 90 is more than") as caught:
@@ -259,7 +259,7 @@ async def test_limits_of_each_task_are_settled_or_refused_by_path(lab: Lab) -> N
     for task_id in made.tasks.values():
         found = await lab.pg.fetchval("SELECT spec FROM sched.task WHERE task_id = $1", task_id)
         limits = json.loads(found)["limits"]
-        assert (limits["run_s"], limits["cpu"]) == (60, 2)
+        assert (limits["run_s"], limits["cpu_millicores"]) == (60, 2000)
     await lab.pg.execute("UPDATE sched.project SET limits = $1", '{"max": {"run_s": 1}}')
     assert not (await lab.submit({"a": {}, "b": {"needs": ["a"]}}, key="k")).created
 

@@ -10,7 +10,7 @@ def test_names_and_sizes_are_the_apis() -> None:
     assert limit_words.parse("--limit", words) == {
         "memory_bytes": 3 * 2**29,
         "disk_bytes": 10,
-        "cpu": 0.5,
+        "cpu_millicores": 500,
         "run_s": 60,
         "idle_s": None,
     }
@@ -25,5 +25,5 @@ def test_what_is_no_limit_is_refused_with_what_would_be(word: str) -> None:
 
 
 def test_limits_are_shown_as_they_are_written() -> None:
-    limits = {"memory_bytes": 4 * 2**30, "cpu": 1.5, "run_s": 60.0, "disk_bytes": 1000}
+    limits = {"memory_bytes": 4 * 2**30, "cpu_millicores": 1500, "run_s": 60, "disk_bytes": 1000}
     assert limit_words.shown(limits) == "memory=4GiB cpu=1.5 run_s=60 disk=1000"

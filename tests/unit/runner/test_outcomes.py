@@ -83,3 +83,26 @@ def test_an_idle_agent_is_told_by_its_limit() -> None:
     assert decision is not None
     assert (decision.outcome, decision.reason) == (AttemptState.FAILED, "limit:idle")
     assert decision.retryable
+
+
+def test_an_exceeded_limit_is_told_with_its_figure_and_unit() -> None:
+    decision = of_run(port.LimitExceeded("cpu", 90))
+    assert decision is not None
+    assert decision.reason == "limit:cpu"
+    assert decision.message == "the agent exceeded its limit of cpu: 90 s of CPU time"
+
+
+@pytest.mark.parametrize("name", ["memory", "cpu", "disk"])
+def test_a_command_that_exceeded_a_limit_is_told_with_its_figure(name: str) -> None:
+    result = CommandResult(
+        command="make",
+        exit_code=None,
+        outcome=f"limit:{name}",
+        figure=1234,
+        duration_ms=5,
+        log="setup.log",
+    )
+    assert outcomes.of_set_up(result).message.endswith(f"limit:{name}, 1234")
+    verdict = Verdict(status=VerdictStatus.ERROR, commands=(result,))
+    decision = outcomes.of_verdict(verdict)
+    assert (decision.reason, decision.message[-6:]) == (f"verify-limit:{name}", ", 1234")

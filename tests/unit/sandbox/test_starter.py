@@ -170,6 +170,8 @@ def test_a_report_that_ends_early_means_that_the_starter_was_killed() -> None:
     assert starter.outcome(b"", "x") is None
     assert starter.outcome(b"starting\n", "x") == Signalled(9)
     assert starter.outcome(b"starting\n\0\0\0\0", "x") == Signalled(9)
+    for error in (1, 2**31 - 1, -(2**31)):  # nonsense is no error of ours
+        assert isinstance(starter.outcome(struct.pack("<ii", error, -1), "x"), CannotStart)
     assert starter.outcome(struct.pack("<ii", -1, 0), "x") == CannotStart(
         "x: Operation not permitted"
     )

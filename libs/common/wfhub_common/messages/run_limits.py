@@ -1,6 +1,6 @@
 """Limits of one attempt: as a task asks for them, as its project bounds them, as they are in force.
 
-Units are in the names; `cpu` is cores, 1.5 for one and a half. A limit that is None is not said:
+Units are in the names; one and a half cores are 1500 millicores. A limit that is None is not said:
 what then holds is the project's default, else the product's (`Limits`), never more than the
 project's maximum. It is settled once, when the task is submitted.
 """
@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from wfhub_common.messages.base import Command
 
 Seconds = Annotated[int, Field(ge=1, le=86_400)]
-Cores = Annotated[float, Field(ge=0.05, le=1024, allow_inf_nan=False)]
+Millicores = Annotated[int, Field(ge=50, le=1_024_000)]
 MemoryBytes = Annotated[int, Field(ge=64 * 1024**2, le=2**50)]
 Processes = Annotated[int, Field(ge=8, le=65_536)]
 DiskBytes = Annotated[int, Field(ge=1024**2, le=2**50)]
@@ -27,7 +27,7 @@ class Limits(Command):
     idle_s: Seconds | None = None  # neither output nor a model call for so long
     verify_s: Seconds = 1800  # each command
     setup_s: Seconds = 1800  # each command
-    cpu: Cores | None = None  # cores; None: as many as there are
+    cpu_millicores: Millicores | None = None  # None: as many as there are
     memory_bytes: MemoryBytes = 4 * 1024**3
     processes: Processes = 512
     disk_bytes: DiskBytes = 4 * 1024**3  # written to the workspace and /tmp
@@ -43,7 +43,7 @@ class LimitsAsked(Command):
     idle_s: Seconds | None = None
     verify_s: Seconds | None = None
     setup_s: Seconds | None = None
-    cpu: Cores | None = None
+    cpu_millicores: Millicores | None = None
     memory_bytes: MemoryBytes | None = None
     processes: Processes | None = None
     disk_bytes: DiskBytes | None = None
@@ -51,7 +51,7 @@ class LimitsAsked(Command):
     output_bytes: Bytes | None = None
     open_files: OpenFiles | None = None
 
-    def said(self) -> dict[str, float]:
+    def said(self) -> dict[str, int]:
         return {name: value for name, value in self if value is not None}
 
     def in_force(self) -> Limits:
@@ -79,5 +79,5 @@ class LimitPolicy(Command):
 class LimitChanges(Command):
     """By name; null takes one away, what is not named stays as it is."""
 
-    default: dict[str, float | None] = Field(default_factory=dict, max_length=32)
-    max: dict[str, float | None] = Field(default_factory=dict, max_length=32)
+    default: dict[str, int | None] = Field(default_factory=dict, max_length=32)
+    max: dict[str, int | None] = Field(default_factory=dict, max_length=32)

@@ -109,7 +109,7 @@ def options(spec: SandboxSpec, host: Host, fds: Descriptors, layer: Layer) -> li
         words += _bind(source, inside)
     words += _caches(spec, layer)
     for path, descriptor in fds.files.items():
-        words += ["--perms", _mode(path)]
+        words += ["--perms", f"{mode(path):04o}"]
         words += ["--file", str(descriptor), path]
     if layer.work is None:
         words += ["--bind", str(layer.upper), WORKSPACE]
@@ -144,10 +144,11 @@ def checked_cache(path: str) -> str:
     return path
 
 
-def _mode(path: str) -> str:
+def mode(path: str) -> int:
     if path == STARTER:
-        return "0555"
-    return "0444" if path.startswith((FILES, "/etc")) else "0644"
+        # Not to be read: then the kernel lets no agent into its /proc entry, where its report is.
+        return 0o111
+    return 0o444 if path.startswith((FILES, "/etc")) else 0o644
 
 
 def start(spec: SandboxSpec, host: Host, fds: Descriptors) -> Start:
@@ -258,7 +259,8 @@ def _setenv(values: Mapping[str, str]) -> list[str]:
 
 def cpu_time_s(spec: SandboxSpec) -> float | None:
     """What a run may use where nothing shares CPUs out: its cores, for as long as it may take."""
-    return None if spec.limits.cpu is None else spec.limits.cpu * spec.wall_s
+    millicores = spec.limits.cpu_millicores
+    return None if millicores is None else millicores / 1000 * spec.wall_s
 
 
 def _rlimits(spec: SandboxSpec, *, cpu_held: bool) -> dict[str, int]:

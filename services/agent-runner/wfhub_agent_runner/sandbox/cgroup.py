@@ -2,7 +2,7 @@
 
 `roots` are cgroups that this uid may make children in: one of v2, which has the controllers enabled
 for its children and no processes of its own; or of v1, one in each controller's hierarchy.
-Shape: one child a run in each, removed when the run is over. Units: bytes, cores, *_us.
+Shape: one child a run in each, removed when the run is over. Units: bytes, *_us.
 Raises: Rejected when a folder is not such a one; OSError when a child cannot be made.
 """
 
@@ -130,17 +130,19 @@ def _pids(limits: Limits) -> dict[str, str]:
 
 
 def _cpu_v1(limits: Limits) -> dict[str, str]:
-    if limits.cpu is None:
+    quota_us = _quota_us(limits)
+    if quota_us is None:
         return {}
-    return {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(_quota_us(limits.cpu))}
+    return {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(quota_us)}
 
 
 def _cpu_v2(limits: Limits) -> dict[str, str]:
-    return {} if limits.cpu is None else {"cpu.max": f"{_quota_us(limits.cpu)} {PERIOD_US}"}
+    quota_us = _quota_us(limits)
+    return {} if quota_us is None else {"cpu.max": f"{quota_us} {PERIOD_US}"}
 
 
-def _quota_us(cpu: float) -> int:
-    return round(cpu * PERIOD_US)
+def _quota_us(limits: Limits) -> int | None:
+    return None if limits.cpu_millicores is None else limits.cpu_millicores * PERIOD_US // 1000
 
 
 _SETTINGS = {

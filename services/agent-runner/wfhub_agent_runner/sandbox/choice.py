@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wfhub_agent_runner.sandbox import layers
+from wfhub_agent_runner.sandbox import leftovers
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
 from wfhub_agent_runner.sandbox.container import RUNTIME_DEFAULT, ContainerSandbox
 from wfhub_agent_runner.sandbox.images import ENGINE_DEFAULT, ImageStore, archive_in
@@ -39,7 +39,7 @@ def opened(choice: Choice, home: Path, cgroups: Sequence[Path] = ()) -> Sandbox:
     """Blocks, for as long as images take to fetch. What an earlier runner left there is removed:
     call it once for a home, before anything runs."""
     scratch = home / "sandbox"
-    layers.sweep(scratch)
+    leftovers.sweep(scratch)
     if choice.backend == BWRAP:
         return BwrapSandbox(scratch=scratch, cgroups=cgroups)
     if not choice.images or not all(choice.images):

@@ -201,7 +201,7 @@ class ContainerSandbox:
                 (place.run / parent).mkdir(exist_ok=True)
                 (place.run / parent).chmod(0o755)
             file.write_bytes(data)
-            file.chmod(0o555 if path == arguments.STARTER else 0o444)
+            file.chmod(arguments.mode(path))
         for _, path, _ in arguments.sockets(spec):
             (place.run / Path(path).relative_to(bundle.RUN)).touch()
 

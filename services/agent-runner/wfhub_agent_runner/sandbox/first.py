@@ -2,10 +2,9 @@
 
 Run by the runner's interpreter with `-I -S`: `first.py STATUS GO REPORT FOLDER argv…`. It says on
 STATUS that it is there, waits for a byte on GO if that is a descriptor (it is in its cgroup then),
-and starts argv in that folder. It takes leave of orphans, and ends with argv's process, or as soon
-as the runner has gone, which closes the other end of REPORT (a pipe that it never writes to).
-Whatever ends it, the kernel ends every other process of the container. Signals from inside cannot:
-it is the first.
+and starts argv in that folder, which gets REPORT. It takes leave of orphans, and ends with argv's
+process, or as soon as the runner has gone, which closes the other end of STATUS. Whatever ends it,
+the kernel ends every other process of the container. Signals from inside cannot: it is the first.
 Says on stderr why argv cannot be started. Imports little: each start pays for it.
 """
 
@@ -35,19 +34,20 @@ def start(argv: list[str], folder: str) -> int:
 def main(words: list[str]) -> None:
     status, go, report, folder, *argv = words
     os.write(int(status), b"first\n")
-    os.close(int(status))
+    os.set_inheritable(int(status), False)
     if go != NOTHING:
         os.read(int(go), 1)
         os.close(int(go))
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
     child = start(argv, folder)  # before there are handlers, which it would not have wanted
+    os.close(int(report))  # the agent can look at what is open here
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     poll = select.epoll()
     poll.register(woken, select.EPOLLIN)
-    poll.register(int(report), 0)  # an error is told all the same
+    poll.register(int(status), 0)  # an error is told all the same
     while True:
         ended = -1
         while ended:

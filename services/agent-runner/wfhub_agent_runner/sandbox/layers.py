@@ -144,13 +144,6 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         remove_tree(folder)
 
 
-def sweep(scratch: Path) -> None:
-    """Removes what runs of an earlier process left there."""
-    for pattern in ("sandbox-*", "container-*"):
-        for folder in scratch.glob(pattern):
-            remove_tree(folder)
-
-
 def remove_tree(root: Path) -> None:
     """Removes what an agent left, whatever modes it gave to its folders."""
     tree_usage(root)  # makes each folder readable

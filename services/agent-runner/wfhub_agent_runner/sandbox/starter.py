@@ -30,6 +30,7 @@ _ENDED = struct.Struct("<ii")
 _CLOSE_ON_EXEC, _SET_FLAGS = 1, 2
 _SHARES_MEMORY, _WAITS_FOR_EXEC = 0x100, 0x4000
 _ALL_ABOVE = 0xFFFFFFFF
+_ERRNO_MAX = 4095
 _ENVIRONMENT, _SOCKET, _ERROR = Slot(0), Slot(1), Slot(2)
 
 
@@ -159,7 +160,7 @@ def outcome(report: bytes, program: str) -> Outcome | None:
         return Signalled(signal.SIGKILL) if starting else None
     error, status = _ENDED.unpack_from(rest or before)
     if error:
-        return CannotStart(f"{program[:200]}: {os.strerror(-error)}")
+        return CannotStart(f"{program[:200]}: {os.strerror(-error & _ERRNO_MAX)}")
     if os.WIFSIGNALED(status):
         return Signalled(os.WTERMSIG(status))
     return Exited(os.WEXITSTATUS(status))

@@ -97,8 +97,8 @@ class _Life:
             await readable(self._bwrap)
             return None
         if self._started.group is not None and self._started.unblocks is not None:
-            try:
-                self._started.group.add(self._started.process.pid, first)
+            try:  # in a thread: the kernel waits for a grace period before it moves a process
+                await asyncio.to_thread(self._started.group.add, self._started.process.pid, first)
             except OSError as e:
                 return CannotStart(f"cannot move the sandbox into its cgroup: {e}")
             os.write(self._started.unblocks, b"\0")
