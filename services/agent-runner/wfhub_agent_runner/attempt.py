@@ -349,15 +349,9 @@ class AgentAttempt:
     async def _finish(self, decision: outcomes.Decision) -> None:
         """Artifacts, receipts, completion. A cancel that comes now is the scheduler's to weigh."""
         receipts = await self._delivered()
-        observed = self._evidence.observed(
-            self._parts.runner_id,
-            self._spec,
-            {
-                **self._parts.sandbox.describe(self._image.image),
-                **self._image.described(),
-                "caches": list(self._caches),
-            },
-        )
+        sandbox = self._parts.sandbox.describe(self._image.image) | self._image.described()
+        sandbox["caches"] = list(self._caches)
+        observed = self._evidence.observed(self._parts.runner_id, self._spec, sandbox)
         done = await self._parts.link.complete(
             self._held,
             messages.Complete(
