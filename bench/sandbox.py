@@ -21,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +29,11 @@ from typing import Any
 
 from wfhub_agent_runner.sandbox import delegation
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
-from wfhub_agent_runner.sandbox.port import Exited, SandboxSpec
+from wfhub_agent_runner.sandbox.container import ContainerSandbox
+from wfhub_agent_runner.sandbox.images import Image, make_fit, unpack
+from wfhub_agent_runner.sandbox.port import Exited, Sandbox, SandboxSpec
 from wfhub_common import privileges
+from wfhub_common.errors import Rejected
 from wfhub_common.messages import Limits
 
 TOGETHER = 20
@@ -39,6 +42,7 @@ DOCKERD_UP_S_MAX = 40
 COMMAND_S_MAX = 60
 IMAGE = "wfhub-bench-true"
 Figures = dict[str, Any]
+Measure = Callable[[Path, int, Sequence[Path]], Awaitable[Figures]]
 
 
 class Unavailable(Exception):
@@ -57,6 +61,36 @@ def figures(times_ms: list[float]) -> Figures:
 async def ours(home: Path, runs: int, cgroups: Sequence[Path]) -> Figures:
     sandbox = BwrapSandbox(scratch=home / "scratch")
     held = BwrapSandbox(scratch=home / "scratch", cgroups=cgroups)
+    bwrap = str(sandbox._host.bwrap)
+    plain = ("--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/")
+    return {
+        **await started("bwrap", sandbox, held if cgroups else None, home, runs),
+        "bwrap alone, no seccomp, no supervisor": timed([bwrap, *plain, "--", "/bin/true"], runs),
+        "process": timed(["/bin/true"], runs),
+        "backend": held.describe(),
+    }
+
+
+async def containers(home: Path, runs: int, cgroups: Sequence[Path]) -> Figures:
+    """The container backend, on an image with /bin/true alone. Raises: Unavailable."""
+    root = home / "root"
+    root.mkdir()
+    with image(home).open("rb") as archive:
+        unpack(archive, root)
+    make_fit(root)
+    about: dict[str, Any] = {"images": {"true": Image("true", "", root, {})}, "default": "true"}
+    try:
+        sandbox = ContainerSandbox(scratch=home / "scratch", **about)
+        held = ContainerSandbox(scratch=home / "scratch", cgroups=cgroups, **about)
+    except Rejected as e:
+        raise Unavailable(e.message) from e
+    return await started("container", sandbox, held if cgroups else None, home, runs)
+
+
+async def started(
+    name: str, sandbox: Sandbox, held: Sandbox | None, home: Path, runs: int
+) -> Figures:
+    """`held`: the same within cgroups, where there are any."""
     lower = home / "lower"
     lower.mkdir()
     spec = SandboxSpec(argv=("/bin/true",), lower=lower, limits=Limits(), wall_s=30)
@@ -64,7 +98,7 @@ async def ours(home: Path, runs: int, cgroups: Sequence[Path]) -> Figures:
     async def ignore(_: bytes) -> None:
         pass
 
-    async def once(spec: SandboxSpec = spec, sandbox: BwrapSandbox = sandbox) -> float:
+    async def once(spec: SandboxSpec = spec, sandbox: Sandbox = sandbox) -> float:
         began = time.perf_counter()
         ran = await sandbox.run(spec, on_output=ignore, cancel=asyncio.Event())
         assert ran.outcome == Exited(0), ran
@@ -78,20 +112,15 @@ async def ours(home: Path, runs: int, cgroups: Sequence[Path]) -> Figures:
         with_gateway = replace(spec, gateway_socket=home / "gateway.sock")
         forwarded = figures([await once(with_gateway) for _ in range(runs)])
     bounded = replace(spec, limits=Limits(cpu_millicores=2000))
-    in_cgroups = figures([await once(bounded, held) for _ in range(runs)])
+    in_cgroups = figures([await once(bounded, held) for _ in range(runs)]) if held else None
     began = time.perf_counter()
     await asyncio.gather(*(once() for _ in range(TOGETHER)))
     together_ms = (time.perf_counter() - began) * 1000
-    bwrap = str(sandbox._host.bwrap)
-    plain = ("--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/")
     return {
-        "bwrap": alone,
-        "bwrap, with a forwarder to the gateway": forwarded,
-        "bwrap, in cgroups of its own": in_cgroups if cgroups else {"p50_ms": None},
-        f"bwrap, {TOGETHER} at once": {"total_ms": round(together_ms, 1)},
-        "bwrap alone, no seccomp, no supervisor": timed([bwrap, *plain, "--", "/bin/true"], runs),
-        "process": timed(["/bin/true"], runs),
-        "backend": held.describe(),
+        name: alone,
+        f"{name}, with a forwarder to the gateway": forwarded,
+        f"{name}, in cgroups of its own": in_cgroups or {"p50_ms": None},
+        f"{name}, {TOGETHER} at once": {"total_ms": round(together_ms, 1)},
     }
 
 
@@ -209,8 +238,8 @@ def peers() -> tuple[Figures, dict[str, str]]:
     return found, missing
 
 
-def as_runner(runs: int) -> Figures:
-    """`ours` in a child at the runner's uid; the folder's owner stays behind to remove it."""
+def as_runner(measure: Measure, runs: int) -> Figures:
+    """`measure` in a child at the runner's uid; the folder's owner stays behind to remove it."""
     with tempfile.TemporaryDirectory(prefix="wfhub-bench-") as folder:
         home = Path(folder)
         reading, writing = os.pipe()
@@ -225,7 +254,10 @@ def as_runner(runs: int) -> Figures:
                 code = privileges.code_paths()
                 privileges.drop(uid, keep_visible=code, keep_writable=(home,))
             with open(writing, "w") as pipe:
-                json.dump(asyncio.run(ours(home, runs, cgroups)), pipe)
+                try:
+                    json.dump(asyncio.run(measure(home, runs, cgroups)), pipe)
+                except Unavailable as e:
+                    json.dump({"unavailable": str(e)}, pipe)
             os._exit(0)
         os.close(writing)
         with open(reading) as pipe:
@@ -233,7 +265,10 @@ def as_runner(runs: int) -> Figures:
         _, status = os.waitpid(pid, 0)
         if status:
             sys.exit(os.waitstatus_to_exitcode(status))
-        return dict(json.loads(text))
+        found = dict(json.loads(text))
+        if "unavailable" in found:
+            raise Unavailable(found["unavailable"])
+        return found
 
 
 def main() -> None:
@@ -242,9 +277,13 @@ def main() -> None:
     told = parser.parse_args()
     load = os.getloadavg()[0]
     began = time.monotonic()
-    found = as_runner(told.runs)
+    found = as_runner(ours, told.runs)
     backend = found.pop("backend")
     others, missing = peers()
+    try:
+        found |= as_runner(containers, told.runs)
+    except Unavailable as e:
+        missing["container"] = str(e)
     results = {**found, **others}
     for name, result in results.items():
         print(f"{name:42}" + "".join(f"{key} {value:<12}" for key, value in result.items()))
@@ -257,6 +296,8 @@ def main() -> None:
         "bench": "sandbox",
         "bwrap_p50_ms": bwrap,
         "bwrap_p99_ms": found["bwrap"]["p99_ms"],
+        "container_p50_ms": found.get("container", {}).get("p50_ms"),
+        "container_p99_ms": found.get("container", {}).get("p99_ms"),
         "docker_ratio": round(by_docker / bwrap, 1) if by_docker else None,
         "runsc_ratio": round(by_runsc / bwrap, 1) if by_runsc else None,
         "runs": told.runs,

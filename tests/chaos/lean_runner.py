@@ -175,7 +175,7 @@ async def serve(settings: RunnerSettings, history: History, stop: service.Stop) 
             delivery=delivery,
             handing_in=HandingIn(finished, delivery, link),
             toolchains=toolchains.of(()),
-            python="python3",
+            python=("python3",),
             gateway_url=settings.gateway_url,
             set_ups=SetUps(workspaces),
             secrets=(),

@@ -26,6 +26,7 @@ __all__ = ["StackHandle", "ephemeral", "run"]
 
 SERVERS_S_MAX = 60.0  # recovery after a kill included
 SERVICES_S_MAX = 60.0
+IMAGES_S_MAX = 1200.0  # longer, where a runner fetches images before it is ready
 SERVERS, SERVICES, RUNNERS = range(3)  # groups, in the order of start
 UNTIL_POLL_S = 0.2
 
@@ -91,7 +92,8 @@ def _start(
     for process in all_of(setting):
         is_runner = process.name not in credentials.nats
         supervisor.start(process, group=RUNNERS if is_runner else SERVICES)
-    supervisor.wait_up(timeout_s=SERVICES_S_MAX)
+    fetches = user_env.get("SANDBOX_BACKEND") == "container"
+    supervisor.wait_up(timeout_s=SERVICES_S_MAX + (IMAGES_S_MAX if fetches else 0))
     supervisor.mark_ready()
     state.write(layout, State(url, os.getpid(), str(layout.admin_token), ready=True))
     say(f"token in {layout.admin_token}, logs in {layout.data / 'logs'}")

@@ -34,11 +34,13 @@ from wfhub_agent_runner.finished import HandingIn, Record
 from wfhub_agent_runner.gitwork.client import Use
 from wfhub_agent_runner.gitwork.workspaces import (
     About,
+    BaseCheckout,
     Layers,
     Lease,
     Snapshot,
     Workspaces,
 )
+from wfhub_agent_runner.image_policy import Chosen, ImagePolicy
 from wfhub_agent_runner.leases import Held
 from wfhub_agent_runner.logs import AttemptLog
 from wfhub_agent_runner.relay import GatewayRelay
@@ -66,13 +68,14 @@ class Parts:
     delivery: Delivery
     handing_in: HandingIn
     toolchains: Toolchains
-    python: str  # an interpreter inside every sandbox
+    python: tuple[str, ...]  # the words that start one inside every sandbox
     gateway_url: str
     set_ups: SetUps
     secrets: tuple[str, ...]  # of this process: masked in every log
     scratch: Path
     egress: EgressRules = field(default_factory=EgressRules)  # by default nothing
     caches: tuple[shared_caches.Rule, ...] = ()
+    images: ImagePolicy | None = None  # of a sandbox that has images
 
 
 class AgentAttempt:
@@ -83,6 +86,7 @@ class AgentAttempt:
         self._limits = assignment.spec.limits.in_force()
         self._held = held
         self._evidence = Evidence()
+        self._image = Chosen()
         self._egress_allowed = parts.egress.of(assignment.project)
         self._caches = shared_caches.of(parts.caches, assignment.project)
         self._at = subjects.AttemptSubject(
@@ -135,6 +139,7 @@ class AgentAttempt:
         use = Use(self._assigned.project, apply=spec.apply)
         base = evidence.base = await parts.workspaces.prepare(spec.repo, spec.base, use)
         await self._step("workspace-ready", base_commit=base.commit, ref=base.ref)
+        await self._choose_image(base)
         evidence.lease = await parts.workspaces.lease(base, self._assigned.attempt_id)
         stack.push_async_callback(self._release)
         if spec.setup and (failed := await self._set_up(scratch, evidence.lease)):
@@ -186,6 +191,15 @@ class AgentAttempt:
             return outcomes.Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")
         return outcomes.of_verdict(evidence.verdict)
 
+    async def _choose_image(self, base: BaseCheckout) -> None:
+        """Raises: Rejected for one that the task may not have."""
+        images, asked = self._parts.images, self._spec.image
+        if images is None:
+            self._parts.sandbox.describe(asked)  # which refuses any
+        else:
+            found = await self._parts.workspaces.image_of(base)
+            self._image = images.chosen(self._assigned.project, task=asked, repository=found)
+
     async def _release(self) -> None:
         assert self._evidence.lease is not None
         await self._parts.workspaces.release(self._evidence.lease)
@@ -211,7 +225,8 @@ class AgentAttempt:
                     cancel=self._held.cancel,
                 )
 
-        environment = str(parts.sandbox.describe().get("backend", ""))
+        sandbox = parts.sandbox.describe(self._image.image)
+        environment = f"{sandbox['backend']} {sandbox.get('image_digest', '')}".strip()
         key = key_of(self._assigned, lease, parts.toolchains, environment)
         done = await parts.set_ups.on(lease, key, run, self._held.cancel)
         self._evidence.lease, self._evidence.set_up = done.lease, done
@@ -233,6 +248,7 @@ class AgentAttempt:
             self._parts.toolchains.binds,
             self._caches,
             proxy.socket_path if proxy else None,
+            self._image.image,
         )
 
     async def _agent(
@@ -269,6 +285,7 @@ class AgentAttempt:
                 files=plan.files,
                 gateway_socket=relay.socket_path,
                 egress_socket=proxy.socket_path if proxy else None,
+                image=self._image.image,
                 idle_s=self._limits.idle_s,
                 signs=lambda: max(relay.active_at(), proxy.active_at() if proxy else 0.0),
             )
@@ -334,11 +351,9 @@ class AgentAttempt:
 
     async def _finish(self, decision: outcomes.Decision) -> None:
         items = await self._spooled()
-        observed = self._evidence.observed(
-            self._parts.runner_id,
-            self._spec,
-            {**self._parts.sandbox.describe(), "caches": list(self._caches)},
-        )
+        sandbox = self._parts.sandbox.describe(self._image.image) | self._image.described()
+        sandbox["caches"] = list(self._caches)
+        observed = self._evidence.observed(self._parts.runner_id, self._spec, sandbox)
         complete = messages.Complete(
             attempt_id=self._held.attempt_id,
             outcome=decision.outcome,

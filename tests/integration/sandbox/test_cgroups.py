@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sandbox_lab
 import unprivileged
 from sandbox_lab import MIB, Lab, Ran
 from wfhub_agent_runner.sandbox import delegation
-from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
 from wfhub_agent_runner.sandbox.cgroup import CONTROLLERS, V1, V2, Cgroups
 from wfhub_agent_runner.sandbox.port import Exited, LimitExceeded
 from wfhub_common.errors import Rejected
@@ -87,7 +87,7 @@ def folders() -> Iterator[tuple[Path, ...]]:
 
 def lab(home: Path, folders: tuple[Path, ...]) -> Lab:
     found = Lab(home)
-    found.sandbox = BwrapSandbox(scratch=home / "scratch", cgroups=folders)
+    found.sandbox = sandbox_lab.sandbox(home / "scratch", cgroups=folders)
     return found
 
 
@@ -297,7 +297,7 @@ def test_on_v2_a_uid_moves_processes_within_what_it_was_given_and_no_further() -
 def test_a_folder_that_is_no_cgroup_is_refused(tmp_path: Path) -> None:
     async def work() -> str:
         try:
-            BwrapSandbox(scratch=tmp_path / "scratch", cgroups=[tmp_path])
+            sandbox_lab.sandbox(tmp_path / "scratch", cgroups=(tmp_path,))
         except Rejected as e:
             return e.code
         return ""

@@ -156,6 +156,7 @@ def test_extra_layers_add_to_and_take_from_the_tree(tmp_path: Path) -> None:
     assert unprivileged.run(tmp_path, work).split() == ["new.txt"]
 
 
+@pytest.mark.only_backend("bwrap")
 def test_a_copy_leaves_the_same_upper_layer_as_an_overlay(tmp_path: Path) -> None:
     script = (
         "echo new > added; rm -r gone; echo more >> dir/a; rm dir/b; rm -r was_dir"

@@ -32,6 +32,7 @@ UID = GID = 1000
 SHM_BYTES = 64 * 1024**2
 STARTER = f"{FILES}/start"
 FORWARDER = f"{FILES}/forwarder.py"
+FIRST = f"{FILES}/first.py"  # of a container
 GATEWAY_SOCKET = "/run/gateway.sock"
 EGRESS_SOCKET = "/run/egress.sock"
 PASSWD = f"agent:x:{UID}:{GID}:agent:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
@@ -85,7 +86,7 @@ def options(spec: SandboxSpec, host: Host, fds: Descriptors, layer: Layer) -> li
         *("--unshare-cgroup-try", "--disable-userns", "--assert-userns-disabled"),
         *("--uid", str(UID), "--gid", str(GID), "--hostname", "sandbox", "--cap-drop", "ALL"),
         *("--new-session", "--die-with-parent", "--clearenv"),
-        *_environment(spec),
+        *_setenv(environment(spec)),
         *("--ro-bind", "/usr", "/usr"),
     ]
     for path, target in host.system_links.items():
@@ -101,14 +102,14 @@ def options(spec: SandboxSpec, host: Host, fds: Descriptors, layer: Layer) -> li
         *("--size", size, "--perms", "0700", "--tmpfs", HOME),
         *("--dir", "/run"),
     ]
-    for _, inside, socket in _sockets(spec):
+    for _, inside, socket in sockets(spec):
         words += ["--ro-bind", str(socket), inside]
     own = {} if host.python_prefix is None else {str(host.python_prefix): host.python_prefix}
     for inside, source in sorted({**own, **spec.binds}.items()):  # a folder before what is in it
         words += _bind(source, inside)
     words += _caches(spec, layer)
     for path, descriptor in fds.files.items():
-        words += ["--perms", _mode(path)]
+        words += ["--perms", f"{mode(path):04o}"]
         words += ["--file", str(descriptor), path]
     if layer.work is None:
         words += ["--bind", str(layer.upper), WORKSPACE]
@@ -127,8 +128,7 @@ def options(spec: SandboxSpec, host: Host, fds: Descriptors, layer: Layer) -> li
 def _caches(spec: SandboxSpec, layer: Layer) -> list[str]:
     words: list[str] = []
     for path, source in sorted(spec.caches.items()):
-        if not _plain(path) or not path.startswith(f"{HOME}/"):
-            raise Rejected("sandbox-cache", f"a cache belongs below {HOME}, not at {path[:200]!r}")
+        checked_cache(path)
         if (over := layer.caches.get(path)) is None:
             words += ["--ro-bind", str(source), path]
         else:
@@ -137,26 +137,53 @@ def _caches(spec: SandboxSpec, layer: Layer) -> list[str]:
     return words
 
 
-def _mode(path: str) -> str:
+def checked_cache(path: str) -> str:
+    """Raises: Rejected unless it lies where a cache may."""
+    if not _plain(path) or not path.startswith(f"{HOME}/"):
+        raise Rejected("sandbox-cache", f"a cache belongs below {HOME}, not at {path[:200]!r}")
+    return path
+
+
+def mode(path: str) -> int:
     if path == STARTER:
         # Not to be read: then the kernel lets no agent into its /proc entry, where its report is.
-        return "0111"
-    return "0444" if path.startswith((FILES, "/etc")) else "0644"
+        return 0o111
+    return 0o444 if path.startswith((FILES, "/etc")) else 0o644
 
 
 def start(spec: SandboxSpec, host: Host, fds: Descriptors) -> Start:
     """What the starter does for this run."""
-    ways = _sockets(spec)
+    return starting(
+        spec,
+        (str(host.python),),
+        path=spec.env.get("PATH", SYSTEM_PATH),
+        report=fds.report,
+        passed=(fds.seccomp, fds.status),
+        cpu_held=fds.cpu_held,
+    )
+
+
+def starting(
+    spec: SandboxSpec,
+    python: Sequence[str],
+    *,
+    path: str,
+    report: int,
+    passed: Sequence[int],
+    cpu_held: bool,
+) -> Start:
+    """`python`: what the forwarder runs with. `path`: where programs are looked for."""
+    ways = sockets(spec)
     listeners = zip(LISTENERS, ways, strict=False)
     words = [f"{listener}={inside}" for listener, (_, inside, _) in listeners]
     return Start(
         argv=spec.argv,
-        paths=_candidates(spec.argv[0], spec.env.get("PATH", SYSTEM_PATH)),
-        limits=_rlimits(spec, cpu_held=fds.cpu_held),
-        report=fds.report,
-        passed=(fds.seccomp, fds.status),
+        paths=_candidates(spec.argv[0], path),
+        limits=_rlimits(spec, cpu_held=cpu_held),
+        report=report,
+        passed=passed,
         ports=[port for port, _, _ in ways],
-        forwarder=(str(host.python), "-I", "-S", FORWARDER, *words),
+        forwarder=(*python, "-I", "-S", FORWARDER, *words),
     )
 
 
@@ -167,7 +194,7 @@ def _candidates(program: str, path: str) -> tuple[str, ...]:
     return tuple(os.path.join(folder, program) for folder in path.split(":"))
 
 
-def _sockets(spec: SandboxSpec) -> list[tuple[int, str, Path]]:
+def sockets(spec: SandboxSpec) -> list[tuple[int, str, Path]]:
     """(port on 127.0.0.1 inside, path inside, path outside) of each way out."""
     ways = (
         (GATEWAY_PORT, GATEWAY_SOCKET, spec.gateway_socket),
@@ -181,7 +208,7 @@ def checked_file(path: str) -> str:
     if (
         _plain(path)
         and any(path.startswith(f"{home}/") for home in _FILE_HOMES)
-        and path not in (STARTER, FORWARDER)
+        and path not in (STARTER, FORWARDER, FIRST)
     ):
         return path
     homes = ", ".join(_FILE_HOMES)
@@ -189,6 +216,14 @@ def checked_file(path: str) -> str:
 
 
 def _bind(source: Path, inside: str) -> Sequence[str]:
+    checked_bind(inside)
+    if PurePosixPath(inside).is_relative_to("/usr") and str(source) == inside:
+        return ()  # /usr is there already
+    return ("--ro-bind", str(source), inside)
+
+
+def checked_bind(inside: str) -> str:
+    """Raises: Rejected unless nothing of the sandbox's own would be covered there."""
     covers = [
         p for p in (*_OURS, "/usr", "/tmp", HOME) if p == inside or p.startswith(f"{inside}/")
     ]
@@ -200,16 +235,14 @@ def _bind(source: Path, inside: str) -> Sequence[str]:
             " sandbox's own; choose an absolute folder outside of "
             + ", ".join((*_OURS, "/usr", "/tmp")),
         )
-    if PurePosixPath(inside).is_relative_to("/usr") and str(source) == inside:
-        return ()  # /usr is there already
-    return ("--ro-bind", str(source), inside)
+    return inside
 
 
 def _plain(path: str) -> bool:
     return path.startswith("/") and os.path.normpath(path) == path and not path.startswith("//")
 
 
-def _environment(spec: SandboxSpec) -> list[str]:
+def environment(spec: SandboxSpec) -> dict[str, str]:
     values = {"PATH": SYSTEM_PATH, "HOME": HOME, "LANG": "C.UTF-8"}
     values |= {"USER": "agent", "LOGNAME": "agent", "TMPDIR": "/tmp"}
     if spec.egress_socket is not None:  # programs disagree about the case
@@ -217,6 +250,10 @@ def _environment(spec: SandboxSpec) -> list[str]:
             values |= {name: EGRESS_URL, name.upper(): EGRESS_URL}
         values |= {"no_proxy": NOT_PROXIED, "NO_PROXY": NOT_PROXIED}
     values |= spec.env
+    return values
+
+
+def _setenv(values: Mapping[str, str]) -> list[str]:
     return [word for name, value in values.items() for word in ("--setenv", name, value)]
 
 

@@ -65,34 +65,29 @@ class BwrapSandbox:
         self.scratch = scratch
         self.python = Path(python or own_python())
         bwrap, self._version = find_bwrap()
-        self._host = Host(bwrap, self.python, _prefix(self.python), arguments.system_links())
+        self._host = Host(bwrap, self.python, prefix_of(self.python), arguments.system_links())
         self._layer_kind = layers.probe(bwrap, scratch)
         self._cgroups = Cgroups.open(cgroups) if cgroups else None
         self._filter = seccomp.program(platform.machine())
         starter.check(platform.machine())
         source = Path(forwarder.__file__)
         # Compiled for the same interpreter; another one may not read it, but any reads the source.
-        self._forwarder = _compiled(source) if self.python == own_python() else source.read_bytes()
+        self._forwarder = compiled(source) if self.python == own_python() else source.read_bytes()
 
-    def describe(self) -> dict[str, Any]:
+    @property
+    def interpreter(self) -> tuple[str, ...]:
+        return (str(self.python),)
+
+    def describe(self, image: str = "") -> dict[str, Any]:
+        no_images(image)
         return {
             "backend": "bwrap",
             "version": self._version,
             "uid": os.getuid(),
             "layer": self._layer_kind.value,
-            "limits": self._limits_held(),
+            "limits": limits_held(self._cgroups),
             "seccomp_sha256": hashlib.sha256(self._filter).hexdigest(),
         }
-
-    def _limits_held(self) -> dict[str, str]:
-        """By what each is held: the kernel's cgroups and rlimits, or this process' watchdog."""
-        held = {"memory": "watchdog", "cpu": "watchdog", "processes": "rlimit"}
-        if self._cgroups is not None:
-            names = {"memory": "memory", "cpu": "cpu", "pids": "processes"}
-            held |= {names[which]: self._cgroups.kind for which in self._cgroups.roots}
-        kernels = {"file": "rlimit", "open_files": "rlimit"}
-        ours = dict.fromkeys(("disk", "inodes", "output", "wall", "idle"), "watchdog")
-        return {**held, **kernels, **ours}
 
     async def run(
         self, spec: SandboxSpec, *, on_output: OnOutput, cancel: asyncio.Event
@@ -100,20 +95,21 @@ class BwrapSandbox:
         began = time.monotonic()
         async with contextlib.AsyncExitStack() as stack:
             try:
+                no_images(spec.image)
                 layer = await stack.enter_async_context(
                     layers.prepared(self._layer_kind, spec, scratch=self.scratch)
                 )
                 group = self._cgroups.create(spec.limits) if self._cgroups else None
                 if group is not None:
                     stack.callback(group.remove)
-                started = self._start(spec, layer, group, _Opened(stack))
+                started = self._start(spec, layer, group, Opened(stack))
             except (Rejected, OSError) as e:
                 duration_ms = int((time.monotonic() - began) * 1000)
                 return SandboxResult(CannotStart(str(e)), duration_ms, 0, False)
             return await supervise(started, spec, layer, on_output, cancel, began)
 
     def _start(
-        self, spec: SandboxSpec, layer: layers.Layer, group: Group | None, opened: "_Opened"
+        self, spec: SandboxSpec, layer: layers.Layer, group: Group | None, opened: "Opened"
     ) -> Started:
         """Raises: OSError, Rejected. Once it returns, the process is the supervisor's."""
         files = {
@@ -154,7 +150,7 @@ class BwrapSandbox:
         return Started(process, output, status, report, unblocks, group)
 
 
-class _Opened:
+class Opened:
     """Descriptors of one run, closed with its stack unless they were closed before."""
 
     def __init__(self, stack: contextlib.AsyncExitStack) -> None:
@@ -180,7 +176,27 @@ class _Opened:
             os.close(descriptor)
 
 
-def _compiled(source: Path) -> bytes:
+def limits_held(cgroups: Cgroups | None) -> dict[str, str]:
+    """By what each is held: the kernel's cgroups and rlimits, or this process' watchdog."""
+    held = {"memory": "watchdog", "cpu": "watchdog", "processes": "rlimit"}
+    if cgroups is not None:
+        names = {"memory": "memory", "cpu": "cpu", "pids": "processes"}
+        held |= {names[which]: cgroups.kind for which in cgroups.roots}
+    kernels = {"file": "rlimit", "open_files": "rlimit"}
+    ours = dict.fromkeys(("disk", "inodes", "output", "wall", "idle"), "watchdog")
+    return {**held, **kernels, **ours}
+
+
+def no_images(image: str) -> None:
+    if image:
+        raise Rejected(
+            "image-unsupported",
+            f"this runner's sandbox has no images, so none can be {image[:200]!r}: leave the image"
+            " out, or ask the operator for SANDBOX_BACKEND=container",
+        )
+
+
+def compiled(source: Path) -> bytes:
     """As a .pyc file that is never compared with its source (PEP 552)."""
     code = compile(source.read_bytes(), source.name, "exec", dont_inherit=True)
     unchecked = (0b01).to_bytes(4, "little") + bytes(8)
@@ -192,7 +208,7 @@ def own_python() -> Path:
     return Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
 
 
-def _prefix(python: Path) -> Path | None:
+def prefix_of(python: Path) -> Path | None:
     if python.is_relative_to("/usr"):
         return None
     own = Path(sys.base_prefix)

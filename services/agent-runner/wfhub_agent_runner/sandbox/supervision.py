@@ -16,6 +16,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from wfhub_agent_runner.sandbox import starter
 from wfhub_agent_runner.sandbox.arguments import cpu_time_s
@@ -40,7 +41,8 @@ TAIL_BYTES = 2000  # of the output, for the message when bwrap itself fails
 
 @dataclass(frozen=True)
 class Started:
-    """bwrap runs. `unblocks`: a byte here starts the command, once it is in its cgroup."""
+    """bwrap runs. `unblocks`: a byte here starts the command, once it is in its cgroup.
+    `parent`: the process is no bwrap but the init's parent; that the init runs, the init says."""
 
     process: subprocess.Popen[bytes]
     output: int
@@ -48,6 +50,7 @@ class Started:
     report: int
     unblocks: int | None
     group: Group | None
+    parent: bool = False
 
 
 async def supervise(
@@ -124,7 +127,10 @@ class _Life:
         """Waits until bwrap has made the sandbox's init, or has failed. To kill bwrap before would
         leave an init that waits for it for ever. Repeatable."""
         await self.status.first_line.wait()
-        first = _child_pid(self.status.text)
+        if not self._started.parent:
+            first = _child_pid(self.status.text)
+        else:
+            first = _only_child(self._started.process.pid) if self.status.text else None
         if first is not None and self._init is None:
             with contextlib.suppress(ProcessLookupError):
                 self._init = os.pidfd_open(first)
@@ -272,6 +278,12 @@ async def _clear(life: _Life, tasks: list[asyncio.Task[Outcome | None]]) -> None
 def _child_pid(text: bytes) -> int | None:
     with contextlib.suppress(ValueError, KeyError):
         return int(json.loads(text.split(b"\n", 1)[0])["child-pid"])
+    return None
+
+
+def _only_child(pid: int) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
     return None
 
 
