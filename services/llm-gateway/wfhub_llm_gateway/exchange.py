@@ -189,6 +189,10 @@ class ExchangeResponse:
     async def _pass_on(self, event: bytes, send: Send) -> None:
         progress, request = self._progress, self._request
         progress.tap.event(event)
+        if progress.tap.malformed:  # a client would choke on it, and not say why
+            raise UpstreamFailed(
+                "upstream-malformed", "the model server's stream has an event that is not JSON"
+            )
         if progress.entry.budget_tokens is not None:
             taken = request.prompt_estimate + progress.tap.estimated
             while taken > progress.entry.granted_tokens:
@@ -196,6 +200,7 @@ class ExchangeResponse:
         framed = progress.frames.frame(event)
         self._keep(framed)
         await send({"type": "http.response.body", "body": framed, "more_body": True})
+        progress.tap.sent_count += 1
 
     def _keep(self, chunk: bytes) -> None:
         self._progress.body += chunk

@@ -208,6 +208,7 @@ class Upstream:
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)  # a client left a hanging answer
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     odd_stream: bytes = b""  # what the behaviour "stream" answers
+    script: Callable[[str], bytes] = lambda _path: b""  # what "script" answers, head and all
 
     def url(self, behaviour: str) -> str:
         return f"http://127.0.0.1:{self.port}/{behaviour}"
@@ -250,6 +251,32 @@ class Upstream:
                 writer.write(_json(400, {"error": {"message": "context length exceeded"}}))
             case "failing":
                 writer.write(_json(500, {"error": {"message": "out of memory"}}))
+            case "script":
+                writer.write(self.script(head.split()[1]))
+            case "limited":
+                body = {"error": {"message": "slow down", "code": "rate_limit"}}
+                writer.write(_json(429, body, "retry-after: 7"))
+            case "page":
+                writer.write(_head(503, "text/html", "content-length: 14") + b"<h1>down</h1>\n")
+            case "wrong-usage":
+                usage = {"prompt_tokens": -5, "completion_tokens": "many", "total_tokens": 2**70}
+                choices = [{**_choice("hello"), "delta": {"content": "hello"}}]
+                chunk = {"model": "double", "choices": choices, "usage": usage}
+                if self.requests[-1].get("stream"):
+                    data = b"data: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n"
+                    writer.write(_head(200, "text/event-stream") + data)
+                else:
+                    writer.write(_json(200, chunk))
+            case "huge":
+                content = "x" * HUGE_BYTES
+                if self.requests[-1].get("stream"):
+                    writer.write(_head(200, "text/event-stream") + _delta(content))
+                else:
+                    answer = {"model": "double", "choices": [_choice(content)], "usage": USAGE}
+                    writer.write(_json(200, answer))
+            case "stream-malformed":
+                body = _delta("one") + b'data: {"choices": [{"delta"\n\n' + _delta("two")
+                writer.write(_head(200, "text/event-stream") + body)
             case "hang":
                 await self._hang(reader)
             case "stream":
@@ -278,6 +305,7 @@ class Upstream:
         self.hung_up.set()
 
 
+HUGE_BYTES = 10 * 1024 * 1024
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 
 
@@ -306,9 +334,9 @@ def _head(status: int, content_type: str, *more: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def _json(status: int, value: dict[str, Any]) -> bytes:
+def _json(status: int, value: dict[str, Any], *more: str) -> bytes:
     body = json.dumps(value).encode()
-    return _head(status, "application/json", f"content-length: {len(body)}") + body
+    return _head(status, "application/json", f"content-length: {len(body)}", *more) + body
 
 
 @pytest.fixture
