@@ -3,6 +3,7 @@ API says it.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,20 @@ from wfhub_client.session import connected
 from wfhub_client.text import one_line
 
 
-def create_project(name: str, given: dict[str, int | None], *, as_json: bool) -> None:
+def budget(given: list[str] | None) -> dict[str, Any] | None:
+    """From WHAT=AMOUNT each; the API knows which there are. Raises: Usage."""
+    if given is None or given == ["none"]:
+        return None if given is None else {}
+    amounts: dict[str, Any] = {}
+    for each in given:
+        what, equals, amount = each.partition("=")
+        if not equals or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", amount):
+            raise Usage(f"{each!r} is no budget: give what is limited, =, and a number, or `none`")
+        amounts[what] = amount if what.startswith("usd") or "." in amount else int(amount)
+    return amounts
+
+
+def create_project(name: str, given: dict[str, Any], *, as_json: bool) -> None:
     with _client() as client:
         found = client.create_project(
             name, **{key: value for key, value in given.items() if value is not None}
@@ -37,7 +51,7 @@ def show_project(ref: str, *, as_json: bool) -> None:
 def update_project(ref: str, given: dict[str, Any], *, as_json: bool) -> None:
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
-        raise Usage("say what to change: --running-limit, --weight or --queue-limit")
+        raise Usage("say what to change: --running-limit, --weight, --queue-limit or --budget")
     with _client() as client:
         found = client.update_project(ref, changes)
     _print(found, _project(found), as_json=as_json)
@@ -91,7 +105,12 @@ def _project(found: dict[str, Any]) -> str:
         f"{found['project_id']}  {found['name']}  {state}"
         f"  running {found['running']}/{found['running_limit']}"
         f"  queued {found['queued']}/{found['queue_limit']}  weight {found['weight']}"
+        + "".join(f"  {what} {amount}" for what, amount in _set(found.get("budget", {})))
     )
+
+
+def _set(budget: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(what, amount) for what, amount in budget.items() if amount is not None]
 
 
 def _pool(found: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from wfhub_common.messages import (
     AttemptState,
     Cancelled,
     CloudEvent,
+    ProjectBudget,
     Receipt,
     TaskSpec,
     TaskState,
@@ -56,6 +57,7 @@ class Project(Shape):
     weight: int
     queue_limit: int
     paused: bool
+    budget: ProjectBudget = ProjectBudget()
     created_at: datetime
 
 

@@ -6,6 +6,7 @@ Unknown fields are ignored on replies and events (additive), refused on commands
 """
 
 from wfhub_common.messages.base import Command, Fact
+from wfhub_common.messages.budgets import Budget, ProjectBudget, SpendingLimit, limits_of
 from wfhub_common.messages.dead_letters import (
     DeadLetterDecided,
     DiscardDeadLetter,
@@ -121,6 +122,7 @@ __all__ = [
     "Assignment",
     "AttemptEnded",
     "AttemptState",
+    "Budget",
     "CancelTask",
     "CancelWorkflow",
     "Cancelled",
@@ -159,6 +161,7 @@ __all__ = [
     "Preview",
     "PreviewSchedule",
     "Project",
+    "ProjectBudget",
     "PublishOrder",
     "PutSchedule",
     "Reason",
@@ -179,6 +182,7 @@ __all__ = [
     "Sealed",
     "ShellCommand",
     "Slug",
+    "SpendingLimit",
     "SubmitResult",
     "SubmitTask",
     "SubmitTasks",
@@ -201,4 +205,5 @@ __all__ = [
     "WorkflowState",
     "WorkflowSubmitted",
     "WorkflowTask",
+    "limits_of",
 ]

@@ -5,6 +5,7 @@ from datetime import datetime
 from pydantic import Field
 
 from wfhub_common.messages.base import Command, Fact, Name
+from wfhub_common.messages.budgets import SpendingLimit
 
 
 class Introspect(Command):
@@ -19,7 +20,9 @@ class TokenInfo(Fact):
     task_id: str = ""
     project_id: str = ""
     models: tuple[str, ...] | None = None  # None: any the gateway serves
-    budget_tokens: int | None = None
+    budget_tokens: int | None = None  # as in `limits`, for the attempt
+    project: str = ""  # its name
+    limits: tuple[SpendingLimit, ...] = ()
     valid_until: datetime | None = None
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from wfhub_common import limits
 from wfhub_common.messages.base import Command, Fact
+from wfhub_common.messages.budgets import ProjectBudget
 from wfhub_common.messages.states import TaskState
 from wfhub_common.messages.tasks import Slug, TaskSpec
 
@@ -16,6 +17,7 @@ class CreateProject(Command):
     running_limit: int = Field(100, ge=1, le=100_000)
     weight: int = Field(1, ge=1, le=1000)
     queue_limit: int = Field(10_000, ge=1, le=limits.QUEUED_TASKS_MAX)
+    budget: ProjectBudget = ProjectBudget()
 
 
 class UpdateProject(Command):
@@ -27,6 +29,7 @@ class UpdateProject(Command):
     weight: int | None = Field(None, ge=1, le=1000)  # its share of a pool, beside the others'
     queue_limit: int | None = Field(None, ge=1, le=limits.QUEUED_TASKS_MAX)  # ready and blocked
     paused: bool | None = None
+    budget: ProjectBudget | None = None  # instead of the one it has, as a whole
 
 
 class Project(Fact):
@@ -36,6 +39,7 @@ class Project(Fact):
     weight: int
     queue_limit: int = 10_000
     paused: bool = False
+    budget: ProjectBudget = ProjectBudget()
     created_at: datetime
     created: bool = False  # False: it was there already, with the same settings
 
