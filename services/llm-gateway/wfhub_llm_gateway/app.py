@@ -19,7 +19,8 @@ from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.httpauth import ATTEMPT_TOKEN_PREFIX
 from wfhub_common.log import get_logger
 
-from wfhub_llm_gateway.exchange import Exchanger, ExchangeResponse
+from wfhub_llm_gateway.exchange import ExchangeResponse
+from wfhub_llm_gateway.exchanger import Exchanger
 from wfhub_llm_gateway.formats import BY_NAME
 from wfhub_llm_gateway.formats import asked as read
 from wfhub_llm_gateway.formats.asked import Head
@@ -50,7 +51,7 @@ def make_app(
         head = _head(request, path)
         asked = spoken.parse(await _body(request), head, default_model=default_model)
         read.check_model(asked, info.models)
-        entry = await exchanger.open(asked, info)
+        entry, asked = await exchanger.open(asked, info)
         return ExchangeResponse(exchanger, asked, digest, info, entry)
 
     async def models(

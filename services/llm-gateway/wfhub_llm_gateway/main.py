@@ -22,8 +22,12 @@ from wfhub_common.service import Stop, run, serve_http
 
 from wfhub_llm_gateway import cassette, cuts, rpc, urls
 from wfhub_llm_gateway.app import make_app
+from wfhub_llm_gateway.budgets import prices
+from wfhub_llm_gateway.budgets.pricing import Pricing
 from wfhub_llm_gateway.cuts import OpenStreams
-from wfhub_llm_gateway.exchange import Exchanger
+from wfhub_llm_gateway.evidence import Evidence
+from wfhub_llm_gateway.exchanger import Exchanger
+from wfhub_llm_gateway.instances import Instances
 from wfhub_llm_gateway.ledger import Ledger
 from wfhub_llm_gateway.provider import Provider
 from wfhub_llm_gateway.recorder import Recorder
@@ -79,23 +83,37 @@ def make_recorder(settings: GatewaySettings) -> Recorder | None:
         raise SystemExit(f"bad settings: LLM_RECORD: {e}") from e
 
 
+def make_pricing(settings: GatewaySettings) -> Pricing:
+    """Raises: SystemExit."""
+    try:
+        return Pricing(prices.load(Path(settings.llm_prices) if settings.llm_prices else None))
+    except prices.PricesError as e:
+        raise SystemExit(f"bad settings: LLM_PRICES: {e}") from e
+
+
 async def serve(settings: GatewaySettings, stop: Stop) -> None:
     provider, recorder = make_provider(settings), make_recorder(settings)
+    pricing = make_pricing(settings)
     folder = settings.gateway_spool or tempfile.mkdtemp(prefix="wfhub-gateway-")
     spool = Spool(
         Path(folder), proofs_url=settings.proofs_url, service_token=settings.service_token
     )
     engine = db.make_engine(settings.database_url, application="wfhub-llm-gateway")
     broker = make_broker(settings, name=subjects.GATEWAY, on_closed=lambda: stop("nats closed"))
-    ledger = Ledger(engine)
+    instances = Instances(engine, spool.add, lease_s=settings.gateway_lease_s)
+    ledger = Ledger(engine, instances.instance_id)
     tokens = Tokens(partial(rpc.introspect, broker))
-    exchanger = Exchanger(provider, ledger, tokens, OpenStreams(), spool, recorder)
-    rpc.register(broker, ledger, exchanger)
+    exchanger = Exchanger(
+        provider, ledger, tokens, OpenStreams(), spool, recorder, pricing, settings.keys()
+    )
+    rpc.register(broker, Evidence(engine), exchanger)
     background = [asyncio.create_task(spool.run()), asyncio.create_task(_drain(stop, exchanger))]
     try:
         if await _until(stop, "database", lambda: _check_database(engine)) and await _until(
             stop, "nats", broker.start
         ):
+            await instances.renew()
+            background.append(asyncio.create_task(instances.run()))
             app = make_app(
                 exchanger,
                 default_model=settings.llm_model,
@@ -108,6 +126,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
             await asyncio.wait(exchanger.late, timeout=PING_TIMEOUT_S)
         for task in background:
             task.cancel()
+        await instances.end()
         await spool.close()
         await stop_broker(broker)
         await provider.close()

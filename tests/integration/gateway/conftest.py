@@ -4,12 +4,15 @@
 import asyncio
 import contextlib
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from faststream.nats import NatsBroker
@@ -30,7 +33,7 @@ from wfhub_common.settings import BrokerSettings
 from wfhub_llm_gateway import main
 from wfhub_llm_gateway.settings import GatewaySettings
 
-WAIT_S = 20
+WAIT_S = 60  # a busy machine takes its time to start a process
 
 
 async def eventually(check: Callable[[], Awaitable[Any]]) -> Any:
@@ -52,14 +55,13 @@ class Scheduler:
 
     def grant(self, *, lease_s: float = 60, **fields: Any) -> tuple[str, TokenInfo]:
         token = new_token(ATTEMPT_TOKEN_PREFIX)
-        info = TokenInfo(
-            active=True,
-            attempt_id=ids.new_attempt_id(),
-            task_id=ids.new_task_id(),
-            project_id=ids.new_project_id(),
-            valid_until=datetime.now(UTC) + timedelta(seconds=lease_s),
-            **fields,
-        )
+        own = {
+            "attempt_id": ids.new_attempt_id(),
+            "task_id": ids.new_task_id(),
+            "project_id": ids.new_project_id(),
+            "valid_until": datetime.now(UTC) + timedelta(seconds=lease_s),
+        }
+        info = TokenInfo(active=True, **{**own, **fields})
         self.known[token_sha256(token)] = info
         return token, info
 
@@ -194,6 +196,26 @@ def free_port() -> Callable[[], int]:
             return int(probe.getsockname()[1])
 
     return port
+
+
+STANDING = """
+SELECT used_tokens, reserved_tokens, used_nusd, reserved_nusd, used_wall_ms, reserved_wall_ms,
+       used_requests
+  FROM gateway.account WHERE scope = $1 AND subject LIKE $2 || '%'
+"""
+
+
+@pytest.fixture
+def standing(gateway_database: str) -> Callable[..., Awaitable[asyncpg.Record]]:
+    """`await standing(id)`: of an attempt's account; `await standing(id, "task")`: of a task's."""
+
+    async def look(subject: str, scope: str = "attempt") -> asyncpg.Record:
+        connection = await asyncpg.connect(gateway_database)
+        row = await connection.fetchrow(STANDING, scope, subject)
+        await connection.close()
+        return row
+
+    return look
 
 
 @dataclass
@@ -333,3 +355,31 @@ async def used_gateway(
     token, _ = scheduler.grant()
     assert (await post(gateway, token)).status_code == 200
     return gateway
+
+
+@pytest.fixture
+async def start_process(
+    database_url: str, nats_url: str, tmp_path: Path, free_port: Callable[[], int]
+) -> AsyncIterator[Callable[..., Any]]:
+    processes: list[asyncio.subprocess.Process] = []
+
+    async def start(*arguments: str, **env: str) -> tuple[asyncio.subprocess.Process, str]:
+        address = f"127.0.0.1:{free_port()}"
+        own = {"DATABASE_URL": database_url, "NATS_URL": nats_url, "HTTP_LISTEN": address}
+        paths = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "wfhub_llm_gateway.main",
+            *arguments,
+            env={**paths, **own, "GATEWAY_SPOOL": str(tmp_path / "spool"), **env},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        processes.append(process)
+        return process, f"http://{address}"
+
+    yield start
+    for process in processes:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()

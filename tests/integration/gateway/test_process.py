@@ -1,45 +1,13 @@
 """The gateway as a process of its own: bad settings, an orderly stop, a kill."""
 
 import asyncio
-import os
 import signal
-import sys
 import sysconfig
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import httpx
 import pytest
-
-
-@pytest.fixture
-async def start_process(
-    database_url: str, nats_url: str, tmp_path, free_port
-) -> AsyncIterator[Callable[..., Any]]:
-    processes: list[asyncio.subprocess.Process] = []
-
-    async def start(*arguments: str, **env: str) -> tuple[asyncio.subprocess.Process, str]:
-        address = f"127.0.0.1:{free_port()}"
-        own = {"DATABASE_URL": database_url, "NATS_URL": nats_url, "HTTP_LISTEN": address}
-        paths = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "wfhub_llm_gateway.main",
-            *arguments,
-            env={**paths, **own, "GATEWAY_SPOOL": str(tmp_path / "spool"), **env},
-            stderr=asyncio.subprocess.PIPE,
-        )
-        processes.append(process)
-        return process, f"http://{address}"
-
-    yield start
-    for process in processes:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
 
 
 async def test_it_migrates_serves_and_stops_when_told_to(start_process, upstream, wait_until):

@@ -109,9 +109,9 @@ def _price(value: Any, where: str) -> Price:
 def _nusd(amount: Any, where: str) -> int:
     try:
         nusd = Decimal(str(amount)) * NUSD_PER_UNIT
-        if not isinstance(amount, bool) and 0 <= nusd <= PRICE_MAX * NUSD_PER_UNIT:
-            if nusd == int(nusd):
-                return int(nusd)
+        plausible = not isinstance(amount, bool) and 0 <= nusd <= PRICE_MAX * NUSD_PER_UNIT
+        if plausible and nusd == int(nusd):
+            return int(nusd)
     except (InvalidOperation, ValueError, OverflowError):
         pass
     raise PricesError(f"{where}: {amount!r} is not USD for a million tokens, with 3 decimals")
