@@ -291,7 +291,7 @@ def _summary(
             f"the log holds the envelope as leaf {parsed.log.leaf_index} of {checkpoint.size}",
             f"{len(store.receipts)} artifact receipts are signed by a trusted key",
             "subject, receipts and observations agree with each other",
-            f"{chained} of {len(observed.gateway.exchanges)} model exchanges are links of one chain",
+            f"{chained} of {len(observed.gateway.exchanges)} exchanges with models are one chain",
         ),
     )
 

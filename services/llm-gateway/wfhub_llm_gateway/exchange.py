@@ -93,6 +93,7 @@ class ExchangeResponse:
             progress.status, progress.stream = answer.status, answer.stream
             progress.headers = answer.headers
             progress.provider, progress.model = answer.provider, answer.model
+            progress.tries = answer.tries
             progress.first_byte_ms = progress.elapsed_ms()
             if answer.stream:
                 await self._relay_events(answer, send)

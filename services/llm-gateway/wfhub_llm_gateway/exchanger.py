@@ -50,6 +50,7 @@ class Progress:
     stream: bool = False
     provider: str = ""  # that answered, where there are several
     model: str = ""
+    tries: tuple[str, ...] = ()  # of others, before it
     headers: dict[str, str] = field(default_factory=dict)
     started: bool = False  # the status line is out: an error must be an event
     first_byte_ms: int | None = None
@@ -147,6 +148,7 @@ class Exchanger:
         estimated = usage.Tokens(request.prompt_estimate, tap.estimated)
         charged = tap.reported or (estimated if costs else usage.Tokens(0, 0))
         unreported = ledger.NO_USAGE if tap.reported is None and charged.total else ""
+        after = f"after {', '.join(progress.tries)}" if progress.tries else ""
         provider = progress.provider or self.provider.name
         model = progress.model or request.model or tap.model
         price = self.pricing.of(provider, model) or FREE
@@ -166,7 +168,7 @@ class Exchanger:
             ),
             first_byte_ms=progress.first_byte_ms,
             duration_ms=progress.elapsed_ms(),
-            note="; ".join(filter(None, (self.provider.note, code, unreported))),
+            note="; ".join(filter(None, (self.provider.note, code, unreported, after))),
         )
 
 

@@ -23,7 +23,7 @@ from wfhub_common.service import Stop, run, serve_http
 from wfhub_llm_gateway import cassette, cuts, rpc, urls
 from wfhub_llm_gateway.app import make_app
 from wfhub_llm_gateway.budgets import prices
-from wfhub_llm_gateway.budgets.pricing import Pricing
+from wfhub_llm_gateway.budgets.pricing import FREE_PROVIDERS, Pricing
 from wfhub_llm_gateway.cuts import OpenStreams
 from wfhub_llm_gateway.evidence import Evidence
 from wfhub_llm_gateway.exchanger import Exchanger
@@ -32,6 +32,10 @@ from wfhub_llm_gateway.ledger import Ledger
 from wfhub_llm_gateway.provider import Provider
 from wfhub_llm_gateway.recorder import Recorder
 from wfhub_llm_gateway.replay import ReplayProvider
+from wfhub_llm_gateway.routing import config
+from wfhub_llm_gateway.routing import providers as routing_providers
+from wfhub_llm_gateway.routing.config import ConfigError, Routes
+from wfhub_llm_gateway.routing.router import Router
 from wfhub_llm_gateway.settings import GatewaySettings
 from wfhub_llm_gateway.spool import Spool
 from wfhub_llm_gateway.tokens import Tokens
@@ -44,6 +48,25 @@ PING_TIMEOUT_S = 2.0
 DRAIN_S = 3.0  # at a stop, open streams may end by themselves so long; serve_http waits for longer
 
 logger = log.get_logger(__name__)
+
+
+def make_router(settings: GatewaySettings, routes: Routes) -> tuple[Router, tuple[str, ...]]:
+    """And the keys of its providers. Raises: SystemExit."""
+    try:
+        providers, keys = routing_providers.made(routes, settings, os.environ)
+    except ConfigError as e:
+        raise SystemExit(f"bad settings: LLM_CONFIG: {e}") from e
+    return Router(routes, providers), keys
+
+
+def make_routes(settings: GatewaySettings) -> Routes | None:
+    """Raises: SystemExit."""
+    if not settings.llm_config or settings.llm_provider == "replay":
+        return None
+    try:
+        return config.load(Path(settings.llm_config))
+    except ConfigError as e:
+        raise SystemExit(f"bad settings: LLM_CONFIG: {e}") from e
 
 
 def make_provider(settings: GatewaySettings) -> Provider:
@@ -83,17 +106,28 @@ def make_recorder(settings: GatewaySettings) -> Recorder | None:
         raise SystemExit(f"bad settings: LLM_RECORD: {e}") from e
 
 
-def make_pricing(settings: GatewaySettings) -> Pricing:
+def make_pricing(settings: GatewaySettings, routes: Routes | None) -> Pricing:
     """Raises: SystemExit."""
+    free = list(FREE_PROVIDERS)
+    if routes is not None:
+        local = ("ollama", "dmr")
+        free = [n for n, each in routes.providers.items() if each.free or each.kind in local]
     try:
-        return Pricing(prices.load(Path(settings.llm_prices) if settings.llm_prices else None))
+        own = Path(settings.llm_prices) if settings.llm_prices else None
+        return Pricing(prices.load(own), free)
     except prices.PricesError as e:
         raise SystemExit(f"bad settings: LLM_PRICES: {e}") from e
 
 
 async def serve(settings: GatewaySettings, stop: Stop) -> None:
-    provider, recorder = make_provider(settings), make_recorder(settings)
-    pricing = make_pricing(settings)
+    routes, keys = make_routes(settings), settings.keys()
+    provider: Provider
+    if routes is None:
+        provider = make_provider(settings)
+    else:
+        provider, more_keys = make_router(settings, routes)
+        keys += more_keys
+    recorder, pricing = make_recorder(settings), make_pricing(settings, routes)
     folder = settings.gateway_spool or tempfile.mkdtemp(prefix="wfhub-gateway-")
     spool = Spool(
         Path(folder), proofs_url=settings.proofs_url, service_token=settings.service_token
@@ -103,9 +137,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
     instances = Instances(engine, spool.add, lease_s=settings.gateway_lease_s)
     ledger = Ledger(engine, instances.instance_id)
     tokens = Tokens(partial(rpc.introspect, broker))
-    exchanger = Exchanger(
-        provider, ledger, tokens, OpenStreams(), spool, recorder, pricing, settings.keys()
-    )
+    exchanger = Exchanger(provider, ledger, tokens, OpenStreams(), spool, recorder, pricing, keys)
     rpc.register(broker, Evidence(engine), exchanger)
     background = [asyncio.create_task(spool.run()), asyncio.create_task(_drain(stop, exchanger))]
     try:

@@ -25,6 +25,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)  # content-type, retry-after
     provider: str = ""  # who answered, where there are several; "": the one that was asked
     model: str = ""  # as that one was asked for it; "": as the request says
+    tries: tuple[str, ...] = ()  # who was asked before, and why they did not answer
 
 
 class Provider(Protocol):

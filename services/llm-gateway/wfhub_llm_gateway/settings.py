@@ -29,6 +29,7 @@ class GatewaySettings(BrokerSettings):
     # itself responses too. What it does not speak is translated.
     llm_formats: str = ""
     llm_model: str = ""  # instead of a model that is missing or named "default"
+    llm_config: str = ""  # a file of routes; then the provider's variables do not count
     llm_prices: str = ""  # a file that overrides budgets/prices.yaml
     llm_cassette: str = ""  # the file to replay
     llm_record: str = ""  # the file to append exchanges to, as a cassette

@@ -271,6 +271,15 @@ class Upstream:
                 writer.write(_json(400, {"error": {"message": "context length exceeded"}}))
             case "failing":
                 writer.write(_json(500, {"error": {"message": "out of memory"}}))
+            case "busy":
+                slow = _json(429, {"error": {"message": "slow down"}}, "retry-after: 3600")
+                writer.write(slow)
+            case "busy-once" if self.heads.count(head) == 1:
+                writer.write(_json(429, {"error": {"message": "slow down"}}, "retry-after: 1"))
+            case "busy-once":
+                writer.write(_json(200, {"model": "double", "choices": [_choice("hello")]}))
+            case "stream-cut-at-once":
+                writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
             case "hang":
                 await self._hang(reader)
             case "stream":
@@ -327,9 +336,9 @@ def _head(status: int, content_type: str, *more: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def _json(status: int, value: dict[str, Any]) -> bytes:
+def _json(status: int, value: dict[str, Any], *more: str) -> bytes:
     body = json.dumps(value).encode()
-    return _head(status, "application/json", f"content-length: {len(body)}") + body
+    return _head(status, "application/json", f"content-length: {len(body)}", *more) + body
 
 
 @pytest.fixture

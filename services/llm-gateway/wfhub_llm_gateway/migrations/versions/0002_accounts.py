@@ -47,7 +47,6 @@ STATEMENTS: tuple[str, ...] = (
         ADD COLUMN reserved_wall_ms bigint NOT NULL DEFAULT 0,
         ADD COLUMN charged_nusd bigint NOT NULL DEFAULT 0,
         ADD COLUMN cached_tokens integer NOT NULL DEFAULT 0,
-        ADD COLUMN attempts_upstream integer NOT NULL DEFAULT 0,
         ADD COLUMN record_digest text NOT NULL DEFAULT '',
         ADD COLUMN link integer NOT NULL DEFAULT 0,
         ADD COLUMN chain_digest text NOT NULL DEFAULT ''
