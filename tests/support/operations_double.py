@@ -72,7 +72,7 @@ class OperationsDouble:
         )
         if row is None:
             raise Rejected("project-unknown", "there is no such project", status=404)
-        return Project(**{**row, "budget": json.loads(row["budget"])})
+        return Project(**{**row, "budget": json.loads(row["budget"]), "cassette": None})
 
     async def _update_pool(self, _sender: str, command: UpdatePool) -> BaseModel:
         row = await self._pool.fetchrow(

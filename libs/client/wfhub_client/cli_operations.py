@@ -23,6 +23,14 @@ Budget = Annotated[
         " `none` takes it away.",
     ),
 ]
+CassetteOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cassette",
+        metavar="MODE=NAME",
+        help="record=NAME or replay=NAME, for tasks that name none; `none` takes it away.",
+    ),
+]
 Paused = Annotated[bool | None, typer.Option("--pause/--resume", help="Start nothing new.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
@@ -34,16 +42,18 @@ def project_create(
     weight: Weight = None,
     queue_limit: QueueLimit = None,
     budget: Budget = None,
+    cassette: CassetteOption = None,
     as_json: Json = False,
 ) -> None:
     """Make a project."""
-    from wfhub_client import operations
+    from wfhub_client import model_use, operations
 
     given = {
         "running_limit": running_limit,
         "weight": weight,
         "queue_limit": queue_limit,
-        "budget": operations.budget(budget),
+        "budget": model_use.budget(budget),
+        "cassette": model_use.cassette(cassette),
     }
     operations.create_project(name, given, as_json=as_json)
 
@@ -71,16 +81,18 @@ def project_update(
     weight: Weight = None,
     queue_limit: QueueLimit = None,
     budget: Budget = None,
+    cassette: CassetteOption = None,
     as_json: Json = False,
 ) -> None:
     """Change what is given."""
-    from wfhub_client import operations
+    from wfhub_client import model_use, operations
 
     given = {
         "running_limit": running_limit,
         "weight": weight,
         "queue_limit": queue_limit,
-        "budget": operations.budget(budget),
+        "budget": model_use.budget(budget),
+        "cassette": model_use.cassette(cassette),
     }
     operations.update_project(project, given, as_json=as_json)
 

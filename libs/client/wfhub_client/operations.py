@@ -3,7 +3,6 @@ API says it.
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,19 +12,6 @@ from wfhub_client.client import Client
 from wfhub_client.errors import Usage
 from wfhub_client.session import connected
 from wfhub_client.text import one_line
-
-
-def budget(given: list[str] | None) -> dict[str, Any] | None:
-    """From WHAT=AMOUNT each; the API knows which there are. Raises: Usage."""
-    if given is None or given == ["none"]:
-        return None if given is None else {}
-    amounts: dict[str, Any] = {}
-    for each in given:
-        what, equals, amount = each.partition("=")
-        if not equals or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", amount):
-            raise Usage(f"{each!r} is no budget: give what is limited, =, and a number, or `none`")
-        amounts[what] = amount if what.startswith("usd") or "." in amount else int(amount)
-    return amounts
 
 
 def create_project(name: str, given: dict[str, Any], *, as_json: bool) -> None:

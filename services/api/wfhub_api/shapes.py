@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from wfhub_common.messages import (
     AttemptState,
     Cancelled,
+    CassetteUse,
     CloudEvent,
     ProjectBudget,
     Receipt,
@@ -58,6 +59,7 @@ class Project(Shape):
     queue_limit: int
     paused: bool
     budget: ProjectBudget = ProjectBudget()
+    cassette: CassetteUse | None = None
     created_at: datetime
 
 

@@ -51,8 +51,7 @@ def make_app(
         head = _head(request, path)
         asked = spoken.parse(await _body(request), head, default_model=default_model)
         read.check_model(asked, info.models)
-        entry, asked = await exchanger.open(asked, info)
-        return ExchangeResponse(exchanger, asked, digest, info, entry)
+        return ExchangeResponse(exchanger, await exchanger.open(asked, info), digest, info)
 
     async def models(
         request: Request, path: model_paths.ModelPath, allowed: tuple[str, ...] | None

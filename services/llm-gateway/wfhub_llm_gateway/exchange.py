@@ -20,11 +20,10 @@ from wfhub_common.messages import TokenInfo
 from wfhub_llm_gateway import cuts, ledger, sse, translation
 from wfhub_llm_gateway.cassette import Response
 from wfhub_llm_gateway.cuts import Cut
-from wfhub_llm_gateway.exchanger import Exchanger, Progress
+from wfhub_llm_gateway.exchanger import Exchanger, Opened, Progress
 from wfhub_llm_gateway.formats import BY_NAME
-from wfhub_llm_gateway.formats.asked import Asked, UpstreamFailed, error_headers, status_of
+from wfhub_llm_gateway.formats.asked import UpstreamFailed, error_headers, status_of
 from wfhub_llm_gateway.formats.framing import frames_of
-from wfhub_llm_gateway.ledger import Entry
 from wfhub_llm_gateway.provider import Answer
 from wfhub_llm_gateway.usage import Tap
 
@@ -36,16 +35,15 @@ log = get_logger(__name__)
 class ExchangeResponse:
     """An ASGI response that runs the exchange while it is being sent."""
 
-    def __init__(
-        self, exchanger: Exchanger, request: Asked, digest: str, info: TokenInfo, entry: Entry
-    ) -> None:
+    def __init__(self, exchanger: Exchanger, opened: Opened, digest: str, info: TokenInfo) -> None:
         self._x = exchanger
-        self._request = request
+        self._request = request = opened.request
+        self._recorder = opened.recorder
         self._digest = digest  # of the token
         self._info = info
         self._format = BY_NAME[request.format]
-        tap = Tap(self._format.look, keep_events=exchanger.recorder is not None)
-        self._progress = Progress(entry, tap, frames_of(request))
+        tap = Tap(self._format.look, keep_events=opened.recorder is not None)
+        self._progress = Progress(opened.entry, opened.provider, tap, frames_of(request))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         relay = asyncio.create_task(self._relay(send))
@@ -88,7 +86,7 @@ class ExchangeResponse:
         progress = self._progress
         attempt_id = self._info.attempt_id
         async with translation.asking(
-            self._x.provider, self._request, attempt_id=attempt_id
+            progress.asked_provider, self._request, attempt_id=attempt_id
         ) as answer:
             progress.status, progress.stream = answer.status, answer.stream
             progress.headers = answer.headers
@@ -178,7 +176,7 @@ class ExchangeResponse:
 
     def _record(self) -> None:
         progress = self._progress
-        if self._x.recorder is None or self._request.format != "chat":
+        if self._recorder is None or self._request.format != "chat":
             return
         headers = {k: v for k, v in progress.headers.items() if k == "content-type"}
         try:
@@ -188,7 +186,7 @@ class ExchangeResponse:
             else:
                 body = json.loads(progress.body)
                 response = Response(progress.status, False, body, (), headers)
-            self._x.recorder.add(self._request.value, response)
+            self._recorder.add(self._request.value, response)
         # The client gets its answer all the same.
         except (ValueError, RecursionError, OSError) as e:
             log.error("exchange not recorded", attempt_id=self._info.attempt_id, error=str(e))

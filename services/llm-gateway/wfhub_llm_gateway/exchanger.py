@@ -27,6 +27,7 @@ from wfhub_llm_gateway.ledger import Entry, Ledger, Settlement
 from wfhub_llm_gateway.provider import Provider
 from wfhub_llm_gateway.recorder import Recorder
 from wfhub_llm_gateway.spool import Spool
+from wfhub_llm_gateway.tapes import Tapes
 from wfhub_llm_gateway.tokens import Tokens
 from wfhub_llm_gateway.usage import Tap
 
@@ -38,11 +39,22 @@ _COSTLY = (cuts.CLIENT_GONE, "token-inactive", "gateway-stopping", "upstream-tim
 log = get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """An admitted request: as far as its budget allows, and who is to answer it."""
+
+    entry: Entry
+    request: Asked
+    provider: Provider
+    recorder: Recorder | None
+
+
 @dataclass
 class Progress:
     """What the client was given so far."""
 
     entry: Entry
+    asked_provider: Provider
     tap: Tap
     frames: Frames
     body: bytearray = field(default_factory=bytearray)
@@ -76,14 +88,16 @@ class Exchanger:
     spool: Spool
     recorder: Recorder | None
     pricing: Pricing
+    tapes: Tapes
     secrets: tuple[str, ...] = ()
     late: set[asyncio.Task[None]] = field(default_factory=set)  # settlements still to be written
 
-    async def open(self, request: Asked, info: TokenInfo) -> tuple[Entry, Asked]:
-        """The row, before the model is asked; and the request, as far as its budget allows.
-        Raises: Rejected (429), RateLimited, RetryLater."""
+    async def open(self, request: Asked, info: TokenInfo) -> "Opened":
+        """Before the model is asked. Raises: Rejected (429), RateLimited, RetryLater."""
         limits = limits_of(info)
-        asks = self.provider.candidates(request.model)
+        replay, recorder = await self.tapes.of(info)
+        provider = replay or self.provider
+        asks = provider.candidates(request.model)
         price = self.pricing.highest(asks)
         if price is None and any(limit.nusd is not None for limit in limits):
             raise refusals.price_unknown(request.model)
@@ -94,9 +108,9 @@ class Exchanger:
                 attempt_id=info.attempt_id,
                 task_id=info.task_id,
                 project_id=info.project_id,
-                provider=self.provider.name,
+                provider=provider.name,
                 model=request.model,
-                replayed=self.provider.replayed,
+                replayed=provider.replayed,
                 stream=request.stream,
                 request_digest=digests.of_bytes(kept),
                 request_bytes=len(request.raw),
@@ -110,7 +124,7 @@ class Exchanger:
         await self.spool.add(kept)  # not sooner: a refused request takes no disk
         if entry.counts_tokens and completion and not request.stream:
             request = clamped(request, entry.granted.completion)
-        return entry, request
+        return Opened(entry, request, provider, recorder or self.recorder)
 
     async def keep(self, body: bytes) -> bytes:
         """As it is stored: without what looks like a secret, or is one of ours."""
@@ -149,7 +163,7 @@ class Exchanger:
         charged = tap.reported or (estimated if costs else usage.Tokens(0, 0))
         unreported = ledger.NO_USAGE if tap.reported is None and charged.total else ""
         after = f"after {', '.join(progress.tries)}" if progress.tries else ""
-        provider = progress.provider or self.provider.name
+        provider = progress.provider or progress.asked_provider.name
         model = progress.model or request.model or tap.model
         price = self.pricing.of(provider, model) or FREE
         return Settlement(
@@ -168,7 +182,7 @@ class Exchanger:
             ),
             first_byte_ms=progress.first_byte_ms,
             duration_ms=progress.elapsed_ms(),
-            note="; ".join(filter(None, (self.provider.note, code, unreported, after))),
+            note="; ".join(filter(None, (progress.asked_provider.note, code, unreported, after))),
         )
 
 

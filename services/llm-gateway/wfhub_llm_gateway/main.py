@@ -38,6 +38,7 @@ from wfhub_llm_gateway.routing.config import ConfigError, Routes
 from wfhub_llm_gateway.routing.router import Router
 from wfhub_llm_gateway.settings import GatewaySettings
 from wfhub_llm_gateway.spool import Spool
+from wfhub_llm_gateway.tapes import Tapes
 from wfhub_llm_gateway.tokens import Tokens
 from wfhub_llm_gateway.upstream import HttpProvider
 
@@ -128,6 +129,8 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         provider, more_keys = make_router(settings, routes)
         keys += more_keys
     recorder, pricing = make_recorder(settings), make_pricing(settings, routes)
+    cassettes = Path(settings.llm_cassettes) if settings.llm_cassettes else None
+    tapes = Tapes(cassettes, recorded_from=provider.name, secrets=keys)
     folder = settings.gateway_spool or tempfile.mkdtemp(prefix="wfhub-gateway-")
     spool = Spool(
         Path(folder), proofs_url=settings.proofs_url, service_token=settings.service_token
@@ -137,7 +140,9 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
     instances = Instances(engine, spool.add, lease_s=settings.gateway_lease_s)
     ledger = Ledger(engine, instances.instance_id)
     tokens = Tokens(partial(rpc.introspect, broker))
-    exchanger = Exchanger(provider, ledger, tokens, OpenStreams(), spool, recorder, pricing, keys)
+    exchanger = Exchanger(
+        provider, ledger, tokens, OpenStreams(), spool, recorder, pricing, tapes, keys
+    )
     rpc.register(broker, Evidence(engine), exchanger)
     background = [asyncio.create_task(spool.run()), asyncio.create_task(_drain(stop, exchanger))]
     try:

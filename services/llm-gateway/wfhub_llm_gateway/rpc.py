@@ -58,6 +58,7 @@ def register(broker: NatsBroker, evidence: Evidence, exchanger: Exchanger) -> No
             return
         exchanger.tokens.ended(attempt_id)
         exchanger.provider.forget(attempt_id)
+        exchanger.tapes.forget(attempt_id)
         cut = exchanger.streams.cut_attempt(attempt_id, cuts.attempt_ended())
         log.info("attempt ended", attempt_id=attempt_id, streams_cut=cut)
 

@@ -32,6 +32,7 @@ class GatewaySettings(BrokerSettings):
     llm_config: str = ""  # a file of routes; then the provider's variables do not count
     llm_prices: str = ""  # a file that overrides budgets/prices.yaml
     llm_cassette: str = ""  # the file to replay
+    llm_cassettes: str = ""  # a folder for cassettes of tasks and projects, see tapes.py
     llm_record: str = ""  # the file to append exchanges to, as a cassette
 
     # Where bodies of exchanges go; "" keeps them in the spool.

@@ -13,16 +13,25 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import ids
 from wfhub_common.errors import Rejected
-from wfhub_common.messages import CreateProject, Project, ProjectBudget, UpdateProject
+from wfhub_common.messages import (
+    CassetteUse,
+    CreateProject,
+    Project,
+    ProjectBudget,
+    UpdateProject,
+)
 
 from wfhub_scheduler import fairness, queue_caps, stored_json
 from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.outbox import emit
 
-_COLUMNS = "project_id, name, running_limit, weight, queue_limit, paused, budget, created_at"
+_COLUMNS = """project_id, name, running_limit, weight, queue_limit, paused, budget, cassette,
+       created_at"""
 _NEW = text("""
-INSERT INTO sched.project (project_id, name, running_limit, weight, queue_limit, budget)
-VALUES (:project_id, :name, :running_limit, :weight, :queue_limit, CAST(:budget AS jsonb))
+INSERT INTO sched.project
+       (project_id, name, running_limit, weight, queue_limit, budget, cassette)
+VALUES (:project_id, :name, :running_limit, :weight, :queue_limit, CAST(:budget AS jsonb),
+        CAST(:cassette AS jsonb))
     ON CONFLICT (name) DO NOTHING
 """)
 _FIND = text(f"""
@@ -33,7 +42,8 @@ _CHANGE = text(f"""
 UPDATE sched.project
    SET running_limit = coalesce(:running_limit, running_limit), weight = coalesce(:weight, weight),
        queue_limit = coalesce(:queue_limit, queue_limit), paused = coalesce(:paused, paused),
-       budget = coalesce(CAST(:budget AS jsonb), budget)
+       budget = coalesce(CAST(:budget AS jsonb), budget),
+       cassette = coalesce(CAST(:cassette AS jsonb), cassette)
  WHERE project_id = :project_id RETURNING {_COLUMNS}
 """)  # noqa: S608 - our own column list
 
@@ -47,11 +57,15 @@ class ProjectRow:
     queue_limit: int
     paused: bool
     budget: ProjectBudget
+    cassette: CassetteUse | None
     created_at: datetime
 
     @classmethod
     def of(cls, row: Any) -> Self:
-        return cls(**{**row._mapping, "budget": ProjectBudget.model_validate(row.budget)})
+        values = dict(row._mapping)
+        values["budget"] = ProjectBudget.model_validate(row.budget)
+        values["cassette"] = row.cassette and CassetteUse.model_validate(row.cassette)
+        return cls(**values)
 
 
 async def find_all(connection: AsyncConnection, refs: list[str]) -> dict[str, ProjectRow]:
@@ -81,7 +95,7 @@ async def create_project(core: Core, command: CreateProject) -> Project:
         wanted = dict(command)
         made = await tx.connection.execute(
             _NEW,
-            {**wanted, "project_id": ids.new_project_id(), "budget": _stored(command.budget)},
+            {**wanted, "project_id": ids.new_project_id(), **_stored(command)},
         )
         row = await find(tx.connection, command.name)
         project = Project.model_validate({**vars(row), "created": made.rowcount == 1})
@@ -100,7 +114,6 @@ async def create_project(core: Core, command: CreateProject) -> Project:
 
 async def update_project(core: Core, command: UpdateProject) -> Project:
     wanted = {name: value for name, value in command if name != "project"}
-    stored = {"budget": None if command.budget is None else _stored(command.budget)}
 
     async def work(tx: Tx) -> Project:
         before = await find(tx.connection, command.project)
@@ -108,7 +121,7 @@ async def update_project(core: Core, command: UpdateProject) -> Project:
         await fairness.lock_projects(tx.connection, [at])  # claims at work count with the old ones
         await queue_caps.lock(tx.connection, [at])  # and so do submissions
         changed = (
-            await tx.connection.execute(_CHANGE, {**wanted, **stored, "project_id": at})
+            await tx.connection.execute(_CHANGE, {**wanted, **_stored(command), "project_id": at})
         ).one()
         after = vars(ProjectRow.of(changed))
         data = {name: after[name] for name in wanted if after[name] != getattr(before, name)}
@@ -120,5 +133,12 @@ async def update_project(core: Core, command: UpdateProject) -> Project:
     return await core.commit(work)
 
 
-def _stored(budget: ProjectBudget) -> str:
-    return budget.model_dump_json(exclude_none=True)
+def _stored(command: CreateProject | UpdateProject) -> dict[str, str | None]:
+    """As JSON texts; None leaves what is there."""
+    budget, cassette = command.budget, command.cassette
+    kept = isinstance(command, UpdateProject) and cassette is None
+    text = cassette.model_dump_json() if isinstance(cassette, CassetteUse) else "null"
+    return {
+        "budget": None if budget is None else budget.model_dump_json(exclude_none=True),
+        "cassette": None if kept else text,
+    }

@@ -13,6 +13,7 @@ from wfhub_common.httpauth import token_sha256
 from wfhub_common.messages import (
     AttemptState,
     Budget,
+    CassetteUse,
     Complete,
     CreateProject,
     Drained,
@@ -281,3 +282,22 @@ async def test_the_gateway_is_told_what_the_token_of_an_attempt_may_spend(hub: H
     assert limits[0] == SpendingLimit(scope="project", tokens=7)
     unchanged = UpdateProject(project="app", weight=2)
     assert (await hub.ask(subjects.API, "update_project", unchanged, Project)).budget.tokens == 7
+
+
+async def test_the_gateway_is_told_the_cassette_of_the_task_or_else_of_its_project(
+    hub: Hub,
+) -> None:
+    runner = await hub.runner()
+    tape = CassetteUse(mode="replay", name="nightly")
+    await hub.ask(subjects.API, "create_project", CreateProject(name="app", cassette=tape), Project)
+    await hub.submit("app")
+    await hub.submit("app", cassette=CassetteUse(mode="record", name="own"))
+    assignments = await runner.claim(2)
+    told = [await info(hub, each.token) for each in assignments]
+    assert sorted((i.cassette_mode, i.cassette) for i in told) == [
+        ("record", "own"),
+        ("replay", "nightly"),
+    ]
+    for given, found in (("none", None), (None, None), (tape, tape)):
+        change = UpdateProject(project="app", cassette=given)
+        assert (await hub.ask(subjects.API, "update_project", change, Project)).cassette == found

@@ -91,6 +91,7 @@ from wfhub_common.messages.submission import (
 )
 from wfhub_common.messages.tasks import (
     AgentSpec,
+    CassetteUse,
     Label,
     Limits,
     Reason,
@@ -126,6 +127,7 @@ __all__ = [
     "CancelTask",
     "CancelWorkflow",
     "Cancelled",
+    "CassetteUse",
     "Change",
     "Claim",
     "Claimed",

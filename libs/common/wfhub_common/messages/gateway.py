@@ -23,6 +23,8 @@ class TokenInfo(Fact):
     budget_tokens: int | None = None  # as in `limits`, for the attempt
     project: str = ""  # its name
     limits: tuple[SpendingLimit, ...] = ()
+    cassette_mode: str = ""  # record, replay
+    cassette: str = ""  # its name, in the project
     valid_until: datetime | None = None
 
 

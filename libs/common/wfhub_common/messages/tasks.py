@@ -1,6 +1,6 @@
 """A task as it is submitted: repository, agent, verification, limits."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -55,6 +55,14 @@ class AgentSpec(Command):
     max_steps: int = Field(50, ge=1, le=1000)
 
 
+class CassetteUse(Command):
+    """Model exchanges of a task, kept to a file of the gateway's (`record`: what is answered is
+    appended) or taken from it (`replay`: no model is asked). The file is the project's."""
+
+    mode: Literal["record", "replay"]
+    name: Slug
+
+
 class Retry(Command):
     """When an attempt that ended by itself is tried again, and how long after.
 
@@ -106,6 +114,7 @@ class TaskSpec(Command):
     budget: Budget = Budget()  # of all its attempts together
     attempt_budget: Budget = Budget()  # of each attempt
     budget_tokens: int | None = Field(None, ge=1)  # older spelling of attempt_budget.tokens
+    cassette: CassetteUse | None = None  # None: as the project says
     priority: int = Field(0, ge=-100, le=100)
     pool: Slug = "default"
     pull_request: PullRequest | None = None

@@ -1,4 +1,4 @@
-"""Projects have budgets of model use."""
+"""Projects have budgets of model use, and cassettes."""
 
 from alembic import op
 
@@ -10,11 +10,14 @@ depends_on = None
 STATEMENTS: tuple[str, ...] = (
     # A ProjectBudget; keys that are not there are not limited.
     "ALTER TABLE sched.project ADD COLUMN budget jsonb NOT NULL DEFAULT '{}'",
-    # The view gets one more column, whichever it has by now.
+    # A CassetteUse, or null: none.
+    "ALTER TABLE sched.project ADD COLUMN cassette jsonb NOT NULL DEFAULT 'null'",
+    # The view gets two more columns, whichever it has by now.
     """
     DO $$ BEGIN
         EXECUTE format(
-            'CREATE OR REPLACE VIEW sched.api_project AS SELECT %s, budget FROM sched.project',
+            'CREATE OR REPLACE VIEW sched.api_project AS SELECT %s, budget, cassette'
+            ' FROM sched.project',
             (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
               WHERE attrelid = 'sched.api_project'::regclass AND attnum > 0));
     END $$
