@@ -55,6 +55,10 @@ class OpenStreams:
             if not self._cuts[attempt_id]:
                 del self._cuts[attempt_id]
 
+    @property
+    def count(self) -> int:
+        return sum(map(len, self._cuts.values()))
+
     def check_room(self, attempt_id: str) -> None:
         """Raises: Rejected (`too-many-streams`, 429)."""
         if len(self._cuts.get(attempt_id, ())) >= STREAMS_PER_ATTEMPT_MAX:

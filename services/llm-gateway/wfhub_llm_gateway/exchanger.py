@@ -24,8 +24,10 @@ from wfhub_llm_gateway.formats.asked import Asked
 from wfhub_llm_gateway.formats.clamping import clamped
 from wfhub_llm_gateway.formats.framing import Frames
 from wfhub_llm_gateway.ledger import Entry, Ledger, Settlement
+from wfhub_llm_gateway.metrics import Metrics
 from wfhub_llm_gateway.provider import Provider
 from wfhub_llm_gateway.recorder import Recorder
+from wfhub_llm_gateway.spans import Spans
 from wfhub_llm_gateway.spool import Spool
 from wfhub_llm_gateway.tapes import Tapes
 from wfhub_llm_gateway.tokens import Tokens
@@ -90,7 +92,17 @@ class Exchanger:
     pricing: Pricing
     tapes: Tapes
     secrets: tuple[str, ...] = ()
+    metrics: Metrics = field(default_factory=Metrics)
+    spans: Spans | None = None
     late: set[asyncio.Task[None]] = field(default_factory=set)  # settlements still to be written
+
+    def __post_init__(self) -> None:
+        watch = self.metrics.watch
+        watch("open_exchanges", "Exchanges that are open.", lambda: self.streams.count)
+        watch(
+            "spool_bytes", "Bodies that wait for the proof-store.", lambda: self.spool.waiting_bytes
+        )
+        watch("late_settlements", "Settlements that wait for the database.", lambda: len(self.late))
 
     async def open(self, request: Asked, info: TokenInfo) -> "Opened":
         """Before the model is asked. Raises: Rejected (429), RateLimited, RetryLater."""
@@ -135,6 +147,10 @@ class Exchanger:
     async def settle(self, progress: Progress, request: Asked, code: str) -> None:
         kept = await self.keep(bytes(progress.body))
         settlement = self.settled(progress, request, code, digests.of_bytes(kept))
+        self.metrics.settled(settlement, progress.tries)
+        if self.spans is not None:
+            opening = progress.entry.opening
+            self.spans.settled(request, opening, settlement, progress.tap.model)
         await self.spool.add(kept)
         try:
             await self.spool.add(await self.ledger.settle(progress.entry, settlement))

@@ -20,7 +20,7 @@ from wfhub_common.broker import stop as stop_broker
 from wfhub_common.errors import RetryLater
 from wfhub_common.service import Stop, run, serve_http
 
-from wfhub_llm_gateway import cassette, cuts, rpc, urls
+from wfhub_llm_gateway import cassette, cuts, rpc, spans, urls
 from wfhub_llm_gateway.app import make_app
 from wfhub_llm_gateway.budgets import prices
 from wfhub_llm_gateway.budgets.pricing import FREE_PROVIDERS, Pricing
@@ -129,6 +129,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         provider, more_keys = make_router(settings, routes)
         keys += more_keys
     recorder, pricing = make_recorder(settings), make_pricing(settings, routes)
+    traced = spans.exporting(settings.otel_exporter_otlp_endpoint)
     cassettes = Path(settings.llm_cassettes) if settings.llm_cassettes else None
     tapes = Tapes(cassettes, recorded_from=provider.name, secrets=keys)
     folder = settings.gateway_spool or tempfile.mkdtemp(prefix="wfhub-gateway-")
@@ -164,6 +165,8 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         for task in background:
             task.cancel()
         await instances.end()
+        if traced is not None:
+            await asyncio.to_thread(traced.close)
         await spool.close()
         await stop_broker(broker)
         await provider.close()
