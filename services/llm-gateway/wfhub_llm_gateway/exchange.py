@@ -27,6 +27,7 @@ from wfhub_llm_gateway.formats.framing import frames_of
 from wfhub_llm_gateway.provider import Answer
 from wfhub_llm_gateway.usage import Tap
 
+CLIENT_STALL_S = 300.0  # a client takes nothing of what is there for it
 RESPONSE_BYTES_MAX = 64 * 1024 * 1024
 
 log = get_logger(__name__)
@@ -125,7 +126,12 @@ class ExchangeResponse:
             progress.entry = progress.entry.with_more(more)
         framed = progress.frames.frame(event)
         self._keep(framed)
-        await send({"type": "http.response.body", "body": framed, "more_body": True})
+        try:
+            # A client that is slow holds up the server: nothing piles up here.
+            async with asyncio.timeout(CLIENT_STALL_S):
+                await send({"type": "http.response.body", "body": framed, "more_body": True})
+        except TimeoutError as e:
+            raise cuts.client_stalled(CLIENT_STALL_S) from e
 
     def _keep(self, chunk: bytes) -> None:
         self._progress.body += chunk
@@ -146,7 +152,7 @@ class ExchangeResponse:
                 code=failure.code,
                 reason=failure.message,
             )
-            gone = failure.code == cuts.CLIENT_GONE
+            gone = failure.code in cuts.UNTOLD
             if progress.started:
                 if not gone:
                     event = self._format.error_event(failure, progress.tap)
@@ -166,7 +172,7 @@ class ExchangeResponse:
         await self._x.settle(progress, self._request, failure.code if failure else "")
         if failure is None:
             self._record()
-        elif failure.code == cuts.CLIENT_GONE:
+        elif failure.code in cuts.UNTOLD:
             return
         with suppress(OSError):  # gone in the last moment: the ledger has it all
             if not progress.started:

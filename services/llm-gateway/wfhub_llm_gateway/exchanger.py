@@ -36,7 +36,7 @@ from wfhub_llm_gateway.usage import Tap
 INLINE_BYTES_MAX = 64 * 1024  # of a body that is looked through for secrets without a thread
 SETTLE_RETRIES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # after the client was answered
 
-_COSTLY = (cuts.CLIENT_GONE, "token-inactive", "gateway-stopping", "upstream-timeout")
+_COSTLY = (*cuts.UNTOLD, "token-inactive", "gateway-stopping", "upstream-timeout")
 
 log = get_logger(__name__)
 

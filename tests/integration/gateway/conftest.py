@@ -228,6 +228,8 @@ class Upstream:
     blobs: dict[str, bytes] = field(default_factory=dict)  # PUT …/blobs/sha256/<hex>
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)  # a client left a hanging answer
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)  # of a held stream
+    flooded_bytes: int = 0
     odd_stream: bytes = b""  # what the behaviour "stream" answers
 
     def url(self, behaviour: str) -> str:
@@ -288,6 +290,21 @@ class Upstream:
                 writer.write(_head(200, "text/event-stream") + _delta("one"))
                 await writer.drain()
                 await self._hang(reader)
+            case "stream-held":
+                writer.write(_head(200, "text/event-stream") + _delta("one"))
+                await writer.drain()
+                self.hanging.set()
+                await self.release.wait()
+                writer.write(ODD_STREAM.replace(b"\r\n", b"\n"))
+            case "stream-flood":
+                writer.write(_head(200, "text/event-stream"))
+                try:
+                    while not reader.at_eof():
+                        writer.write(_delta("x" * 60_000))
+                        await writer.drain()
+                        self.flooded_bytes += 60_000
+                finally:
+                    self.hung_up.set()
             case "stream-disconnect":
                 chunked = _head(200, "text/event-stream", "transfer-encoding: chunked")
                 part = _delta("one") + b'data: {"choi'
