@@ -123,7 +123,7 @@ def gateway(s: Setting) -> Own:
 
 
 def _key_variables(config: Path) -> tuple[str, ...]:
-    """Names of variables that hold keys of its providers; what is wrong with it, the gateway says."""
+    """That hold keys of its providers. What is wrong with the file, the gateway says."""
     with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError):
         providers = yaml.safe_load(config.read_bytes()).get("providers") or {}
         found = [each.get("api_key_env") for each in providers.values() if isinstance(each, dict)]
