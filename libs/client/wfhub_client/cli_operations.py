@@ -14,6 +14,23 @@ RunnerId = Annotated[str, typer.Argument(metavar="ID", help="As `wfhub runner li
 RunningLimit = Annotated[int | None, typer.Option(min=1, help="Tasks at work at once.")]
 Weight = Annotated[int | None, typer.Option(min=1, help="Its share of the runners.")]
 QueueLimit = Annotated[int | None, typer.Option(min=1, help="Tasks that may wait.")]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WHAT=AMOUNT",
+        help="Of model use, may be given again: tokens, usd, requests, wall_s, each also with"
+        " _per_day; requests_per_minute, tokens_per_minute. Takes the place of the one before;"
+        " `none` takes it away.",
+    ),
+]
+CassetteOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cassette",
+        metavar="MODE=NAME",
+        help="record=NAME or replay=NAME, for tasks that name none; `none` takes it away.",
+    ),
+]
 Paused = Annotated[bool | None, typer.Option("--pause/--resume", help="Start nothing new.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
@@ -24,12 +41,20 @@ def project_create(
     running_limit: RunningLimit = None,
     weight: Weight = None,
     queue_limit: QueueLimit = None,
+    budget: Budget = None,
+    cassette: CassetteOption = None,
     as_json: Json = False,
 ) -> None:
     """Make a project."""
-    from wfhub_client import operations
+    from wfhub_client import model_use, operations
 
-    given = {"running_limit": running_limit, "weight": weight, "queue_limit": queue_limit}
+    given = {
+        "running_limit": running_limit,
+        "weight": weight,
+        "queue_limit": queue_limit,
+        "budget": model_use.budget(budget),
+        "cassette": model_use.cassette(cassette),
+    }
     operations.create_project(name, given, as_json=as_json)
 
 
@@ -55,12 +80,20 @@ def project_update(
     running_limit: RunningLimit = None,
     weight: Weight = None,
     queue_limit: QueueLimit = None,
+    budget: Budget = None,
+    cassette: CassetteOption = None,
     as_json: Json = False,
 ) -> None:
     """Change what is given."""
-    from wfhub_client import operations
+    from wfhub_client import model_use, operations
 
-    given = {"running_limit": running_limit, "weight": weight, "queue_limit": queue_limit}
+    given = {
+        "running_limit": running_limit,
+        "weight": weight,
+        "queue_limit": queue_limit,
+        "budget": model_use.budget(budget),
+        "cassette": model_use.cassette(cassette),
+    }
     operations.update_project(project, given, as_json=as_json)
 
 

@@ -102,7 +102,7 @@ class Client:
 
     # --- projects, pools, runners -----------------------------------------------------------
 
-    def create_project(self, name: str, **settings: int) -> dict[str, Any]:
+    def create_project(self, name: str, **settings: Any) -> dict[str, Any]:
         return self._json("POST", "/v1/projects", json={"name": name, **settings})
 
     def project(self, ref: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from wfhub_client.session import connected
 from wfhub_client.text import one_line
 
 
-def create_project(name: str, given: dict[str, int | None], *, as_json: bool) -> None:
+def create_project(name: str, given: dict[str, Any], *, as_json: bool) -> None:
     with _client() as client:
         found = client.create_project(
             name, **{key: value for key, value in given.items() if value is not None}
@@ -37,7 +37,7 @@ def show_project(ref: str, *, as_json: bool) -> None:
 def update_project(ref: str, given: dict[str, Any], *, as_json: bool) -> None:
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
-        raise Usage("say what to change: --running-limit, --weight or --queue-limit")
+        raise Usage("say what to change: --running-limit, --weight, --queue-limit or --budget")
     with _client() as client:
         found = client.update_project(ref, changes)
     _print(found, _project(found), as_json=as_json)
@@ -91,7 +91,12 @@ def _project(found: dict[str, Any]) -> str:
         f"{found['project_id']}  {found['name']}  {state}"
         f"  running {found['running']}/{found['running_limit']}"
         f"  queued {found['queued']}/{found['queue_limit']}  weight {found['weight']}"
+        + "".join(f"  {what} {amount}" for what, amount in _set(found.get("budget", {})))
     )
+
+
+def _set(budget: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(what, amount) for what, amount in budget.items() if amount is not None]
 
 
 def _pool(found: dict[str, Any]) -> str:

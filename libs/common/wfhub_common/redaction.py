@@ -6,6 +6,7 @@ It is a second net: what is stored should hold no secret in the first place.
 import re
 
 REMOVED = "[redacted]"
+SECRET_CHARS_MIN = 8  # a shorter "secret" is a placeholder; removing it would garble texts
 _SHAPES = re.compile(
     r"""
       \bw[ahs]t_[A-Za-z0-9_-]{16,}                       # our own tokens (httpauth.py)
@@ -22,3 +23,20 @@ _SHAPES = re.compile(
 
 def redacted(text: str) -> str:
     return _SHAPES.sub(REMOVED, text)
+
+
+# One of these is in whatever _SHAPES finds; looking for them is cheap.
+_SIGNS = tuple(b"t_ k- h_ p_ u_ s_ r_ glpat- xox AKIA :// -----BEGIN Bearer".split())
+
+
+def redacted_bytes(data: bytes, secrets: tuple[str, ...] = ()) -> bytes:
+    """Of a body that should be UTF-8; `secrets` are known ones. The same object if there is none.
+    A secret that JSON escapes is not seen: ours and the providers' have nothing to escape."""
+    for secret in secrets:
+        if len(secret) >= SECRET_CHARS_MIN and secret.encode() in data:
+            data = data.replace(secret.encode(), REMOVED.encode())
+    if not any(sign in data for sign in _SIGNS):
+        return data
+    text = data.decode(errors="surrogateescape")
+    found = _SHAPES.sub(REMOVED, text)
+    return data if found == text else found.encode(errors="surrogateescape")

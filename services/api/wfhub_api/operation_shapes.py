@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 from wfhub_common import limits
-from wfhub_common.messages import Submitted, TaskSpec, UpdatePool, UpdateProject
+from wfhub_common.messages import (
+    CassetteUse,
+    ProjectBudget,
+    Submitted,
+    TaskSpec,
+    UpdatePool,
+    UpdateProject,
+)
 
 from wfhub_api.shapes import NewTask, Project, Shape
 
@@ -33,9 +40,15 @@ class ProjectChanges(Changes):
         None, ge=1, le=limits.QUEUED_TASKS_MAX, description="ready and blocked tasks"
     )
     paused: bool | None = None
+    budget: ProjectBudget | None = Field(
+        None, description="of model use; takes the place of the one it has, as a whole"
+    )
+    cassette: CassetteUse | Literal["none"] | None = Field(
+        None, description='of tasks that name none; "none" takes it away'
+    )
 
     def command(self, project: str) -> UpdateProject:
-        return UpdateProject(project=project, **self.model_dump())
+        return UpdateProject(project=project, **dict(self))
 
 
 class ProjectDetail(Project):

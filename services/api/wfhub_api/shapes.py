@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from wfhub_common.messages import (
     AttemptState,
     Cancelled,
+    CassetteUse,
     CloudEvent,
+    ProjectBudget,
     Receipt,
     TaskSpec,
     TaskState,
@@ -56,6 +58,8 @@ class Project(Shape):
     weight: int
     queue_limit: int
     paused: bool
+    budget: ProjectBudget = ProjectBudget()
+    cassette: CassetteUse | None = None
     created_at: datetime
 
 

@@ -2,7 +2,7 @@
 
 POST and GET on the paths of wfhub_common.model_paths; the attempt's token is where the format's
 clients put their key: Bearer, x-api-key, x-goog-api-key, or `?key=`.
-GET /healthz: the process is up; /readyz: it reaches its database and the broker.
+GET /healthz: the process is up; /readyz: it reaches its database and the broker; /metrics.
 Errors have the shape of the path's format.
 """
 
@@ -19,10 +19,12 @@ from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.httpauth import ATTEMPT_TOKEN_PREFIX
 from wfhub_common.log import get_logger
 
-from wfhub_llm_gateway.exchange import Exchanger, ExchangeResponse
+from wfhub_llm_gateway.exchange import ExchangeResponse
+from wfhub_llm_gateway.exchanger import Exchanger
 from wfhub_llm_gateway.formats import BY_NAME
 from wfhub_llm_gateway.formats import asked as read
 from wfhub_llm_gateway.formats.asked import Head
+from wfhub_llm_gateway.metrics import CONTENT_TYPE
 
 REQUEST_BYTES_MAX = 16 * 1024 * 1024
 HEADER_CHARS_MAX = 2000  # of those that are passed on
@@ -50,8 +52,7 @@ def make_app(
         head = _head(request, path)
         asked = spoken.parse(await _body(request), head, default_model=default_model)
         read.check_model(asked, info.models)
-        entry = await exchanger.open(asked, info)
-        return ExchangeResponse(exchanger, asked, digest, info, entry)
+        return ExchangeResponse(exchanger, await exchanger.open(asked, info), digest, info)
 
     async def models(
         request: Request, path: model_paths.ModelPath, allowed: tuple[str, ...] | None
@@ -74,13 +75,25 @@ def make_app(
         missing = await ready()
         return PlainTextResponse(missing or "ok\n", status_code=503 if missing else 200)
 
+    async def metrics(request: Request) -> Response:
+        # Relays add the attempt's token to whatever an agent asks for: this is not for agents.
+        if _authorization(request):
+            raise Rejected("not-for-agents", "metrics are for the operator", status=403)
+        return Response(exchanger.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def known(request: Request, error: Exception) -> Response:
+        assert isinstance(error, WfhubError)
+        exchanger.metrics.refused(error.code)
+        return _refusal(request, error)
+
     return Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            Route("/metrics", metrics),
             Route("/{path:path}", ask, methods=["GET", "POST"]),
         ],
-        exception_handlers={WfhubError: _known, HTTPException: _http, Exception: _unknown},
+        exception_handlers={WfhubError: known, HTTPException: _http, Exception: _unknown},
         lifespan=lifespan,
     )
 
@@ -153,11 +166,6 @@ def _refusal(request: Request, error: WfhubError) -> Response:
         status_code=read.status_of(error),
         headers=read.error_headers(error),
     )
-
-
-async def _known(request: Request, error: Exception) -> Response:
-    assert isinstance(error, WfhubError)
-    return _refusal(request, error)
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -23,6 +23,9 @@ class Answer:
     stream: bool  # the body is server-sent events
     chunks: AsyncIterator[bytes]
     headers: dict[str, str] = field(default_factory=dict)  # content-type, retry-after
+    provider: str = ""  # who answered, where there are several; "": the one that was asked
+    model: str = ""  # as that one was asked for it; "": as the request says
+    tries: tuple[str, ...] = ()  # who was asked before, and why they did not answer
 
 
 class Provider(Protocol):
@@ -35,6 +38,10 @@ class Provider(Protocol):
 
     async def models(self) -> list[dict[str, Any]]:
         """As in the `data` of GET /v1/models, whatever the provider speaks."""
+        ...
+
+    def candidates(self, model: str) -> list[tuple[str, str]]:
+        """(provider, model) of each that may answer a request for it: for what it may cost."""
         ...
 
     def forget(self, attempt_id: str) -> None:

@@ -63,6 +63,9 @@ class ReplayProvider:
             for name in sorted(names) or ["replay"]
         ]
 
+    def candidates(self, model: str) -> list[tuple[str, str]]:
+        return [(self.name, model)]
+
     def forget(self, attempt_id: str) -> None:
         self._asked.pop(attempt_id, None)
 

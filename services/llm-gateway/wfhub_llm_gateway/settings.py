@@ -29,7 +29,10 @@ class GatewaySettings(BrokerSettings):
     # itself responses too. What it does not speak is translated.
     llm_formats: str = ""
     llm_model: str = ""  # instead of a model that is missing or named "default"
+    llm_config: str = ""  # a file of routes; then the provider's variables do not count
+    llm_prices: str = ""  # a file that overrides budgets/prices.yaml
     llm_cassette: str = ""  # the file to replay
+    llm_cassettes: str = ""  # a folder for cassettes of tasks and projects, see tapes.py
     llm_record: str = ""  # the file to append exchanges to, as a cassette
 
     # Where bodies of exchanges go; "" keeps them in the spool.
@@ -37,6 +40,9 @@ class GatewaySettings(BrokerSettings):
     service_token: str = ""
     gateway_spool: str = ""  # "": a temporary folder, whose bodies are lost with the process
 
+    otel_exporter_otlp_endpoint: str = ""  # of a collector for spans, such as http://host:4318
+    # How long a dead gateway's reservations are held before another one charges them.
+    gateway_lease_s: float = 30.0
     upstream_first_byte_s: float = 600.0  # a long prompt on a small machine takes minutes
     upstream_idle_s: float = 120.0
 
@@ -62,6 +68,14 @@ class GatewaySettings(BrokerSettings):
             return urls.base(self.openai_base_url or urls.OPENAI_BASE_URL, version)
         except ValueError as e:
             raise SystemExit(f"bad settings: {name}: {e}") from e
+
+    def keys(self) -> tuple[str, ...]:
+        """What must stand in no record."""
+        keys = (
+            *(self.openai_api_key, self.anthropic_api_key, self.gemini_api_key),
+            *(self.google_api_key, self.service_token),
+        )
+        return tuple(key for key in keys if key)
 
     def api_key(self) -> str:
         match self.llm_provider:

@@ -116,6 +116,9 @@ class HttpProvider:
         except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise self._malformed("GET /models did not answer with a list of models") from e
 
+    def candidates(self, model: str) -> list[tuple[str, str]]:
+        return [(self.name, model)]
+
     def forget(self, attempt_id: str) -> None:
         pass
 

@@ -4,12 +4,15 @@
 import asyncio
 import contextlib
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import llama_server
 import pytest
@@ -31,7 +34,7 @@ from wfhub_common.settings import BrokerSettings
 from wfhub_llm_gateway import main
 from wfhub_llm_gateway.settings import GatewaySettings
 
-WAIT_S = 20
+WAIT_S = 60  # a busy machine takes its time to start a process
 
 
 async def eventually(check: Callable[[], Awaitable[Any]]) -> Any:
@@ -53,14 +56,13 @@ class Scheduler:
 
     def grant(self, *, lease_s: float = 60, **fields: Any) -> tuple[str, TokenInfo]:
         token = new_token(ATTEMPT_TOKEN_PREFIX)
-        info = TokenInfo(
-            active=True,
-            attempt_id=ids.new_attempt_id(),
-            task_id=ids.new_task_id(),
-            project_id=ids.new_project_id(),
-            valid_until=datetime.now(UTC) + timedelta(seconds=lease_s),
-            **fields,
-        )
+        own = {
+            "attempt_id": ids.new_attempt_id(),
+            "task_id": ids.new_task_id(),
+            "project_id": ids.new_project_id(),
+            "valid_until": datetime.now(UTC) + timedelta(seconds=lease_s),
+        }
+        info = TokenInfo(active=True, **{**own, **fields})
         self.known[token_sha256(token)] = info
         return token, info
 
@@ -197,6 +199,26 @@ def free_port() -> Callable[[], int]:
     return port
 
 
+STANDING = """
+SELECT used_tokens, reserved_tokens, used_nusd, reserved_nusd, used_wall_ms, reserved_wall_ms,
+       used_requests
+  FROM gateway.account WHERE scope = $1 AND subject LIKE $2 || '%'
+"""
+
+
+@pytest.fixture
+def standing(gateway_database: str) -> Callable[..., Awaitable[asyncpg.Record]]:
+    """`await standing(id)`: of an attempt's account; `await standing(id, "task")`: of a task's."""
+
+    async def look(subject: str, scope: str = "attempt") -> asyncpg.Record:
+        connection = await asyncpg.connect(gateway_database)
+        row = await connection.fetchrow(STANDING, scope, subject)
+        await connection.close()
+        return row
+
+    return look
+
+
 @dataclass
 class Upstream:
     """A model server of which the first part of the path says how it behaves."""
@@ -207,6 +229,8 @@ class Upstream:
     blobs: dict[str, bytes] = field(default_factory=dict)  # PUT …/blobs/sha256/<hex>
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)  # a client left a hanging answer
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)  # of a held stream
+    flooded_bytes: int = 0
     odd_stream: bytes = b""  # what the behaviour "stream" answers
     script: Callable[[str], bytes] = lambda _path: b""  # what "script" answers, head and all
 
@@ -277,6 +301,15 @@ class Upstream:
             case "stream-malformed":
                 body = _delta("one") + b'data: {"choices": [{"delta"\n\n' + _delta("two")
                 writer.write(_head(200, "text/event-stream") + body)
+            case "busy":
+                slow = _json(429, {"error": {"message": "slow down"}}, "retry-after: 3600")
+                writer.write(slow)
+            case "busy-once" if self.heads.count(head) == 1:
+                writer.write(_json(429, {"error": {"message": "slow down"}}, "retry-after: 1"))
+            case "busy-once":
+                writer.write(_json(200, {"model": "double", "choices": [_choice("hello")]}))
+            case "stream-cut-at-once":
+                writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
             case "hang":
                 await self._hang(reader)
             case "stream":
@@ -285,6 +318,21 @@ class Upstream:
                 writer.write(_head(200, "text/event-stream") + _delta("one"))
                 await writer.drain()
                 await self._hang(reader)
+            case "stream-held":
+                writer.write(_head(200, "text/event-stream") + _delta("one"))
+                await writer.drain()
+                self.hanging.set()
+                await self.release.wait()
+                writer.write(ODD_STREAM.replace(b"\r\n", b"\n"))
+            case "stream-flood":
+                writer.write(_head(200, "text/event-stream"))
+                try:
+                    while not reader.at_eof():
+                        writer.write(_delta("x" * 60_000))
+                        await writer.drain()
+                        self.flooded_bytes += 60_000
+                finally:
+                    self.hung_up.set()
             case "stream-disconnect":
                 chunked = _head(200, "text/event-stream", "transfer-encoding: chunked")
                 part = _delta("one") + b'data: {"choi'
@@ -384,3 +432,31 @@ async def llama(llama_process: str) -> AsyncIterator[httpx.AsyncClient]:
 
         await eventually(idle)
         yield client
+
+
+@pytest.fixture
+async def start_process(
+    database_url: str, nats_url: str, tmp_path: Path, free_port: Callable[[], int]
+) -> AsyncIterator[Callable[..., Any]]:
+    processes: list[asyncio.subprocess.Process] = []
+
+    async def start(*arguments: str, **env: str) -> tuple[asyncio.subprocess.Process, str]:
+        address = f"127.0.0.1:{free_port()}"
+        own = {"DATABASE_URL": database_url, "NATS_URL": nats_url, "HTTP_LISTEN": address}
+        paths = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "wfhub_llm_gateway.main",
+            *arguments,
+            env={**paths, **own, "GATEWAY_SPOOL": str(tmp_path / "spool"), **env},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        processes.append(process)
+        return process, f"http://{address}"
+
+    yield start
+    for process in processes:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()

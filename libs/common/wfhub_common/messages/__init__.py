@@ -6,6 +6,7 @@ Unknown fields are ignored on replies and events (additive), refused on commands
 """
 
 from wfhub_common.messages.base import Command, Fact
+from wfhub_common.messages.budgets import Budget, ProjectBudget, SpendingLimit, limits_of
 from wfhub_common.messages.dead_letters import (
     DeadLetterDecided,
     DiscardDeadLetter,
@@ -90,6 +91,7 @@ from wfhub_common.messages.submission import (
 )
 from wfhub_common.messages.tasks import (
     AgentSpec,
+    CassetteUse,
     Label,
     Limits,
     Reason,
@@ -121,9 +123,11 @@ __all__ = [
     "Assignment",
     "AttemptEnded",
     "AttemptState",
+    "Budget",
     "CancelTask",
     "CancelWorkflow",
     "Cancelled",
+    "CassetteUse",
     "Change",
     "Claim",
     "Claimed",
@@ -159,6 +163,7 @@ __all__ = [
     "Preview",
     "PreviewSchedule",
     "Project",
+    "ProjectBudget",
     "PublishOrder",
     "PutSchedule",
     "Reason",
@@ -179,6 +184,7 @@ __all__ = [
     "Sealed",
     "ShellCommand",
     "Slug",
+    "SpendingLimit",
     "SubmitResult",
     "SubmitTask",
     "SubmitTasks",
@@ -201,4 +207,5 @@ __all__ = [
     "WorkflowState",
     "WorkflowSubmitted",
     "WorkflowTask",
+    "limits_of",
 ]

@@ -1,14 +1,15 @@
 """From the API to the scheduler: projects, tasks, cancels."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from wfhub_common import limits
 from wfhub_common.messages.base import Command, Fact
+from wfhub_common.messages.budgets import ProjectBudget
 from wfhub_common.messages.states import TaskState
-from wfhub_common.messages.tasks import Slug, TaskSpec
+from wfhub_common.messages.tasks import CassetteUse, Slug, TaskSpec
 
 
 class CreateProject(Command):
@@ -16,6 +17,8 @@ class CreateProject(Command):
     running_limit: int = Field(100, ge=1, le=100_000)
     weight: int = Field(1, ge=1, le=1000)
     queue_limit: int = Field(10_000, ge=1, le=limits.QUEUED_TASKS_MAX)
+    budget: ProjectBudget = ProjectBudget()
+    cassette: CassetteUse | None = None  # of tasks that name none
 
 
 class UpdateProject(Command):
@@ -27,6 +30,8 @@ class UpdateProject(Command):
     weight: int | None = Field(None, ge=1, le=1000)  # its share of a pool, beside the others'
     queue_limit: int | None = Field(None, ge=1, le=limits.QUEUED_TASKS_MAX)  # ready and blocked
     paused: bool | None = None
+    budget: ProjectBudget | None = None  # instead of the one it has, as a whole
+    cassette: CassetteUse | Literal["none"] | None = None  # "none" takes it away
 
 
 class Project(Fact):
@@ -36,6 +41,8 @@ class Project(Fact):
     weight: int
     queue_limit: int = 10_000
     paused: bool = False
+    budget: ProjectBudget = ProjectBudget()
+    cassette: CassetteUse | None = None
     created_at: datetime
     created: bool = False  # False: it was there already, with the same settings
 
