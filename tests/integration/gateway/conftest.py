@@ -225,6 +225,7 @@ class Upstream:
 
     port: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)  # PUT …/blobs/sha256/<hex>
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)  # a client left a hanging answer
@@ -252,6 +253,7 @@ class Upstream:
                 writer.write(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n")
             else:
                 if body:
+                    self.bodies.append(body)
                     self.requests.append(json.loads(body))
                 await self.behave(path.split("/")[1], head, reader, writer)
             await writer.drain()
