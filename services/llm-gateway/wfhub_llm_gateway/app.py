@@ -59,8 +59,7 @@ def make_app(
     ) -> Response:
         found = await exchanger.provider.models()
         shown = [m for m in found if allowed is None or m["id"] in allowed]
-        # The Messages format shares this path with Chat Completions; its clients name a version.
-        name = "messages" if "anthropic-version" in request.headers else path.format
+        name = _lister(request, path)
         if not path.model:
             return JSONResponse(BY_NAME[name].models_value(shown))
         for model in shown:
@@ -110,6 +109,13 @@ def _path(request: Request) -> model_paths.ModelPath:
         message = f"{request.method} {path}: use {found.method}"
         raise Rejected("http-error", message, status=405)
     return found
+
+
+def _lister(request: Request, path: model_paths.ModelPath) -> str:
+    """Three formats share GET /v1/models: clients of two of them say in a header who they are."""
+    if "anthropic-version" in request.headers:
+        return "messages"
+    return "gemini" if "x-goog-api-client" in request.headers else path.format
 
 
 def _authorization(request: Request) -> str | None:

@@ -36,6 +36,7 @@ class Seen:
     model: Any  # a name, if it is a text
     tokens: Tokens | None
     chars: int  # of text that was generated
+    partial: bool = False  # `tokens` are those of a stream's start
 
 
 def counted(
@@ -85,6 +86,7 @@ class Tap:
     look: Callable[[dict[str, Any]], Seen]
     keep_events: bool = True
     reported: Tokens | None = None
+    begun: Tokens | None = None  # what a stream said at its start: no count of the answer yet
     estimated: int = 0
     model: str = ""
     events: list[str] = field(default_factory=list)  # data of the stream's events so far
@@ -113,17 +115,20 @@ class Tap:
 
     def _seen(self, value: dict[str, Any]) -> int:
         seen = self.look(value)
-        if seen.tokens is not None:
-            self.reported = _merged(self.reported, seen.tokens)
+        if seen.tokens is not None and seen.tokens.total:  # zeros are a server's "not known"
+            if seen.partial:
+                self.begun = merged(self.begun, seen.tokens)
+            else:
+                self.reported = merged(self.reported or self.begun, seen.tokens)
         if isinstance(seen.model, str) and not self.model:
             self.model = seen.model
         return seen.chars
 
 
-def _merged(old: Tokens | None, new: Tokens) -> Tokens:
+def merged(old: Tokens | None, new: Tokens | None) -> Tokens | None:
     """The newer counts; a stream may report the prompt first and the answer last."""
-    if old is None:
-        return new
+    if old is None or new is None:
+        return new or old
     return Tokens(
         new.prompt or old.prompt,
         new.completion or old.completion,

@@ -67,7 +67,7 @@ class _Messages:
             case "message_start":
                 message = value.get("message")
                 if isinstance(message, dict):
-                    return Seen(message.get("model"), reported(message), 0)
+                    return Seen(message.get("model"), reported(message), 0, partial=True)
             case "message_delta":
                 return Seen(None, reported(value), 0)
             case "message":
