@@ -141,6 +141,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
     instances = Instances(engine, spool.add, lease_s=settings.gateway_lease_s)
     ledger = Ledger(engine, instances.instance_id)
     tokens = Tokens(partial(rpc.introspect, broker))
+    streams = OpenStreams()
     exchanger = Exchanger(
         provider, ledger, tokens, streams, spool, recorder, pricing, tapes, keys, spans=traced
     )
