@@ -58,11 +58,13 @@ class Instances:
         """`keep` stores the record of an exchange."""
         self.instance_id = "gwi_" + secrets.token_hex(12)
         self._engine, self._keep, self._lease_s = engine, keep, lease_s
+        self._known = False  # to the others: there is a row
 
     async def renew(self) -> None:
         async with db.transaction(self._engine) as connection:
             values = {"instance_id": self.instance_id, "lease_s": self._lease_s}
             await connection.execute(_RENEW, values)
+        self._known = True
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -110,6 +112,8 @@ class Instances:
 
     async def end(self) -> None:
         """All is settled: what is not is anybody's."""
+        if not self._known:
+            return
         try:
             async with db.transaction(self._engine) as connection:
                 await connection.execute(_END, {"instance_id": self.instance_id})

@@ -141,8 +141,9 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
     instances = Instances(engine, spool.add, lease_s=settings.gateway_lease_s)
     ledger = Ledger(engine, instances.instance_id)
     tokens = Tokens(partial(rpc.introspect, broker))
+    streams = OpenStreams()
     exchanger = Exchanger(
-        provider, ledger, tokens, OpenStreams(), spool, recorder, pricing, tapes, keys
+        provider, ledger, tokens, streams, spool, recorder, pricing, tapes, keys, spans=traced
     )
     rpc.register(broker, Evidence(engine), exchanger)
     background = [asyncio.create_task(spool.run()), asyncio.create_task(_drain(stop, exchanger))]
