@@ -112,12 +112,25 @@ class ExchangeResponse:
                 events = list(splitter.feed(chunk))
             except ValueError as e:
                 raise UpstreamFailed("upstream-malformed", f"the model server: {e}") from e
-            for event in events:
-                await self._pass_on(event, send)
+            await self._pass_on(events, send)
         if splitter.rest:  # a server that leaves out the last blank line
-            await self._pass_on(splitter.rest, send)
+            await self._pass_on([splitter.rest], send)
 
-    async def _pass_on(self, event: bytes, send: Send) -> None:
+    async def _pass_on(self, events: list[bytes], send: Send) -> None:
+        """What came in one piece goes on in one: a write costs more than all else here."""
+        passed = bytearray()
+        try:
+            for event in events:
+                await self._admit(event)
+                passed += self._progress.frames.frame(event)
+                self._progress.tap.sent_count += 1
+        except WfhubError:
+            await self._send(bytes(passed), send)
+            raise
+        await self._send(bytes(passed), send)
+
+    async def _admit(self, event: bytes) -> None:
+        """Raises: UpstreamFailed, Rejected for an event that the client is not to have."""
         progress = self._progress
         progress.tap.event(event)
         if progress.tap.malformed:  # a client would choke on it, and not say why
@@ -128,7 +141,10 @@ class ExchangeResponse:
             tokens = max(ledger.EXTEND_TOKENS, progress.missing_tokens)
             more = await self._x.ledger.extend(progress.entry, tokens=tokens)
             progress.entry = progress.entry.with_more(more)
-        framed = progress.frames.frame(event)
+
+    async def _send(self, framed: bytes, send: Send) -> None:
+        if not framed:
+            return
         self._keep(framed)
         try:
             # A client that is slow holds up the server: nothing piles up here.
@@ -136,7 +152,6 @@ class ExchangeResponse:
                 await send({"type": "http.response.body", "body": framed, "more_body": True})
         except TimeoutError as e:
             raise cuts.client_stalled(CLIENT_STALL_S) from e
-        progress.tap.sent_count += 1
 
     def _keep(self, chunk: bytes) -> None:
         self._progress.body += chunk

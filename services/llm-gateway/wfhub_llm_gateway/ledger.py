@@ -21,9 +21,9 @@ from wfhub_common import db, digests, exchange_chain
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SpendingLimit
 
-from wfhub_llm_gateway.budgets import accounts, refusals
+from wfhub_llm_gateway.budgets import accounts, at_once, refusals
 from wfhub_llm_gateway.budgets.accounts import Subjects
-from wfhub_llm_gateway.budgets.grants import Amount, Ask, Grant, Refused, grant
+from wfhub_llm_gateway.budgets.grants import Ask, Grant, Refused, grant
 from wfhub_llm_gateway.budgets.prices import FREE, Price
 
 # Bounded by what fits one reply to `exchanges` (RPC_BYTES_MAX): about 600 bytes each.
@@ -177,21 +177,48 @@ settled AS (
            charged_nusd = :charged_nusd, first_byte_ms = :first_byte_ms,
            duration_ms = :duration_ms, note = :note, record_digest = :record_digest,
            link = linked.chain_count, chain_digest = linked.chain_digest
-      FROM linked WHERE attempt_id = :attempt_id AND seq = :seq)
-SELECT accounts, reserved_tokens, reserved_nusd, reserved_wall_ms FROM held
+      FROM linked WHERE attempt_id = :attempt_id AND seq = :seq),
+-- After the attempt's row, which `linked` locks, the accounts in their order.
+charged AS MATERIALIZED (
+    SELECT a.scope, a.subject, held.reserved_tokens, held.reserved_nusd, held.reserved_wall_ms
+      FROM held, linked, unnest(held.accounts) AS key
+      JOIN gateway.account a
+        ON a.scope = split_part(key, ' ', 1) AND a.subject = substr(key, strpos(key, ' ') + 1)
+     ORDER BY array_position(ARRAY['project', 'day', 'minute', 'task', 'attempt'], a.scope)
+       FOR UPDATE OF a)
+UPDATE gateway.account a
+   SET reserved_tokens = a.reserved_tokens - c.reserved_tokens,
+       used_tokens = a.used_tokens + :charged_tokens,
+       reserved_nusd = a.reserved_nusd - c.reserved_nusd,
+       used_nusd = a.used_nusd + :charged_nusd,
+       reserved_wall_ms = a.reserved_wall_ms - c.reserved_wall_ms,
+       used_wall_ms = a.used_wall_ms + :duration_ms
+  FROM charged c WHERE a.scope = c.scope AND a.subject = c.subject
 """)
 
 
 class Ledger:
     def __init__(self, engine: AsyncEngine, instance_id: str = "") -> None:
         self._engine, self._instance_id = engine, instance_id
+        self._single = db.autocommitting(engine)
 
     async def open(self, opening: Opening) -> Entry:
-        # Whatever is not limited costs one statement.
-        work = self._open_limited if opening.limits else self._open_free
-        return await db.retried(self._engine, lambda connection: work(connection, opening))
+        # What is not limited, or fits whole, costs one statement.
+        single = self._open_fitting if opening.limits else self._open_free
+        entry = await db.retried(self._single, lambda connection: single(connection, opening))
+        if entry is not None:
+            return entry
+        careful = self._open_limited
+        return await db.retried(self._engine, lambda connection: careful(connection, opening))
 
-    async def _open_free(self, connection: AsyncConnection, opening: Opening) -> Entry:
+    async def _open_fitting(self, connection: AsyncConnection, opening: Opening) -> Entry | None:
+        given = grant((), _ask(opening))
+        limited = at_once.values_of(opening.limits, opening.subjects, given.amount)
+        values = self._values(opening, given) | limited
+        seq = (await connection.execute(at_once.OPEN_AT_ONCE, values)).scalar()
+        return None if seq is None else Entry(opening, seq, given)
+
+    async def _open_free(self, connection: AsyncConnection, opening: Opening) -> Entry | None:
         given = grant((), _ask(opening))
         seq = (await connection.execute(_OPEN, self._values(opening, given))).scalar()
         if seq is None:
@@ -272,7 +299,7 @@ async def settle_row(engine: AsyncEngine, row: OpenRow, settlement: Settlement) 
     async def work(connection: AsyncConnection) -> bytes:
         return await settle_in(connection, row, settlement)
 
-    return await db.retried(engine, work)
+    return await db.retried(db.autocommitting(engine), work)
 
 
 async def settle_in(connection: AsyncConnection, row: OpenRow, settlement: Settlement) -> bytes:
@@ -290,14 +317,7 @@ async def settle_in(connection: AsyncConnection, row: OpenRow, settlement: Settl
     }
     record = exchange_chain.record(row.attempt_id, fields)
     values["record_digest"] = digests.of_bytes(record)
-    held = (await connection.execute(_SETTLE, values)).one_or_none()
-    if held is not None:
-        await accounts.settle(
-            connection,
-            held.accounts,
-            Amount(held.reserved_tokens, held.reserved_nusd, held.reserved_wall_ms),
-            Amount(settlement.charged_tokens, settlement.charged_nusd, settlement.duration_ms),
-        )
+    await connection.execute(_SETTLE, values)
     return record
 
 
