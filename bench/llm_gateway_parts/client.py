@@ -109,27 +109,36 @@ async def latency(ways: list[Way], *, script: str, count: int, rounds: int) -> d
     return results
 
 
-async def throughput(way: Way, *, script: str, streams: int, seconds: float) -> float:
-    """Whole streams a second, so many open at once all the time."""
-    ended = 0
-    until = 0.0
+@dataclass
+class Load:
+    ended: int = 0  # whole streams
+    failed: int = 0  # refused, cut off, or too late
+    seconds: float = 0.0
 
-    async def work(connection: Connection) -> None:
-        nonlocal ended
-        while time.monotonic() < until:
-            await connection.exchange(script)
-            ended += time.monotonic() < until
+    @property
+    def per_s(self) -> float:
+        return self.ended / self.seconds
 
-    connections = [Connection(way) for _ in range(streams)]
-    for connection in connections:
-        await connection.__aenter__()
-    until = time.monotonic() + seconds
-    try:
-        await asyncio.gather(*map(work, connections))
-    finally:
-        for connection in connections:
-            await connection.__aexit__()
-    return ended / seconds
+
+async def throughput(way: Way, *, script: str, streams: int, seconds: float) -> Load:
+    """So many streams open at once all the time. One that was begun is waited for, and its time
+    counts, so that a slow way is not credited with nothing."""
+    load = Load()
+    started = time.monotonic()
+
+    async def work() -> None:
+        while time.monotonic() < started + seconds:
+            try:
+                async with Connection(way) as connection:
+                    while time.monotonic() < started + seconds:
+                        await connection.exchange(script)
+                        load.ended += 1
+            except (RuntimeError, OSError, TimeoutError, asyncio.IncompleteReadError):
+                load.failed += 1
+
+    await asyncio.gather(*(work() for _ in range(streams)))
+    load.seconds = time.monotonic() - started
+    return load
 
 
 async def held(way: Way, *, script: str, streams: int) -> list[Connection]:

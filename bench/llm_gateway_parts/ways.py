@@ -31,7 +31,7 @@ from wfhub_local import ports
 from llm_gateway_parts.client import Way
 
 PARTS = Path(__file__).parent
-ATTEMPTS = 200
+ATTEMPTS = 64  # of 1,200 exchanges and 32 open streams each at most
 BUDGET_TOKENS = 10**9
 MASTER_KEY = "sk-bench"
 
@@ -41,13 +41,13 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def script(family: Family, name: str, *arguments: object) -> int:
+def script(family: Family, name: str, *arguments: object) -> tuple[int, Child]:
     """Starts one of this folder's servers; its port."""
     port = ports.free_port()
     argv = [*python("x")[:1], PARTS / f"{name}.py", port, *arguments]
     child = family.start(name, argv)
     until(lambda: is_listening(port), f"{name} listens", child=child)
-    return port
+    return port, child
 
 
 def memory_mb(child: Child) -> float:

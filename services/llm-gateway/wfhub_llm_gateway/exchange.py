@@ -18,13 +18,13 @@ from wfhub_common.log import get_logger
 from wfhub_common.messages import TokenInfo
 
 from wfhub_llm_gateway import cuts, ledger, sse, translation
-from wfhub_llm_gateway.cassette import Response
 from wfhub_llm_gateway.cuts import Cut
 from wfhub_llm_gateway.exchanger import Exchanger, Opened, Progress
 from wfhub_llm_gateway.formats import BY_NAME
 from wfhub_llm_gateway.formats.asked import UpstreamFailed, error_headers, status_of
 from wfhub_llm_gateway.formats.framing import frames_of
 from wfhub_llm_gateway.provider import Answer
+from wfhub_llm_gateway.translation.recording import recorded
 from wfhub_llm_gateway.usage import Tap
 
 CLIENT_STALL_S = 300.0  # a client takes nothing of what is there for it
@@ -202,19 +202,16 @@ class ExchangeResponse:
 
     def _record(self) -> None:
         progress = self._progress
-        if self._recorder is None or self._request.format != "chat":
+        if self._recorder is None or self._request.operation != "generate":
             return
         headers = {k: v for k, v in progress.headers.items() if k == "content-type"}
+        events = progress.tap.events if progress.stream else None
         try:
-            if progress.stream:
-                events = tuple(progress.tap.events)
-                response = Response(progress.status, True, None, events, headers)
-            else:
-                body = json.loads(progress.body)
-                response = Response(progress.status, False, body, (), headers)
-            self._recorder.add(self._request.value, response)
+            self._recorder.add(
+                *recorded(self._request, progress.status, headers, bytes(progress.body), events)
+            )
         # The client gets its answer all the same.
-        except (ValueError, RecursionError, OSError) as e:
+        except (ValueError, LookupError, TypeError, RecursionError, OSError, WfhubError) as e:
             log.error("exchange not recorded", attempt_id=self._info.attempt_id, error=str(e))
 
 

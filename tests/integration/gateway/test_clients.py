@@ -327,6 +327,27 @@ async def test_the_same_format_passes_byte_for_byte(
         assert "?beta=true" in upstream.heads[-1]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_recorded_in_one_format_replays_in_it(
+    start_gateway, scheduler, upstream, scripted, tmp_path, stream
+):
+    for name in FORMATS:
+        tape = str(tmp_path / f"{name}.jsonl")
+        settings = {**PROVIDERS[name][0], "llm_record": tape}
+        live = await start_gateway(llm_base_url=scripted(name), **settings)
+        token, _ = scheduler.grant()
+        first = await ASK[name](str(live.base_url).rstrip("/"), token, stream)
+        asked = len(upstream.requests)
+        replaying = await start_gateway(llm_provider="replay", llm_cassette=tape)
+        url = str(replaying.base_url).rstrip("/")
+        for again in (stream, not stream):
+            token, info = scheduler.grant()
+            assert await ASK[name](url, token, again) == first, (name, again)
+            (exchange,) = (await scheduler.exchanges(info.attempt_id)).exchanges
+            assert exchange.replayed
+        assert len(upstream.requests) == asked
+
+
 async def test_a_gemini_stream_without_sse_is_one_json_array(
     start_gateway, scheduler, upstream, scripted
 ):
