@@ -2,6 +2,7 @@
 submits batches. The tables have the shape of its views.
 """
 
+import json
 from typing import Any
 
 import asyncpg
@@ -60,16 +61,20 @@ class OperationsDouble:
         row = await self._pool.fetchrow(
             "UPDATE sched.api_project SET running_limit = coalesce($2, running_limit),"
             " weight = coalesce($3, weight), queue_limit = coalesce($4, queue_limit),"
-            " paused = coalesce($5, paused) WHERE project_id = $1 OR name = $1 RETURNING *",
+            " paused = coalesce($5, paused), budget = coalesce(CAST($6 AS jsonb), budget)"
+            " WHERE project_id = $1 OR name = $1 RETURNING *",
             command.project,
             command.running_limit,
             command.weight,
             command.queue_limit,
             command.paused,
+            None if command.budget is None else command.budget.model_dump_json(exclude_none=True),
         )
         if row is None:
             raise Rejected("project-unknown", "there is no such project", status=404)
-        return Project(**{**dict(row), "limits": {}})
+        return Project(
+            **{**row, "limits": {}, "budget": json.loads(row["budget"]), "cassette": None}
+        )
 
     async def _update_pool(self, _sender: str, command: UpdatePool) -> BaseModel:
         row = await self._pool.fetchrow(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from wfhub_common import subjects
 from wfhub_common.httpauth import token_sha256
 
@@ -96,23 +97,38 @@ def proof_store(s: Setting) -> Own:
     )
 
 
+GATEWAY_FILES = ("LLM_CASSETTE", "LLM_CONFIG", "LLM_PRICES")  # that it reads
+
+
 def gateway(s: Setting) -> Own:
     given = picked(s.user_env, GATEWAY_VARIABLES)
-    for name in ("LLM_CASSETTE", "LLM_RECORD"):
+    for name in (*GATEWAY_FILES, "LLM_RECORD"):
         if name in given:  # its working directory is another
             given[name] = str(Path(given[name]).absolute())
-    spool = s.layout.home("gateway")
+    if "LLM_CONFIG" in given:
+        given |= picked(s.user_env, _key_variables(Path(given["LLM_CONFIG"])))
+    spool, cassettes = s.layout.home("gateway"), s.layout.home("cassettes")
     return Own(
         env={
             **picked(s.user_env, NETWORK_VARIABLES),
             **given,
             "PROOFS_URL": s.where.http_url(subjects.PROOF_STORE),
             "GATEWAY_SPOOL": str(spool),
+            "LLM_CASSETTES": str(cassettes),
         },
-        folders=(spool,),
-        visible=tuple(Path(given[name]) for name in ("LLM_CASSETTE",) if name in given),
+        folders=(spool, cassettes),
+        visible=tuple(Path(given[name]) for name in GATEWAY_FILES if name in given),
         writable=(_recording(Path(given["LLM_RECORD"])),) if "LLM_RECORD" in given else (),
     )
+
+
+def _key_variables(config: Path) -> tuple[str, ...]:
+    """That hold keys of its providers. What is wrong with the file, the gateway says."""
+    with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError):
+        providers = yaml.safe_load(config.read_bytes()).get("providers") or {}
+        found = [each.get("api_key_env") for each in providers.values() if isinstance(each, dict)]
+        return tuple(name for name in found if isinstance(name, str))
+    return ()
 
 
 def _recording(file: Path) -> Path:

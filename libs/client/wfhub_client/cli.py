@@ -112,6 +112,17 @@ def run(
         list[str] | None,
         typer.Option(metavar="HOST:PORT", help="--setup may connect there; may be given again."),
     ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHAT=AMOUNT",
+            help="Of model use, all attempts together: tokens, usd, requests or wall_s.",
+        ),
+    ] = None,
+    cassette: Annotated[
+        str | None,
+        typer.Option(metavar="MODE=NAME", help="record=NAME or replay=NAME of the project."),
+    ] = None,
     pool: Annotated[str | None, typer.Option(help="Whose runners work on it.")] = None,
     run_at: Annotated[str | None, typer.Option(help="Not before: RFC 3339, or local time.")] = None,
     deadline: Annotated[str | None, typer.Option(help="Not published if won later.")] = None,
@@ -181,6 +192,7 @@ def run(
     )
     if limit:
         spec.setdefault("limits", {}).update(limit_words.parse("--limit", limit))
+    run_spec.add_model_use(spec, budget=budget, cassette=cassette)
     run_spec.add_pull_request(spec, pull_request, target=target, draft=draft)
     if apply:
         spec["apply"] = True

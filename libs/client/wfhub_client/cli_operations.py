@@ -30,6 +30,23 @@ Default = Annotated[
         "--default-limit", metavar="NAME=NUMBER", help="For what a task does not say. Repeatable."
     ),
 ]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WHAT=AMOUNT",
+        help="Of model use, may be given again: tokens, usd, requests, wall_s, each also with"
+        " _per_day; requests_per_minute, tokens_per_minute. Takes the place of the one before;"
+        " `none` takes it away.",
+    ),
+]
+CassetteOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cassette",
+        metavar="MODE=NAME",
+        help="record=NAME or replay=NAME, for tasks that name none; `none` takes it away.",
+    ),
+]
 Paused = Annotated[bool | None, typer.Option("--pause/--resume", help="Start nothing new.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
@@ -42,15 +59,19 @@ def project_create(
     queue_limit: QueueLimit = None,
     limit: Most = None,
     default_limit: Default = None,
+    budget: Budget = None,
+    cassette: CassetteOption = None,
     as_json: Json = False,
 ) -> None:
     """Make a project."""
-    from wfhub_client import operations
+    from wfhub_client import model_use, operations
 
     given: dict[str, Any] = {
         "running_limit": running_limit,
         "weight": weight,
         "queue_limit": queue_limit,
+        "budget": model_use.budget(budget),
+        "cassette": model_use.cassette(cassette),
         "limits": operations.limits_of(limit, default_limit),
     }
     operations.create_project(name, given, as_json=as_json)
@@ -80,15 +101,19 @@ def project_update(
     queue_limit: QueueLimit = None,
     limit: Most = None,
     default_limit: Default = None,
+    budget: Budget = None,
+    cassette: CassetteOption = None,
     as_json: Json = False,
 ) -> None:
     """Change what is given."""
-    from wfhub_client import operations
+    from wfhub_client import model_use, operations
 
     given: dict[str, Any] = {
         "running_limit": running_limit,
         "weight": weight,
         "queue_limit": queue_limit,
+        "budget": model_use.budget(budget),
+        "cassette": model_use.cassette(cassette),
         "limits": operations.limits_of(limit, default_limit),
     }
     operations.update_project(project, given, as_json=as_json)

@@ -50,8 +50,8 @@ def update_project(ref: str, given: dict[str, Any], *, as_json: bool) -> None:
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
         raise Usage(
-            "say what to change: --running-limit, --weight, --queue-limit, --limit or"
-            " --default-limit"
+            "say what to change: --running-limit, --weight, --queue-limit, --limit, --default-limit,"
+            " --budget or --cassette"
         )
     with _client() as client:
         found = client.update_project(ref, changes)
@@ -106,12 +106,17 @@ def _project(found: dict[str, Any]) -> str:
         f"{found['project_id']}  {found['name']}  {state}"
         f"  running {found['running']}/{found['running_limit']}"
         f"  queued {found['queued']}/{found['queue_limit']}  weight {found['weight']}"
+        + "".join(f"  {what} {amount}" for what, amount in _set(found.get("budget", {})))
         + "".join(
             f"\n  {which} {limit_words.shown(found['limits'][which])}"
             for which in ("default", "max")
             if found["limits"][which]
         )
     )
+
+
+def _set(budget: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(what, amount) for what, amount in budget.items() if amount is not None]
 
 
 def _pool(found: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from wfhub_client import model_use
 from wfhub_client.errors import Usage
 
 _SCP_LIKE = re.compile(r"[A-Za-z0-9_.-]+@[A-Za-z0-9.-]+:(?!//)")
@@ -146,6 +147,13 @@ def add_conditions(
         spec.setdefault("retry", {})["on"] = retry_on
     if backoff_s is not None:
         spec.setdefault("retry", {})["backoff_ms"] = round(backoff_s * 1000)
+
+
+def add_model_use(spec: dict[str, Any], *, budget: list[str] | None, cassette: str | None) -> None:
+    if budget:
+        spec["budget"] = model_use.budget(budget)
+    if cassette is not None and cassette != "none":
+        spec["cassette"] = model_use.cassette(cassette)
 
 
 def add_pull_request(

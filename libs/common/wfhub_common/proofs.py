@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wfhub_common import checkpoints, digests, dsse, merkle, receipts, signing
+from wfhub_common import checkpoints, digests, dsse, exchange_chain, merkle, receipts, signing
 from wfhub_common.errors import Corrupt, Rejected
 from wfhub_common.messages import (
     BUNDLE_ARTIFACT,
@@ -142,7 +142,8 @@ def verify_export(
     observed = statement.predicate.observed
     _check_receipts(observed, trusted_keys)
     _check_consistency(parsed, statement, opened)
-    return _summary(parsed, statement, opened, checkpoint)
+    chained = _check_exchanges(observed)
+    return _summary(parsed, statement, opened, checkpoint, chained)
 
 
 def _parsed(export: dict[str, Any]) -> Export:
@@ -234,6 +235,13 @@ def _check_consistency(parsed: Export, statement: Statement, opened: dsse.Opened
         )
 
 
+def _check_exchanges(observed: Observed) -> int:
+    try:
+        return exchange_chain.check(observed.gateway)
+    except Corrupt as e:
+        raise _refused("exchanges", "store", e.message) from e
+
+
 def subjects_of(task_id: str, commit: str, bundle_digest: str) -> tuple[Subject, Subject]:
     """What a proof is about: the branch's commit, and the bundle that holds it."""
     bundle = digests.hex_of(digests.Digest(bundle_digest))
@@ -244,7 +252,11 @@ def subjects_of(task_id: str, commit: str, bundle_digest: str) -> tuple[Subject,
 
 
 def _summary(
-    parsed: Export, statement: Statement, opened: dsse.Opened, checkpoint: checkpoints.Checkpoint
+    parsed: Export,
+    statement: Statement,
+    opened: dsse.Opened,
+    checkpoint: checkpoints.Checkpoint,
+    chained: int,
 ) -> VerifiedProof:
     observed = statement.predicate.observed
     scheduler, runner, store = observed.scheduler, observed.runner, observed.proof_store
@@ -279,6 +291,7 @@ def _summary(
             f"the log holds the envelope as leaf {parsed.log.leaf_index} of {checkpoint.size}",
             f"{len(store.receipts)} artifact receipts are signed by a trusted key",
             "subject, receipts and observations agree with each other",
+            f"{chained} of {len(observed.gateway.exchanges)} exchanges with models are one chain",
         ),
     )
 
@@ -292,6 +305,8 @@ def _labels(observed: Observed) -> tuple[str, ...]:
             f"{replayed} of {len(exchanges)} model exchanges were replayed from a cassette,"
             " not answered by a model"
         )
+    if unlinked := sum(not each.link for each in exchanges):
+        labels.append(f"{unlinked} of {len(exchanges)} model exchanges are in no chain")
     labels += sorted({f"gateway: {each.note}" for each in exchanges if each.note})
     if not exchanges:
         labels.append("the gateway saw no exchange with a model")

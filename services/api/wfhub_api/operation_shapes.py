@@ -10,8 +10,10 @@ from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 from wfhub_common import limits
 from wfhub_common.messages import (
+    CassetteUse,
     LimitChanges,
     LimitsAsked,
+    ProjectBudget,
     Submitted,
     TaskSpec,
     UpdatePool,
@@ -55,10 +57,16 @@ class ProjectChanges(Changes):
     )
     paused: bool | None = None
     limits: LimitPolicyChanges | None = None
+    budget: ProjectBudget | None = Field(
+        None, description="of model use; takes the place of the one it has, as a whole"
+    )
+    cassette: CassetteUse | Literal["none"] | None = Field(
+        None, description='of tasks that name none; "none" takes it away'
+    )
 
     def command(self, project: str) -> UpdateProject:
         limits = None if self.limits is None else self.limits.command()
-        rest = self.model_dump(exclude={"limits"})
+        rest = {name: value for name, value in self if name != "limits"}
         return UpdateProject(project=project, **rest, limits=limits)
 
 

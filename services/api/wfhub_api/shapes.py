@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from wfhub_common.messages import (
     AttemptState,
     Cancelled,
+    CassetteUse,
     CloudEvent,
+    ProjectBudget,
     Receipt,
     TaskSpec,
     TaskState,
@@ -64,6 +66,8 @@ class Project(Shape):
     queue_limit: int
     limits: ProjectLimits = ProjectLimits()
     paused: bool
+    budget: ProjectBudget = ProjectBudget()
+    cassette: CassetteUse | None = None
     created_at: datetime
 
 

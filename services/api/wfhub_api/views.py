@@ -33,7 +33,8 @@ async def projects(engine: AsyncEngine, *, after: str, limit: int) -> list[Proje
     rows = await select(
         engine,
         """
-        SELECT project_id, name, running_limit, weight, queue_limit, limits, paused, created_at
+        SELECT project_id, name, running_limit, weight, queue_limit, limits, paused, budget,
+               cassette, created_at
           FROM sched.api_project
          WHERE name > :after ORDER BY name LIMIT :limit
         """,

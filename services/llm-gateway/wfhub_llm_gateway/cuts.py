@@ -13,11 +13,17 @@ from dataclasses import dataclass
 from wfhub_common.errors import Rejected, RetryLater, WfhubError
 
 STREAMS_PER_ATTEMPT_MAX = 32
-CLIENT_GONE = "client-gone"
+CLIENT_GONE, CLIENT_STALLED = "client-gone", "client-stalled"
+UNTOLD = (CLIENT_GONE, CLIENT_STALLED)  # there is nobody to tell
 
 
 def client_gone() -> WfhubError:
     return Rejected(CLIENT_GONE, "the client closed the connection", status=499)
+
+
+def client_stalled(after_s: float) -> WfhubError:
+    message = f"the client took nothing of its answer for {after_s:g} s"
+    return Rejected(CLIENT_STALLED, message, status=499)
 
 
 def attempt_ended() -> WfhubError:
@@ -54,6 +60,10 @@ class OpenStreams:
             self._cuts[attempt_id].discard(cut)
             if not self._cuts[attempt_id]:
                 del self._cuts[attempt_id]
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self._cuts.values()))
 
     def check_room(self, attempt_id: str) -> None:
         """Raises: Rejected (`too-many-streams`, 429)."""

@@ -9,121 +9,42 @@ Server-sent events are passed on whole, byte for byte. Units: seconds (_s), ms (
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from starlette.types import Receive, Scope, Send
-from wfhub_common import digests
-from wfhub_common.errors import Rejected, RetryLater, WfhubError
+from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.log import get_logger
 from wfhub_common.messages import TokenInfo
 
-from wfhub_llm_gateway import chat, cuts, ledger, sse
-from wfhub_llm_gateway.cassette import Response
-from wfhub_llm_gateway.chat import ChatRequest, UpstreamFailed
-from wfhub_llm_gateway.cuts import Cut, OpenStreams
-from wfhub_llm_gateway.ledger import Entry, Ledger, Settlement
-from wfhub_llm_gateway.provider import Answer, Provider
-from wfhub_llm_gateway.recorder import Recorder
-from wfhub_llm_gateway.spool import Spool
-from wfhub_llm_gateway.tokens import Tokens
+from wfhub_llm_gateway import cuts, ledger, sse, translation
+from wfhub_llm_gateway.cuts import Cut
+from wfhub_llm_gateway.exchanger import Exchanger, Opened, Progress
+from wfhub_llm_gateway.formats import BY_NAME
+from wfhub_llm_gateway.formats.asked import UpstreamFailed, error_headers, status_of
+from wfhub_llm_gateway.formats.framing import frames_of
+from wfhub_llm_gateway.provider import Answer
+from wfhub_llm_gateway.translation.recording import recorded
 from wfhub_llm_gateway.usage import Tap
 
+CLIENT_STALL_S = 300.0  # a client takes nothing of what is there for it
 RESPONSE_BYTES_MAX = 64 * 1024 * 1024
-SETTLE_RETRIES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # after the client was answered
-
-_COSTLY = (cuts.CLIENT_GONE, "token-inactive", "gateway-stopping", "upstream-timeout")
 
 log = get_logger(__name__)
-
-
-@dataclass
-class Progress:
-    """What the client was given so far."""
-
-    entry: Entry
-    tap: Tap = field(default_factory=Tap)
-    body: bytearray = field(default_factory=bytearray)
-    status: int = 0
-    stream: bool = False
-    headers: dict[str, str] = field(default_factory=dict)
-    started: bool = False  # the status line is out: an error must be an event
-    first_byte_ms: int | None = None
-    clock: float = field(default_factory=time.monotonic)
-
-    def elapsed_ms(self) -> int:
-        return round((time.monotonic() - self.clock) * 1000)
-
-
-@dataclass
-class Exchanger:
-    """Everything an exchange needs; one a process."""
-
-    provider: Provider
-    ledger: Ledger
-    tokens: Tokens
-    streams: OpenStreams
-    spool: Spool
-    recorder: Recorder | None
-    late: set[asyncio.Task[None]] = field(default_factory=set)  # settlements still to be written
-
-    async def open(self, request: ChatRequest, info: TokenInfo) -> Entry:
-        """The row, before the model is asked. Raises: Rejected (429), RetryLater."""
-        wanted = request.completion_max or ledger.COMPLETION_RESERVE_TOKENS
-        entry = await self.ledger.open(
-            ledger.Opening(
-                attempt_id=info.attempt_id,
-                task_id=info.task_id,
-                project_id=info.project_id,
-                provider=self.provider.name,
-                model=request.model,
-                replayed=self.provider.replayed,
-                stream=request.stream,
-                request_digest=digests.of_bytes(request.raw),
-                request_bytes=len(request.raw),
-                started_at=datetime.now(UTC),
-                budget_tokens=info.budget_tokens,
-                tokens_min=request.prompt_estimate + 1,
-                tokens_wanted=request.prompt_estimate + wanted,
-            )
-        )
-        await self.spool.add(request.raw)  # not sooner: a refused request takes no disk
-        return entry
-
-    async def settle(self, progress: Progress, request: ChatRequest, code: str) -> None:
-        response_digest = await self.spool.add(bytes(progress.body))
-        settlement = settled(progress, request, code, response_digest, self.provider.note)
-        try:
-            await self.ledger.settle(progress.entry, settlement)
-        except RetryLater as e:
-            log.error("settlement waits", attempt_id=progress.entry.attempt_id, why=str(e))
-            task = asyncio.create_task(self._settle_later(progress.entry, settlement))
-            self.late.add(task)
-            task.add_done_callback(self.late.discard)
-
-    async def _settle_later(self, entry: Entry, settlement: Settlement) -> None:
-        for pause_s in SETTLE_RETRIES_S:
-            await asyncio.sleep(pause_s)
-            with suppress(RetryLater):
-                await self.ledger.settle(entry, settlement)
-                return
-        log.error("settlement lost", attempt_id=entry.attempt_id, seq=entry.seq, **vars(settlement))
 
 
 class ExchangeResponse:
     """An ASGI response that runs the exchange while it is being sent."""
 
-    def __init__(
-        self, exchanger: Exchanger, request: ChatRequest, digest: str, info: TokenInfo, entry: Entry
-    ) -> None:
+    def __init__(self, exchanger: Exchanger, opened: Opened, digest: str, info: TokenInfo) -> None:
         self._x = exchanger
-        self._request = request
+        self._request = request = opened.request
+        self._recorder = opened.recorder
         self._digest = digest  # of the token
         self._info = info
-        self._progress = Progress(entry)
+        self._format = BY_NAME[request.format]
+        tap = Tap(self._format.look, keep_events=opened.recorder is not None)
+        self._progress = Progress(opened.entry, opened.provider, tap, frames_of(request))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         relay = asyncio.create_task(self._relay(send))
@@ -132,6 +53,8 @@ class ExchangeResponse:
             asyncio.create_task(_when_gone(receive, lambda: cut.now(cuts.client_gone()))),
             asyncio.create_task(self._x.tokens.watch(self._digest, self._info, cut.now)),
         ]
+        if self._progress.entry.counts_time:
+            watchers.append(asyncio.create_task(self._watch_time(cut)))
         with self._x.streams.opened(self._info.attempt_id, cut):
             if self._x.tokens.is_ended(self._info.attempt_id):  # between the check and here
                 cut.now(cuts.attempt_ended())
@@ -145,11 +68,31 @@ class ExchangeResponse:
                     watcher.cancel()
         await self._finish(send, _failure(relay, cut))
 
+    async def _watch_time(self, cut: Cut) -> None:
+        """Reserve more time as it goes by, or end it."""
+        progress = self._progress
+        while True:
+            left_ms = progress.entry.granted.wall_ms - progress.elapsed_ms()
+            if left_ms > 0:
+                await asyncio.sleep(left_ms / 1000)
+                continue
+            try:
+                more = await self._x.ledger.extend(progress.entry, wall_ms=ledger.WALL_RESERVE_MS)
+            except WfhubError as e:
+                cut.now(e)
+                return
+            progress.entry = progress.entry.with_more(more)
+
     async def _relay(self, send: Send) -> None:
         progress = self._progress
-        async with self._x.provider.ask(self._request, attempt_id=self._info.attempt_id) as answer:
+        attempt_id = self._info.attempt_id
+        async with translation.asking(
+            progress.asked_provider, self._request, attempt_id=attempt_id
+        ) as answer:
             progress.status, progress.stream = answer.status, answer.stream
             progress.headers = answer.headers
+            progress.provider, progress.model = answer.provider, answer.model
+            progress.tries = answer.tries
             progress.first_byte_ms = progress.elapsed_ms()
             if answer.stream:
                 await self._relay_events(answer, send)
@@ -169,20 +112,46 @@ class ExchangeResponse:
                 events = list(splitter.feed(chunk))
             except ValueError as e:
                 raise UpstreamFailed("upstream-malformed", f"the model server: {e}") from e
-            for event in events:
-                await self._pass_on(event, send)
+            await self._pass_on(events, send)
         if splitter.rest:  # a server that leaves out the last blank line
-            await self._pass_on(splitter.rest, send)
+            await self._pass_on([splitter.rest], send)
 
-    async def _pass_on(self, event: bytes, send: Send) -> None:
-        progress, request = self._progress, self._request
+    async def _pass_on(self, events: list[bytes], send: Send) -> None:
+        """What came in one piece goes on in one: a write costs more than all else here."""
+        passed = bytearray()
+        try:
+            for event in events:
+                await self._admit(event)
+                passed += self._progress.frames.frame(event)
+                self._progress.tap.sent_count += 1
+        except WfhubError:
+            await self._send(bytes(passed), send)
+            raise
+        await self._send(bytes(passed), send)
+
+    async def _admit(self, event: bytes) -> None:
+        """Raises: UpstreamFailed, Rejected for an event that the client is not to have."""
+        progress = self._progress
         progress.tap.event(event)
-        if progress.entry.budget_tokens is not None:
-            taken = request.prompt_estimate + progress.tap.estimated
-            while taken > progress.entry.granted_tokens:
-                progress.entry = await self._x.ledger.extend(progress.entry)
-        self._keep(event)
-        await send({"type": "http.response.body", "body": event, "more_body": True})
+        if progress.tap.malformed:  # a client would choke on it, and not say why
+            raise UpstreamFailed(
+                "upstream-malformed", "the model server's stream has an event that is not JSON"
+            )
+        while progress.entry.counts_tokens and progress.missing_tokens > 0:
+            tokens = max(ledger.EXTEND_TOKENS, progress.missing_tokens)
+            more = await self._x.ledger.extend(progress.entry, tokens=tokens)
+            progress.entry = progress.entry.with_more(more)
+
+    async def _send(self, framed: bytes, send: Send) -> None:
+        if not framed:
+            return
+        self._keep(framed)
+        try:
+            # A client that is slow holds up the server: nothing piles up here.
+            async with asyncio.timeout(CLIENT_STALL_S):
+                await send({"type": "http.response.body", "body": framed, "more_body": True})
+        except TimeoutError as e:
+            raise cuts.client_stalled(CLIENT_STALL_S) from e
 
     def _keep(self, chunk: bytes) -> None:
         self._progress.body += chunk
@@ -203,22 +172,27 @@ class ExchangeResponse:
                 code=failure.code,
                 reason=failure.message,
             )
-            gone = failure.code == cuts.CLIENT_GONE
+            gone = failure.code in cuts.UNTOLD
             if progress.started:
-                tail = b"" if gone else chat.error_event(failure)
+                if not gone:
+                    event = self._format.error_event(failure, progress.tap)
+                    tail = progress.frames.frame(event) + progress.frames.end()
                 progress.body += tail
             elif gone:
                 progress.body.clear()  # what came from upstream was not passed on
             else:
                 progress.stream = False
-                progress.body[:] = chat.error_body(failure)
-                progress.headers = {"content-type": "application/json"}
-                progress.headers |= chat.error_headers(failure)
-            progress.status = chat.status_of(failure)
+                value = self._format.error_value(failure)
+                progress.body[:] = json.dumps(value, ensure_ascii=False).encode()
+                progress.headers = {"content-type": "application/json"} | error_headers(failure)
+            progress.status = status_of(failure)
+        elif progress.started:
+            tail = progress.frames.end()
+            progress.body += tail
         await self._x.settle(progress, self._request, failure.code if failure else "")
         if failure is None:
             self._record()
-        elif failure.code == cuts.CLIENT_GONE:
+        elif failure.code in cuts.UNTOLD:
             return
         with suppress(OSError):  # gone in the last moment: the ledger has it all
             if not progress.started:
@@ -228,49 +202,17 @@ class ExchangeResponse:
 
     def _record(self) -> None:
         progress = self._progress
-        if self._x.recorder is None:
+        if self._recorder is None or self._request.operation != "generate":
             return
         headers = {k: v for k, v in progress.headers.items() if k == "content-type"}
+        events = progress.tap.events if progress.stream else None
         try:
-            if progress.stream:
-                events = tuple(progress.tap.events)
-                response = Response(progress.status, True, None, events, headers)
-            else:
-                body = json.loads(progress.body)
-                response = Response(progress.status, False, body, (), headers)
-            self._x.recorder.add(self._request.value, response)
+            self._recorder.add(
+                *recorded(self._request, progress.status, headers, bytes(progress.body), events)
+            )
         # The client gets its answer all the same.
-        except (ValueError, RecursionError, OSError) as e:
+        except (ValueError, LookupError, TypeError, RecursionError, OSError, WfhubError) as e:
             log.error("exchange not recorded", attempt_id=self._info.attempt_id, error=str(e))
-
-
-def settled(
-    progress: Progress, request: ChatRequest, code: str, response_digest: str, provider_note: str
-) -> Settlement:
-    """What the ledger will say. Usage that was not reported is null there; the budget is charged
-    our estimate instead, unless nothing of an answer came."""
-    tap = progress.tap
-    estimate = request.prompt_estimate + tap.estimated if _may_have_cost(progress, code) else 0
-    unreported = ledger.NO_USAGE if tap.reported is None and estimate else ""
-    return Settlement(
-        status=progress.status,
-        code=code,
-        model=request.model or tap.model,
-        response_digest=response_digest,
-        response_bytes=len(progress.body),
-        prompt_tokens=tap.reported.prompt if tap.reported else None,
-        completion_tokens=tap.reported.completion if tap.reported else None,
-        charged_tokens=tap.reported.total if tap.reported else estimate,
-        first_byte_ms=progress.first_byte_ms,
-        duration_ms=progress.elapsed_ms(),
-        note="; ".join(filter(None, (provider_note, code, unreported))),
-    )
-
-
-def _may_have_cost(progress: Progress, code: str) -> bool:
-    if code:  # broken off: the prompt was read unless the provider refused it outright
-        return progress.started or code in _COSTLY
-    return 200 <= progress.status < 300
 
 
 def _failure(relay: asyncio.Task[None], cut: Cut) -> WfhubError | None:
@@ -289,7 +231,7 @@ async def _start(send: Send, progress: Progress) -> None:
     progress.started = True
     headers = {"content-type": "application/json", **progress.headers}
     if progress.stream:
-        headers["cache-control"] = "no-cache"
+        headers |= {"content-type": progress.frames.content_type, "cache-control": "no-cache"}
     else:
         headers["content-length"] = str(len(progress.body))
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]

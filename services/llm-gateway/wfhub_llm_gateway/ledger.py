@@ -1,38 +1,48 @@
-"""The ledger: each exchange as a row, written before the model is asked, settled after; and the
-token budget of each attempt, which any number of gateways share.
+"""The ledger: each exchange as a row, written before the model is asked, settled after; and what
+it holds of budgets, which any number of gateways share.
 
 An exchange reserves what it may cost when it is opened (all that is left, if that is less), more
 while a stream runs on, and is charged what it did cost when it is settled. used + reserved never
-passes the budget by reservation; only an answer that no stream could cut short can pass it, once.
-The row of a gateway that was killed stays open, with its reservation: evidence, at the worst cost.
-Raises: Rejected (429 `budget-exceeded`, `too-many-exchanges`), RetryLater.
+passes a limit by reservation. What can pass one: an answer that is not streamed, by what its prompt
+counts more than we estimated (its length is clamped to the grant), and the last event of a stream.
+A gateway that was killed leaves its rows open, with their reservations: another one charges those
+(instances.py). Then the row is settled, and its own gateway, were it alive, gets nothing more.
+Locks: attempt or exchange, then accounts (accounts.py).
+Raises: Rejected (429 `budget-exceeded`, `too-many-exchanges`), RateLimited, RetryLater.
 """
 
-import asyncio
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import messages
-from wfhub_common.db import transaction
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from wfhub_common import db, digests, exchange_chain
 from wfhub_common.errors import Rejected
+from wfhub_common.messages import SpendingLimit
 
-# Bounded by what fits one reply to `exchanges` (RPC_BYTES_MAX): about 500 bytes each.
+from wfhub_llm_gateway.budgets import accounts, at_once, refusals
+from wfhub_llm_gateway.budgets.accounts import Subjects
+from wfhub_llm_gateway.budgets.grants import Ask, Grant, Refused, grant
+from wfhub_llm_gateway.budgets.prices import FREE, Price
+
+# Bounded by what fits one reply to `exchanges` (RPC_BYTES_MAX): about 600 bytes each.
 EXCHANGES_PER_ATTEMPT_MAX = 1200
 NOTE_CHARS_MAX = 120
-COMPLETION_RESERVE_TOKENS = 512  # for an answer whose length the client did not limit
+COMPLETION_RESERVE_TOKENS = 512  # of a stream, at first
+WHOLE_RESERVE_TOKENS = 8192  # of an answer that is not streamed and whose client sets no length
 EXTEND_TOKENS = 256  # what a stream reserves at a time beyond that
-UNLIMITED_TOKENS = 2**62
-SETTLED_WAIT_S = 2.0  # `exchanges` waits so long for streams that were cut a moment ago
-_SETTLED_POLL_S = 0.1
+WALL_RESERVE_MS = 10_000  # of any, at a time
 NOT_SETTLED = "never settled: the gateway stopped in the middle of it"
 NO_USAGE = "usage not reported"
+GATEWAY_LOST = "gateway-lost"
 
 
 @dataclass(frozen=True)
 class Opening:
+    """`prompt` and `completion` are tokens that it may cost, `price` the highest of those who may
+    answer it."""
+
     attempt_id: str
     task_id: str
     project_id: str
@@ -43,197 +53,295 @@ class Opening:
     request_digest: str
     request_bytes: int
     started_at: datetime
-    budget_tokens: int | None
-    tokens_min: int  # refused unless this much is left
-    tokens_wanted: int
+    prompt: int
+    completion: int
+    limits: tuple[SpendingLimit, ...] = ()
+    price: Price = FREE
+
+    @property
+    def subjects(self) -> Subjects:
+        return Subjects(self.project_id, self.task_id, self.attempt_id, self.started_at)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An open exchange of this process."""
+    """An open exchange of this process; `granted` is what it may use up to now."""
 
-    attempt_id: str
+    opening: Opening
     seq: int
-    budget_tokens: int | None
-    granted_tokens: int
+    granted: Grant
+
+    @property
+    def attempt_id(self) -> str:
+        return self.opening.attempt_id
+
+    def with_more(self, more: Grant) -> "Entry":
+        had = self.granted
+        granted = replace(
+            had,
+            completion=had.completion + more.completion,
+            wall_ms=had.wall_ms + more.wall_ms,
+            nusd=had.nusd + more.nusd,
+        )
+        return replace(self, granted=granted)
+
+    @property
+    def counts_tokens(self) -> bool:
+        return any(x.tokens is not None or x.nusd is not None for x in _running(self.opening))
+
+    @property
+    def counts_time(self) -> bool:
+        return any(limit.wall_ms is not None for limit in _running(self.opening))
 
 
 @dataclass(frozen=True)
 class Settlement:
     status: int
     code: str
+    provider: str
     model: str
     response_digest: str
     response_bytes: int
     prompt_tokens: int | None
     completion_tokens: int | None
+    cached_tokens: int
     charged_tokens: int
+    charged_nusd: int
     first_byte_ms: int | None
     duration_ms: int
     note: str
 
 
-_ATTEMPT = text("""
-INSERT INTO gateway.attempt (attempt_id, task_id, project_id)
-VALUES (:attempt_id, :task_id, :project_id) ON CONFLICT DO NOTHING
-""")
+@dataclass(frozen=True)
+class OpenRow:
+    """A row that is about to be settled, as it stands."""
 
-# Reserve what is wanted or what is left; 0 rows = not even :tokens_min is left, or too many.
-# The row lock makes it one decision after the other, whichever gateway asks.
-_RESERVE = text("""
-WITH held AS (
-    SELECT attempt_id, used_tokens + reserved_tokens AS taken
-      FROM gateway.attempt WHERE attempt_id = :attempt_id FOR UPDATE)
-UPDATE gateway.attempt a
-   SET reserved_tokens = a.reserved_tokens + LEAST(:tokens_wanted, :budget - held.taken),
-       exchange_count = a.exchange_count + :opened
-  FROM held
- WHERE a.attempt_id = held.attempt_id AND held.taken + :tokens_min <= :budget
-   AND a.exchange_count + :opened <= :exchanges_max
-RETURNING a.exchange_count, LEAST(:tokens_wanted, :budget - held.taken) AS granted
-""")
+    seq: int
+    attempt_id: str
+    replayed: bool
+    request_digest: str
+    started_at: datetime
 
-_STANDING = text("""
-SELECT exchange_count, used_tokens, reserved_tokens FROM gateway.attempt
- WHERE attempt_id = :attempt_id
-""")
 
-_OPEN = text("""
+_NUMBER = """
+INSERT INTO gateway.attempt (attempt_id, task_id, project_id, exchange_count)
+VALUES (:attempt_id, :task_id, :project_id, 1)
+    ON CONFLICT (attempt_id) DO UPDATE SET exchange_count = gateway.attempt.exchange_count + 1
+ WHERE gateway.attempt.exchange_count < :exchanges_max
+RETURNING exchange_count AS seq
+"""
+_INSERT = """
 INSERT INTO gateway.exchange (attempt_id, seq, task_id, project_id, state, provider, model,
-    replayed, stream, request_digest, request_bytes, reserved_tokens, started_at)
-VALUES (:attempt_id, :seq, :task_id, :project_id, 'open', :provider, :model,
-    :replayed, :stream, :request_digest, :request_bytes, :granted, :started_at)
+    replayed, stream, request_digest, request_bytes, started_at, instance_id, accounts,
+    reserved_tokens, reserved_nusd, reserved_wall_ms)
+SELECT :attempt_id, {seq}, :task_id, :project_id, 'open', :provider, :model,
+    :replayed, :stream, :request_digest, :request_bytes, :started_at, :instance_id,
+    CAST(:accounts AS text[]), :tokens, :nusd, :wall_ms
+"""
+# 0 rows: it has asked too often.
+_OPEN = text(f"""
+WITH numbered AS ({_NUMBER}) {_INSERT.format(seq="seq")} FROM numbered RETURNING seq
 """)
+_TAKE_NUMBER = text(_NUMBER)
+_OPEN_NUMBERED = text(_INSERT.format(seq=":seq"))
 
+_HELD = text("""
+SELECT accounts FROM gateway.exchange
+ WHERE attempt_id = :attempt_id AND seq = :seq AND state = 'open' FOR UPDATE
+""")
 _EXTEND = text("""
-UPDATE gateway.exchange SET reserved_tokens = reserved_tokens + :granted
+UPDATE gateway.exchange SET reserved_tokens = reserved_tokens + :tokens,
+       reserved_nusd = reserved_nusd + :nusd, reserved_wall_ms = reserved_wall_ms + :wall_ms
  WHERE attempt_id = :attempt_id AND seq = :seq
 """)
 
-# Only an open row is settled, and its reservation given back, once.
+# Only an open row is settled, linked, and its reservation given back, once.
 _SETTLE = text("""
-WITH settled AS (
+WITH held AS MATERIALIZED (
+    SELECT attempt_id, accounts, reserved_tokens, reserved_nusd, reserved_wall_ms
+      FROM gateway.exchange
+     WHERE attempt_id = :attempt_id AND seq = :seq AND state = 'open' FOR UPDATE),
+linked AS (
+    UPDATE gateway.attempt a
+       SET chain_count = a.chain_count + 1,
+           chain_digest = 'sha256:' || encode(sha256(convert_to(
+               a.chain_digest || ' ' || :record_digest, 'UTF8')), 'hex')
+      FROM held WHERE a.attempt_id = held.attempt_id
+    RETURNING a.chain_count, a.chain_digest),
+settled AS (
     UPDATE gateway.exchange
-       SET state = 'settled', status = :status, code = :code, model = :model,
+       SET state = 'settled', status = :status, code = :code, provider = :provider, model = :model,
            response_digest = :response_digest, response_bytes = :response_bytes,
            prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
-           charged_tokens = :charged_tokens, first_byte_ms = :first_byte_ms,
-           duration_ms = :duration_ms, note = :note
-     WHERE attempt_id = :attempt_id AND seq = :seq AND state = 'open'
-    RETURNING attempt_id, reserved_tokens)
-UPDATE gateway.attempt a
-   SET reserved_tokens = a.reserved_tokens - settled.reserved_tokens,
-       used_tokens = a.used_tokens + :charged_tokens
-  FROM settled WHERE a.attempt_id = settled.attempt_id
-""")
-
-_EXCHANGES = text("""
-SELECT seq, state, provider, model, replayed, status, request_digest, response_digest,
-       coalesce(prompt_tokens, 0) AS prompt_tokens,
-       coalesce(completion_tokens, 0) AS completion_tokens, started_at, duration_ms, note
-  FROM gateway.exchange WHERE attempt_id = :attempt_id ORDER BY seq
-""")
-
-_USAGE = text("""
-SELECT coalesce(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
-       coalesce(sum(completion_tokens), 0)::bigint AS completion_tokens, count(*) AS requests
-  FROM gateway.exchange WHERE task_id = :task_id
+           cached_tokens = :cached_tokens, charged_tokens = :charged_tokens,
+           charged_nusd = :charged_nusd, first_byte_ms = :first_byte_ms,
+           duration_ms = :duration_ms, note = :note, record_digest = :record_digest,
+           link = linked.chain_count, chain_digest = linked.chain_digest
+      FROM linked WHERE attempt_id = :attempt_id AND seq = :seq),
+-- After the attempt's row, which `linked` locks, the accounts in their order.
+charged AS MATERIALIZED (
+    SELECT a.scope, a.subject, held.reserved_tokens, held.reserved_nusd, held.reserved_wall_ms
+      FROM held, linked, unnest(held.accounts) AS key
+      JOIN gateway.account a
+        ON a.scope = split_part(key, ' ', 1) AND a.subject = substr(key, strpos(key, ' ') + 1)
+     ORDER BY array_position(ARRAY['project', 'day', 'minute', 'task', 'attempt'], a.scope)
+       FOR UPDATE OF a)
+UPDATE gateway.account a
+   SET reserved_tokens = a.reserved_tokens - c.reserved_tokens,
+       used_tokens = a.used_tokens + :charged_tokens,
+       reserved_nusd = a.reserved_nusd - c.reserved_nusd,
+       used_nusd = a.used_nusd + :charged_nusd,
+       reserved_wall_ms = a.reserved_wall_ms - c.reserved_wall_ms,
+       used_wall_ms = a.used_wall_ms + :duration_ms
+  FROM charged c WHERE a.scope = c.scope AND a.subject = c.subject
 """)
 
 
 class Ledger:
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, engine: AsyncEngine, instance_id: str = "") -> None:
+        self._engine, self._instance_id = engine, instance_id
+        self._single = db.autocommitting(engine)
 
     async def open(self, opening: Opening) -> Entry:
-        values = opening.__dict__
-        async with transaction(self._engine) as connection:
-            await connection.execute(_ATTEMPT, values)
-            reserve = _reserve(opening.attempt_id, opening.budget_tokens, opened=1)
-            row = (await connection.execute(_RESERVE, {**values, **reserve})).one_or_none()
-            if row is None:
-                standing = (await connection.execute(_STANDING, values)).one()
-                raise _refusal(opening, *standing)
-            seq, granted = row
-            await connection.execute(_OPEN, {**values, "seq": seq, "granted": granted})
-        return Entry(opening.attempt_id, seq, opening.budget_tokens, granted)
+        # What is not limited, or fits whole, costs one statement.
+        single = self._open_fitting if opening.limits else self._open_free
+        entry = await db.retried(self._single, lambda connection: single(connection, opening))
+        if entry is not None:
+            return entry
+        careful = self._open_limited
+        return await db.retried(self._engine, lambda connection: careful(connection, opening))
 
-    async def extend(self, entry: Entry) -> Entry:
-        """With more tokens granted. Raises: Rejected (`budget-exceeded`) when none are left."""
-        values = _reserve(entry.attempt_id, entry.budget_tokens, opened=0)
-        values |= {"tokens_min": 1, "tokens_wanted": EXTEND_TOKENS}
-        async with transaction(self._engine) as connection:
-            row = (await connection.execute(_RESERVE, values)).one_or_none()
-            if row is None:
-                raise over_budget(entry.budget_tokens, "the answer was cut off there")
-            granted = int(row.granted)
-            await connection.execute(_EXTEND, {**entry.__dict__, "granted": granted})
-        return replace(entry, granted_tokens=entry.granted_tokens + granted)
+    async def _open_fitting(self, connection: AsyncConnection, opening: Opening) -> Entry | None:
+        given = grant((), _ask(opening))
+        limited = at_once.values_of(opening.limits, opening.subjects, given.amount)
+        values = self._values(opening, given) | limited
+        seq = (await connection.execute(at_once.OPEN_AT_ONCE, values)).scalar()
+        return None if seq is None else Entry(opening, seq, given)
 
-    async def settle(self, entry: Entry, settlement: Settlement) -> None:
-        """Safe to repeat."""
-        values = settlement.__dict__ | {"attempt_id": entry.attempt_id, "seq": entry.seq}
-        values["note"] = settlement.note[:NOTE_CHARS_MAX]
-        async with transaction(self._engine) as connection:
-            await connection.execute(_SETTLE, values)
+    async def _open_free(self, connection: AsyncConnection, opening: Opening) -> Entry | None:
+        given = grant((), _ask(opening))
+        seq = (await connection.execute(_OPEN, self._values(opening, given))).scalar()
+        if seq is None:
+            raise _too_many()
+        return Entry(opening, seq, given)
 
-    async def exchanges(self, attempt_id: str) -> messages.Exchanges:
-        """Of an attempt, in order; open ones get a moment to be settled."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + SETTLED_WAIT_S
-        while True:
-            async with transaction(self._engine) as connection:
-                result = await connection.execute(_EXCHANGES, {"attempt_id": attempt_id})
-                rows = result.mappings().all()
-            if loop.time() > deadline or all(row["state"] == "settled" for row in rows):
-                break
-            await asyncio.sleep(_SETTLED_POLL_S)
-        exchanges = tuple(_exchange(dict(row)) for row in rows)
-        return messages.Exchanges(
-            attempt_id=attempt_id,
-            exchanges=exchanges,
-            prompt_tokens=sum(e.prompt_tokens for e in exchanges),
-            completion_tokens=sum(e.completion_tokens for e in exchanges),
+    async def _open_limited(self, connection: AsyncConnection, opening: Opening) -> Entry:
+        values = {**opening.__dict__, "exchanges_max": EXCHANGES_PER_ATTEMPT_MAX}
+        seq = (await connection.execute(_TAKE_NUMBER, values)).scalar()
+        if seq is None:
+            raise _too_many()
+        found = await accounts.lock(connection, opening.limits, opening.subjects)
+        try:
+            given = grant(found, _ask(opening))
+        except Refused as e:
+            raise refusals.before(e, opening.subjects) from e
+        keys = [opening.subjects.key(limit.scope) for limit in opening.limits]
+        await accounts.hold(connection, keys, given.amount)
+        values = self._values(opening, given, seq=seq, accounts=keys)
+        await connection.execute(_OPEN_NUMBERED, values)
+        return Entry(opening, seq, given)
+
+    def _values(self, opening: Opening, given: Grant, **more: Any) -> dict[str, Any]:
+        return {
+            **opening.__dict__,
+            **given.amount.__dict__,
+            "instance_id": self._instance_id,
+            "exchanges_max": EXCHANGES_PER_ATTEMPT_MAX,
+            "accounts": [],
+            **more,
+        }
+
+    async def extend(self, entry: Entry, *, tokens: int = 0, wall_ms: int = 0) -> Grant:
+        """What more it may use, of what is asked for. Raises: Rejected (`budget-exceeded`) when
+        nothing is left, (`gateway-lost`) when others took this gateway for dead."""
+        opening = entry.opening
+        ask = Ask(
+            prompt=0,
+            completion=tokens,
+            wall_ms=wall_ms,
+            completion_min=min(tokens, 1),
+            wall_ms_min=min(wall_ms, 1),
+            requests=0,
+            price=opening.price,
+            more=True,
         )
 
-    async def usage(self, task_id: str) -> messages.Usage:
-        async with transaction(self._engine) as connection:
-            row = (await connection.execute(_USAGE, {"task_id": task_id})).mappings().one()
-        return messages.Usage.model_validate(dict(row))
+        async def work(connection: AsyncConnection) -> Grant:
+            at = {"attempt_id": entry.attempt_id, "seq": entry.seq}
+            keys = (await connection.execute(_HELD, at)).scalar()
+            if keys is None:
+                raise refusals.lost()
+            found = await accounts.lock(connection, opening.limits, opening.subjects)
+            try:
+                given = grant(found, ask)
+            except Refused as e:
+                raise refusals.within(e) from e
+            await accounts.hold(connection, keys, given.amount)
+            await connection.execute(_EXTEND, {**at, **given.amount.__dict__})
+            return given
+
+        return await db.retried(self._engine, work)
+
+    async def settle(self, entry: Entry, settlement: Settlement) -> bytes:
+        """The exchange's record, as it is to be stored. Safe to repeat."""
+        opening = entry.opening
+        row = OpenRow(
+            entry.seq,
+            opening.attempt_id,
+            opening.replayed,
+            opening.request_digest,
+            opening.started_at,
+        )
+        return await settle_row(self._engine, row, settlement)
 
 
-def over_budget(budget_tokens: int | None, what: str) -> Rejected:
-    return Rejected(
-        "budget-exceeded",
-        f"this attempt's budget of {budget_tokens} model tokens is used up or held by its other "
-        f"requests; {what}. A task's budget_tokens sets it",
-        status=429,
+async def settle_row(engine: AsyncEngine, row: OpenRow, settlement: Settlement) -> bytes:
+    async def work(connection: AsyncConnection) -> bytes:
+        return await settle_in(connection, row, settlement)
+
+    return await db.retried(db.autocommitting(engine), work)
+
+
+async def settle_in(connection: AsyncConnection, row: OpenRow, settlement: Settlement) -> bytes:
+    values = {**settlement.__dict__, "attempt_id": row.attempt_id, "seq": row.seq}
+    values["note"] = settlement.note[:NOTE_CHARS_MAX]
+    fields = {
+        **values,
+        "replayed": row.replayed,
+        "request_digest": row.request_digest,
+        "prompt_tokens": settlement.prompt_tokens or 0,
+        "completion_tokens": settlement.completion_tokens or 0,
+        "nusd": settlement.charged_nusd,
+        "started_at": stamp(row.started_at),
+        "first_byte_ms": -1 if settlement.first_byte_ms is None else settlement.first_byte_ms,
+    }
+    record = exchange_chain.record(row.attempt_id, fields)
+    values["record_digest"] = digests.of_bytes(record)
+    await connection.execute(_SETTLE, values)
+    return record
+
+
+def stamp(at: datetime) -> str:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _ask(opening: Opening) -> Ask:
+    return Ask(
+        prompt=opening.prompt,
+        completion=opening.completion,
+        wall_ms=WALL_RESERVE_MS,
+        completion_min=min(opening.completion, 1),
+        price=opening.price,
     )
 
 
-def _reserve(attempt_id: str, budget_tokens: int | None, *, opened: int) -> dict[str, Any]:
-    return {
-        "attempt_id": attempt_id,
-        "budget": UNLIMITED_TOKENS if budget_tokens is None else budget_tokens,
-        "opened": opened,
-        "exchanges_max": EXCHANGES_PER_ATTEMPT_MAX,
-    }
+def _running(opening: Opening) -> list[SpendingLimit]:
+    return [limit for limit in opening.limits if limit.scope != "minute"]
 
 
-def _refusal(opening: Opening, count: int, used: int, reserved: int) -> Rejected:
-    if count >= EXCHANGES_PER_ATTEMPT_MAX:
-        return Rejected(
-            "too-many-exchanges",
-            f"this attempt has asked {count} times, the most that are allowed",
-            status=429,
-        )
-    standing = f"{used} used, {reserved} held, about {opening.tokens_min} asked for"
-    return over_budget(opening.budget_tokens, f"this request was not sent ({standing})")
-
-
-def _exchange(row: dict[str, Any]) -> messages.Exchange:
-    started_at: datetime = row.pop("started_at")
-    if row.pop("state") == "open":
-        row["note"] = NOT_SETTLED
-    stamp = started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return messages.Exchange(**row, started_at=stamp)
+def _too_many() -> Rejected:
+    return Rejected(
+        "too-many-exchanges",
+        f"this attempt has asked {EXCHANGES_PER_ATTEMPT_MAX} times, the most that are allowed",
+        status=429,
+    )

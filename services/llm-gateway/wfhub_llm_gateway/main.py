@@ -20,18 +20,27 @@ from wfhub_common.broker import stop as stop_broker
 from wfhub_common.errors import RetryLater
 from wfhub_common.service import Stop, run, serve_http
 
-from wfhub_llm_gateway import cassette, cuts, rpc, urls
+from wfhub_llm_gateway import cassette, cuts, rpc, spans, urls
 from wfhub_llm_gateway.app import make_app
+from wfhub_llm_gateway.budgets import prices
+from wfhub_llm_gateway.budgets.pricing import FREE_PROVIDERS, Pricing
 from wfhub_llm_gateway.cuts import OpenStreams
-from wfhub_llm_gateway.exchange import Exchanger
+from wfhub_llm_gateway.evidence import Evidence
+from wfhub_llm_gateway.exchanger import Exchanger
+from wfhub_llm_gateway.instances import Instances
 from wfhub_llm_gateway.ledger import Ledger
-from wfhub_llm_gateway.openai import OpenAIProvider
 from wfhub_llm_gateway.provider import Provider
 from wfhub_llm_gateway.recorder import Recorder
 from wfhub_llm_gateway.replay import ReplayProvider
+from wfhub_llm_gateway.routing import config
+from wfhub_llm_gateway.routing import providers as routing_providers
+from wfhub_llm_gateway.routing.config import ConfigError, Routes
+from wfhub_llm_gateway.routing.router import Router
 from wfhub_llm_gateway.settings import GatewaySettings
 from wfhub_llm_gateway.spool import Spool
+from wfhub_llm_gateway.tapes import Tapes
 from wfhub_llm_gateway.tokens import Tokens
+from wfhub_llm_gateway.upstream import HttpProvider
 
 SCHEMA = "gateway"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -40,6 +49,25 @@ PING_TIMEOUT_S = 2.0
 DRAIN_S = 3.0  # at a stop, open streams may end by themselves so long; serve_http waits for longer
 
 logger = log.get_logger(__name__)
+
+
+def make_router(settings: GatewaySettings, routes: Routes) -> tuple[Router, tuple[str, ...]]:
+    """And the keys of its providers. Raises: SystemExit."""
+    try:
+        providers, keys = routing_providers.made(routes, settings, os.environ)
+    except ConfigError as e:
+        raise SystemExit(f"bad settings: LLM_CONFIG: {e}") from e
+    return Router(routes, providers), keys
+
+
+def make_routes(settings: GatewaySettings) -> Routes | None:
+    """Raises: SystemExit."""
+    if not settings.llm_config or settings.llm_provider == "replay":
+        return None
+    try:
+        return config.load(Path(settings.llm_config))
+    except ConfigError as e:
+        raise SystemExit(f"bad settings: LLM_CONFIG: {e}") from e
 
 
 def make_provider(settings: GatewaySettings) -> Provider:
@@ -51,13 +79,15 @@ def make_provider(settings: GatewaySettings) -> Provider:
             return ReplayProvider(cassette.load(Path(settings.llm_cassette)))
         except cassette.CassetteError as e:
             raise SystemExit(f"bad settings: LLM_CASSETTE: {e}") from e
-    base_url = settings.base_url()
-    if base_url == urls.OPENAI_BASE_URL and not settings.openai_api_key:
-        logger.warning("neither LLM_BASE_URL nor OPENAI_API_KEY is set: no model will answer")
-    return OpenAIProvider(
+    base_url, dialect = settings.base_url(), settings.dialect()
+    if base_url in urls.NEED_A_KEY and not settings.api_key():
+        name = dialect.key_name
+        logger.warning(f"neither LLM_BASE_URL nor {name} is set: no model will answer")
+    return HttpProvider(
         settings.llm_provider,
         base_url,
-        settings.openai_api_key,
+        settings.api_key(),
+        dialect,
         first_byte_s=settings.upstream_first_byte_s,
         idle_s=settings.upstream_idle_s,
     )
@@ -71,29 +101,58 @@ def make_recorder(settings: GatewaySettings) -> Recorder | None:
     source = f"replay of {settings.llm_cassette}" if replayed else urls.shown(settings.base_url())
     try:
         return Recorder(
-            Path(settings.llm_record), recorded_from=source, secrets=(settings.openai_api_key,)
+            Path(settings.llm_record), recorded_from=source, secrets=(settings.api_key(),)
         )
     except (cassette.CassetteError, OSError) as e:
         raise SystemExit(f"bad settings: LLM_RECORD: {e}") from e
 
 
+def make_pricing(settings: GatewaySettings, routes: Routes | None) -> Pricing:
+    """Raises: SystemExit."""
+    free = list(FREE_PROVIDERS)
+    if routes is not None:
+        local = ("ollama", "dmr")
+        free = [n for n, each in routes.providers.items() if each.free or each.kind in local]
+    try:
+        own = Path(settings.llm_prices) if settings.llm_prices else None
+        return Pricing(prices.load(own), free)
+    except prices.PricesError as e:
+        raise SystemExit(f"bad settings: LLM_PRICES: {e}") from e
+
+
 async def serve(settings: GatewaySettings, stop: Stop) -> None:
-    provider, recorder = make_provider(settings), make_recorder(settings)
+    routes, keys = make_routes(settings), settings.keys()
+    provider: Provider
+    if routes is None:
+        provider = make_provider(settings)
+    else:
+        provider, more_keys = make_router(settings, routes)
+        keys += more_keys
+    recorder, pricing = make_recorder(settings), make_pricing(settings, routes)
+    traced = spans.exporting(settings.otel_exporter_otlp_endpoint)
+    cassettes = Path(settings.llm_cassettes) if settings.llm_cassettes else None
+    tapes = Tapes(cassettes, recorded_from=provider.name, secrets=keys)
     folder = settings.gateway_spool or tempfile.mkdtemp(prefix="wfhub-gateway-")
     spool = Spool(
         Path(folder), proofs_url=settings.proofs_url, service_token=settings.service_token
     )
     engine = db.make_engine(settings.database_url, application="wfhub-llm-gateway")
     broker = make_broker(settings, name=subjects.GATEWAY, on_closed=lambda: stop("nats closed"))
-    ledger = Ledger(engine)
+    instances = Instances(engine, spool.add, lease_s=settings.gateway_lease_s)
+    ledger = Ledger(engine, instances.instance_id)
     tokens = Tokens(partial(rpc.introspect, broker))
-    exchanger = Exchanger(provider, ledger, tokens, OpenStreams(), spool, recorder)
-    rpc.register(broker, ledger, exchanger)
+    streams = OpenStreams()
+    exchanger = Exchanger(
+        provider, ledger, tokens, streams, spool, recorder, pricing, tapes, keys, spans=traced
+    )
+    rpc.register(broker, Evidence(engine), exchanger)
     background = [asyncio.create_task(spool.run()), asyncio.create_task(_drain(stop, exchanger))]
     try:
         if await _until(stop, "database", lambda: _check_database(engine)) and await _until(
             stop, "nats", broker.start
         ):
+            await instances.renew()
+            background.append(asyncio.create_task(instances.run()))
             app = make_app(
                 exchanger,
                 default_model=settings.llm_model,
@@ -106,6 +165,9 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
             await asyncio.wait(exchanger.late, timeout=PING_TIMEOUT_S)
         for task in background:
             task.cancel()
+        await instances.end()
+        if traced is not None:
+            await asyncio.to_thread(traced.close)
         await spool.close()
         await stop_broker(broker)
         await provider.close()

@@ -2,7 +2,7 @@
 
 Never in it: the authorization header (no request header is kept), attempt tokens and the provider
 key (masked wherever they stand). An answer that was cut or that failed upstream is left out: it
-is not what the model said. One process writes a file; it is created 0600 with its header.
+is not what the model said. A file is created 0600 with its header, and lines are appended whole.
 """
 
 import os
@@ -38,5 +38,7 @@ class Recorder:
         for secret in self._secrets:
             line = line.replace(secret, "<key>")
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-            file.write(line)
+        try:
+            os.write(descriptor, line.encode())  # at once: others may append too
+        finally:
+            os.close(descriptor)

@@ -22,8 +22,8 @@ from wfhub_common.messages import (
 )
 
 from wfhub_llm_gateway import cuts
-from wfhub_llm_gateway.exchange import Exchanger
-from wfhub_llm_gateway.ledger import Ledger
+from wfhub_llm_gateway.evidence import Evidence
+from wfhub_llm_gateway.exchanger import Exchanger
 
 QUEUE = "gateway"
 
@@ -35,12 +35,12 @@ async def introspect(broker: NatsBroker, token_sha256: str) -> TokenInfo:
     return await ask(broker, subjects.GATEWAY, "introspect", question, TokenInfo)
 
 
-def register(broker: NatsBroker, ledger: Ledger, exchanger: Exchanger) -> None:
+def register(broker: NatsBroker, evidence: Evidence, exchanger: Exchanger) -> None:
     async def exchanges(_sender: str, request: ExchangesOf) -> Exchanges:
-        return await ledger.exchanges(request.attempt_id)
+        return await evidence.exchanges(request.attempt_id)
 
     async def usage(_sender: str, request: UsageOf) -> Usage:
-        return await ledger.usage(request.task_id)
+        return await evidence.usage(request.task_id)
 
     serve(broker, "exchanges", ExchangesOf, exchanges, queue=QUEUE)
     serve(broker, "usage", UsageOf, usage, queue=QUEUE)
@@ -68,6 +68,7 @@ def register(broker: NatsBroker, ledger: Ledger, exchanger: Exchanger) -> None:
     def ended(attempt_id: str) -> None:
         exchanger.tokens.ended(attempt_id)
         exchanger.provider.forget(attempt_id)
+        exchanger.tapes.forget(attempt_id)
         cut = exchanger.streams.cut_attempt(attempt_id, cuts.attempt_ended())
         log.info("attempt ended", attempt_id=attempt_id, streams_cut=cut)
 

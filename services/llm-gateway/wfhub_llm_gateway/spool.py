@@ -36,6 +36,10 @@ class Spool:
             trust_env=False,
         )
 
+    @property
+    def waiting_bytes(self) -> int:
+        return self._bytes
+
     async def add(self, body: bytes) -> Digest:
         digest = digests.of_bytes(body)
         if self._bytes + len(body) > SPOOL_BYTES_MAX:

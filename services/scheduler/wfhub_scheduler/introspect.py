@@ -5,13 +5,22 @@ A token is good while its attempt is live, current, and its lease lies ahead.
 
 from sqlalchemy import text
 from wfhub_common import db
-from wfhub_common.messages import Introspect, TaskSpec, TokenInfo
+from wfhub_common.messages import (
+    CassetteUse,
+    Introspect,
+    ProjectBudget,
+    TaskSpec,
+    TokenInfo,
+    limits_of,
+)
 
 from wfhub_scheduler.core import Core
 
 _TOKEN = text("""
-SELECT a.attempt_id, a.task_id, a.project_id, a.lease_until, t.spec
+SELECT a.attempt_id, a.task_id, a.project_id, a.lease_until, t.spec, p.name, p.budget,
+       p.cassette
   FROM sched.attempt a JOIN sched.task t ON t.current_attempt = a.attempt_id
+  JOIN sched.project p ON p.project_id = a.project_id
  WHERE a.token_sha256 = :token_sha256 AND a.state IN ('leased', 'running', 'verifying')
    AND a.lease_until > now()
 """)
@@ -23,12 +32,22 @@ async def introspect(core: Core, command: Introspect) -> TokenInfo:
     if row is None:
         return TokenInfo(active=False)
     spec = TaskSpec.model_validate(row.spec)
+    cassette = spec.cassette or (row.cassette and CassetteUse.model_validate(row.cassette))
+    attempt = spec.attempt_budget
+    if attempt.tokens is None:
+        attempt = attempt.model_copy(update={"tokens": spec.budget_tokens})
     return TokenInfo(
         active=True,
         attempt_id=row.attempt_id,
         task_id=row.task_id,
         project_id=row.project_id,
         models=None if spec.agent.model is None else (spec.agent.model,),
-        budget_tokens=spec.budget_tokens,
+        budget_tokens=attempt.tokens,
+        project=row.name,
+        limits=limits_of(
+            attempt=attempt, task=spec.budget, project=ProjectBudget.model_validate(row.budget)
+        ),
+        cassette_mode=cassette.mode if cassette else "",
+        cassette=cassette.name if cassette else "",
         valid_until=row.lease_until,
     )

@@ -5,25 +5,35 @@ paused nothing new of it is claimed but the publication of what was already won;
 Raises: Rejected (404 `project-unknown`, 409 `project-exists`, 422 `limits-invalid`).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import ids
 from wfhub_common.errors import Rejected
-from wfhub_common.messages import CreateProject, LimitPolicy, Project, UpdateProject
+from wfhub_common.messages import (
+    CassetteUse,
+    CreateProject,
+    LimitPolicy,
+    Project,
+    ProjectBudget,
+    UpdateProject,
+)
 
 from wfhub_scheduler import fairness, limit_policies, queue_caps, stored_json
 from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.outbox import emit
 
-_COLUMNS = "project_id, name, running_limit, weight, queue_limit, paused, limits, created_at"
+_COLUMNS = """project_id, name, running_limit, weight, queue_limit, paused, limits, budget, cassette,
+       created_at"""
 _NEW = text("""
-INSERT INTO sched.project (project_id, name, running_limit, weight, queue_limit, limits)
-VALUES (:project_id, :name, :running_limit, :weight, :queue_limit, CAST(:limits AS jsonb))
-ON CONFLICT (name) DO NOTHING
+INSERT INTO sched.project
+       (project_id, name, running_limit, weight, queue_limit, limits, budget, cassette)
+VALUES (:project_id, :name, :running_limit, :weight, :queue_limit, CAST(:limits AS jsonb),
+        CAST(:budget AS jsonb), CAST(:cassette AS jsonb))
+    ON CONFLICT (name) DO NOTHING
 """)
 _FIND = text(f"""
 SELECT {_COLUMNS} FROM sched.project
@@ -33,7 +43,9 @@ _CHANGE = text(f"""
 UPDATE sched.project
    SET running_limit = coalesce(:running_limit, running_limit), weight = coalesce(:weight, weight),
        queue_limit = coalesce(:queue_limit, queue_limit), paused = coalesce(:paused, paused),
-       limits = coalesce(CAST(:limits AS jsonb), limits)
+       limits = coalesce(CAST(:limits AS jsonb), limits),
+       budget = coalesce(CAST(:budget AS jsonb), budget),
+       cassette = coalesce(CAST(:cassette AS jsonb), cassette)
  WHERE project_id = :project_id RETURNING {_COLUMNS}
 """)  # noqa: S608 - our own column list
 
@@ -47,19 +59,25 @@ class ProjectRow:
     queue_limit: int
     paused: bool
     limits: LimitPolicy
+    budget: ProjectBudget
+    cassette: CassetteUse | None
     created_at: datetime
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        values = dict(row._mapping)
+        values["limits"] = limit_policies.stored(row.limits)
+        values["budget"] = ProjectBudget.model_validate(row.budget)
+        values["cassette"] = row.cassette and CassetteUse.model_validate(row.cassette)
+        return cls(**values)
 
 
 async def find_all(connection: AsyncConnection, refs: list[str]) -> dict[str, ProjectRow]:
     """Projects by each ref (name or id) of them that is known."""
     wanted = sorted({stored_json.clean(ref) for ref in refs})
-    rows = [_row(row) for row in await connection.execute(_FIND, {"refs": wanted})]
+    rows = [ProjectRow.of(row) for row in await connection.execute(_FIND, {"refs": wanted})]
     by_ref = {row.name: row for row in rows} | {row.project_id: row for row in rows}
     return {ref: by_ref[ref] for ref in refs if ref in by_ref}
-
-
-def _row(row: Any) -> ProjectRow:
-    return ProjectRow(**{**row._mapping, "limits": limit_policies.stored(row.limits)})
 
 
 async def find(connection: AsyncConnection, ref: str) -> ProjectRow:
@@ -81,12 +99,13 @@ async def create_project(core: Core, command: CreateProject) -> Project:
         wanted = dict(command)
         new = {
             **wanted,
+            **_stored(command),
             "project_id": ids.new_project_id(),
             "limits": limit_policies.to_store(command.limits),
         }
         made = await tx.connection.execute(_NEW, new)
         row = await find(tx.connection, command.name)
-        project = Project.model_validate({**asdict(row), "created": made.rowcount == 1})
+        project = Project.model_validate({**vars(row), "created": made.rowcount == 1})
         differs = [name for name, value in wanted.items() if getattr(project, name) != value]
         if differs:
             raise Rejected(
@@ -101,7 +120,7 @@ async def create_project(core: Core, command: CreateProject) -> Project:
 
 
 async def update_project(core: Core, command: UpdateProject) -> Project:
-    wanted = command.model_dump(exclude={"project"})
+    wanted = {name: value for name, value in command if name != "project"}
 
     async def work(tx: Tx) -> Project:
         before = await find(tx.connection, command.project)
@@ -109,12 +128,12 @@ async def update_project(core: Core, command: UpdateProject) -> Project:
         await fairness.lock_projects(tx.connection, [at])  # claims at work count with the old ones
         await queue_caps.lock(tx.connection, [at])  # and so do submissions
         before = await find(tx.connection, at)  # as it is under the locks
-        new = {**wanted, "project_id": at, "limits": None}
+        new = {**wanted, **_stored(command), "project_id": at, "limits": None}
         if command.limits is not None:
             policy = limit_policies.changed(before.limits, command.limits)
             new["limits"] = limit_policies.to_store(policy)
-        changed = _row((await tx.connection.execute(_CHANGE, new)).one())
-        after = asdict(changed)
+        changed = ProjectRow.of((await tx.connection.execute(_CHANGE, new)).one())
+        after = vars(changed)
         differs = [name for name in wanted if after[name] != getattr(before, name)]
         data = {name: after[name] for name in differs}
         if "limits" in data:
@@ -125,3 +144,14 @@ async def update_project(core: Core, command: UpdateProject) -> Project:
         return Project.model_validate(after)
 
     return await core.commit(work)
+
+
+def _stored(command: CreateProject | UpdateProject) -> dict[str, str | None]:
+    """As JSON texts; None leaves what is there."""
+    budget, cassette = command.budget, command.cassette
+    kept = isinstance(command, UpdateProject) and cassette is None
+    text = cassette.model_dump_json() if isinstance(cassette, CassetteUse) else "null"
+    return {
+        "budget": None if budget is None else budget.model_dump_json(exclude_none=True),
+        "cassette": None if kept else text,
+    }

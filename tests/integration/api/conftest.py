@@ -57,7 +57,7 @@ VIEW_TABLES = """
 CREATE SCHEMA sched;
 CREATE TABLE sched.api_project (project_id text, name text, running_limit int, weight int,
   created_at timestamptz, queue_limit int, paused bool DEFAULT false,
-  limits jsonb DEFAULT '{}');
+  limits jsonb DEFAULT '{}', budget jsonb DEFAULT '{}', cassette jsonb DEFAULT 'null');
 CREATE TABLE sched.api_task (task_id text PRIMARY KEY, project_id text, project text, state text,
   reason text, message text, title text, spec jsonb, branch text, commit_id text, verdict text,
   proof_id text, attempts_used int DEFAULT 0, current_attempt text,

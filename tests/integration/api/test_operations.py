@@ -351,3 +351,22 @@ async def test_wrong_input_is_named(api: httpx.AsyncClient, tmp_path: Path) -> N
         finished = await cli(api, *arguments)
         assert (finished.code, said in finished.err) == (code, True), (arguments, finished)
         assert "Traceback" not in finished.err
+
+
+async def test_a_projects_budget_is_set_shown_and_taken_away(api: httpx.AsyncClient) -> None:
+    made = await cli(api, "project", "create", "web", "--budget", "usd_per_day=20", "--json")
+    assert json.loads(made.out)["budget"]["usd_per_day"] == "20"
+    budgets = ("--budget", "tokens=5000", "--budget", "usd=1.50")
+    assert "usd 1.5" in (await cli(api, "project", "update", "web", *budgets)).out
+    shown = (await api.get("/v1/projects/web")).json()["budget"]
+    assert {k: v for k, v in shown.items() if v is not None} == {"tokens": 5000, "usd": "1.5"}
+    taken = await api.patch("/v1/projects/web", json={"budget": {"usd_per_day": 3.5}})
+    assert (taken.json()["budget"]["tokens"], taken.json()["budget"]["usd_per_day"]) == (
+        None,
+        "3.5",
+    )
+    await cli(api, "project", "update", "web", "--budget", "none")
+    assert not any((await api.get("/v1/projects/web")).json()["budget"].values())
+    wrong = await api.patch("/v1/projects/web", json={"budget": {"euros": 3}})
+    assert (wrong.status_code, "euros" in wrong.text) == (422, True)
+    assert (await cli(api, "project", "update", "web", "--budget", "much")).code == 2

@@ -4,13 +4,17 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
+import llama_server
 import pytest
 from faststream.nats import NatsBroker
 from wfhub_common import db, ids, subjects
@@ -30,7 +34,7 @@ from wfhub_common.settings import BrokerSettings
 from wfhub_llm_gateway import main
 from wfhub_llm_gateway.settings import GatewaySettings
 
-WAIT_S = 20
+WAIT_S = 60  # a busy machine takes its time to start a process
 
 
 async def eventually(check: Callable[[], Awaitable[Any]]) -> Any:
@@ -52,14 +56,13 @@ class Scheduler:
 
     def grant(self, *, lease_s: float = 60, **fields: Any) -> tuple[str, TokenInfo]:
         token = new_token(ATTEMPT_TOKEN_PREFIX)
-        info = TokenInfo(
-            active=True,
-            attempt_id=ids.new_attempt_id(),
-            task_id=ids.new_task_id(),
-            project_id=ids.new_project_id(),
-            valid_until=datetime.now(UTC) + timedelta(seconds=lease_s),
-            **fields,
-        )
+        own = {
+            "attempt_id": ids.new_attempt_id(),
+            "task_id": ids.new_task_id(),
+            "project_id": ids.new_project_id(),
+            "valid_until": datetime.now(UTC) + timedelta(seconds=lease_s),
+        }
+        info = TokenInfo(active=True, **{**own, **fields})
         self.known[token_sha256(token)] = info
         return token, info
 
@@ -196,17 +199,41 @@ def free_port() -> Callable[[], int]:
     return port
 
 
+STANDING = """
+SELECT used_tokens, reserved_tokens, used_nusd, reserved_nusd, used_wall_ms, reserved_wall_ms,
+       used_requests
+  FROM gateway.account WHERE scope = $1 AND subject LIKE $2 || '%'
+"""
+
+
+@pytest.fixture
+def standing(gateway_database: str) -> Callable[..., Awaitable[asyncpg.Record]]:
+    """`await standing(id)`: of an attempt's account; `await standing(id, "task")`: of a task's."""
+
+    async def look(subject: str, scope: str = "attempt") -> asyncpg.Record:
+        connection = await asyncpg.connect(gateway_database)
+        row = await connection.fetchrow(STANDING, scope, subject)
+        await connection.close()
+        return row
+
+    return look
+
+
 @dataclass
 class Upstream:
     """A model server of which the first part of the path says how it behaves."""
 
     port: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)  # PUT …/blobs/sha256/<hex>
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)  # a client left a hanging answer
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)  # of a held stream
+    flooded_bytes: int = 0
     odd_stream: bytes = b""  # what the behaviour "stream" answers
+    script: Callable[[str], bytes] = lambda _path: b""  # what "script" answers, head and all
 
     def url(self, behaviour: str) -> str:
         return f"http://127.0.0.1:{self.port}/{behaviour}"
@@ -226,6 +253,7 @@ class Upstream:
                 writer.write(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n")
             else:
                 if body:
+                    self.bodies.append(body)
                     self.requests.append(json.loads(body))
                 await self.behave(path.split("/")[1], head, reader, writer)
             await writer.drain()
@@ -249,6 +277,41 @@ class Upstream:
                 writer.write(_json(400, {"error": {"message": "context length exceeded"}}))
             case "failing":
                 writer.write(_json(500, {"error": {"message": "out of memory"}}))
+            case "script":
+                writer.write(self.script(head.split()[1]))
+            case "limited":
+                body = {"error": {"message": "slow down", "code": "rate_limit"}}
+                writer.write(_json(429, body, "retry-after: 7"))
+            case "page":
+                writer.write(_head(503, "text/html", "content-length: 14") + b"<h1>down</h1>\n")
+            case "wrong-usage":
+                usage = {"prompt_tokens": -5, "completion_tokens": "many", "total_tokens": 2**70}
+                choices = [{**_choice("hello"), "delta": {"content": "hello"}}]
+                chunk = {"model": "double", "choices": choices, "usage": usage}
+                if self.requests[-1].get("stream"):
+                    data = b"data: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n"
+                    writer.write(_head(200, "text/event-stream") + data)
+                else:
+                    writer.write(_json(200, chunk))
+            case "huge":
+                content = "x" * HUGE_BYTES
+                if self.requests[-1].get("stream"):
+                    writer.write(_head(200, "text/event-stream") + _delta(content))
+                else:
+                    answer = {"model": "double", "choices": [_choice(content)], "usage": USAGE}
+                    writer.write(_json(200, answer))
+            case "stream-malformed":
+                body = _delta("one") + b'data: {"choices": [{"delta"\n\n' + _delta("two")
+                writer.write(_head(200, "text/event-stream") + body)
+            case "busy":
+                slow = _json(429, {"error": {"message": "slow down"}}, "retry-after: 3600")
+                writer.write(slow)
+            case "busy-once" if self.heads.count(head) == 1:
+                writer.write(_json(429, {"error": {"message": "slow down"}}, "retry-after: 1"))
+            case "busy-once":
+                writer.write(_json(200, {"model": "double", "choices": [_choice("hello")]}))
+            case "stream-cut-at-once":
+                writer.write(_head(200, "text/event-stream", "transfer-encoding: chunked"))
             case "hang":
                 await self._hang(reader)
             case "stream":
@@ -257,6 +320,21 @@ class Upstream:
                 writer.write(_head(200, "text/event-stream") + _delta("one"))
                 await writer.drain()
                 await self._hang(reader)
+            case "stream-held":
+                writer.write(_head(200, "text/event-stream") + _delta("one"))
+                await writer.drain()
+                self.hanging.set()
+                await self.release.wait()
+                writer.write(ODD_STREAM.replace(b"\r\n", b"\n"))
+            case "stream-flood":
+                writer.write(_head(200, "text/event-stream"))
+                try:
+                    while not reader.at_eof():
+                        writer.write(_delta("x" * 60_000))
+                        await writer.drain()
+                        self.flooded_bytes += 60_000
+                finally:
+                    self.hung_up.set()
             case "stream-disconnect":
                 chunked = _head(200, "text/event-stream", "transfer-encoding: chunked")
                 part = _delta("one") + b'data: {"choi'
@@ -280,6 +358,7 @@ class Upstream:
         self.hung_up.set()
 
 
+HUGE_BYTES = 10 * 1024 * 1024
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 
 
@@ -308,9 +387,9 @@ def _head(status: int, content_type: str, *more: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def _json(status: int, value: dict[str, Any]) -> bytes:
+def _json(status: int, value: dict[str, Any], *more: str) -> bytes:
     body = json.dumps(value).encode()
-    return _head(status, "application/json", f"content-length: {len(body)}") + body
+    return _head(status, "application/json", f"content-length: {len(body)}", *more) + body
 
 
 @pytest.fixture
@@ -336,3 +415,53 @@ async def used_gateway(
     token, _ = scheduler.grant()
     assert (await post(gateway, token)).status_code == 200
     return gateway
+
+
+@pytest.fixture(scope="session")
+def llama_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with llama_server.serving(tmp_path_factory.mktemp("llama")) as url:
+        yield url
+
+
+@pytest.fixture
+async def llama(llama_process: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the model server itself, past the gateway, when it is ready and idle."""
+    async with httpx.AsyncClient(base_url=llama_process, timeout=60) as client:
+
+        async def idle() -> bool:
+            try:
+                slots = await client.get("/slots")
+            except httpx.TransportError:
+                return False
+            return slots.status_code == 200 and not any(s["is_processing"] for s in slots.json())
+
+        await eventually(idle)
+        yield client
+
+
+@pytest.fixture
+async def start_process(
+    database_url: str, nats_url: str, tmp_path: Path, free_port: Callable[[], int]
+) -> AsyncIterator[Callable[..., Any]]:
+    processes: list[asyncio.subprocess.Process] = []
+
+    async def start(*arguments: str, **env: str) -> tuple[asyncio.subprocess.Process, str]:
+        address = f"127.0.0.1:{free_port()}"
+        own = {"DATABASE_URL": database_url, "NATS_URL": nats_url, "HTTP_LISTEN": address}
+        paths = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "wfhub_llm_gateway.main",
+            *arguments,
+            env={**paths, **own, "GATEWAY_SPOOL": str(tmp_path / "spool"), **env},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        processes.append(process)
+        return process, f"http://{address}"
+
+    yield start
+    for process in processes:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()

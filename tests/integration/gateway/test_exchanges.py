@@ -1,7 +1,10 @@
 """What an agent gets through the gateway, and what the ledger says of it afterwards."""
 
+import asyncio
 import hashlib
 import json
+
+from wfhub_common import exchange_chain
 
 
 def sha256(data: bytes) -> str:
@@ -89,15 +92,18 @@ async def test_bodies_reach_the_proof_store_under_their_digests(
         proofs_url=f"http://127.0.0.1:{upstream.port}/",
         service_token="wst_canary",
     )
-    token, _ = scheduler.grant()
+    token, info = scheduler.grant()
     answer = await post(gateway, token)
 
     async def stored() -> bool:
-        return len(upstream.blobs) == 2 and not list((tmp_path / "spool").iterdir())
+        return len(upstream.blobs) == 3 and not list((tmp_path / "spool").iterdir())
 
     await wait_until(stored)
     for body in (answer.request.content, answer.content):
         assert upstream.blobs[sha256(body).removeprefix("sha256:")] == body
+    (exchange,) = (await scheduler.exchanges(info.attempt_id)).exchanges
+    record = json.loads(upstream.blobs[exchange.record_digest.removeprefix("sha256:")])
+    assert record["response_digest"] == sha256(answer.content)
     put = next(head for head in upstream.heads if head.startswith("PUT"))
     assert put.startswith("PUT /blobs/sha256/")
     assert "wst_canary" in put
@@ -113,9 +119,9 @@ async def test_bodies_wait_on_disk_for_a_proof_store_that_is_down(
     answer = await post(gateway, token)
     assert answer.status_code == 200
     names = {file.name for file in (tmp_path / "spool").iterdir()}
-    assert names == {
-        sha256(b).removeprefix("sha256:") for b in (answer.request.content, answer.content)
-    }
+    bodies = (answer.request.content, answer.content)
+    assert names > {sha256(body).removeprefix("sha256:") for body in bodies}
+    assert len(names) == 3  # and the exchange's record
     # The next gateway with that spool delivers them.
     await start_gateway(
         llm_base_url=upstream.url("ok"), proofs_url=f"http://127.0.0.1:{upstream.port}"
@@ -125,3 +131,43 @@ async def test_bodies_wait_on_disk_for_a_proof_store_that_is_down(
         return set(upstream.blobs) == names
 
     await wait_until(stored)
+
+
+async def test_exchanges_of_an_attempt_are_a_chain_in_the_order_of_their_ends(
+    start_gateway, scheduler, upstream, opened, post
+):
+    gateways = [
+        await start_gateway(llm_base_url=upstream.url(how)) for how in ("stream-hang", "ok")
+    ]
+    token, info = scheduler.grant()
+    async with opened(gateways[0], token) as first:
+        assert first.status_code == 200
+        assert (await post(gateways[1], token)).status_code == 200
+    await asyncio.gather(*(post(gateways[1], token) for _ in range(6)))
+    record = await scheduler.exchanges(info.attempt_id)
+    assert exchange_chain.check(record) == 8
+    assert record.exchanges[0].link > record.exchanges[1].link
+
+
+async def test_what_is_stored_of_an_exchange_holds_no_secret(
+    start_gateway, scheduler, upstream, post, wait_until, tmp_path
+):
+    gateway = await start_gateway(
+        llm_base_url=upstream.url("ok"),
+        proofs_url=f"http://127.0.0.1:{upstream.port}/",
+        openai_api_key="a-key-of-no-known-shape",
+    )
+    token, info = scheduler.grant()
+    said = f"my token is {token}, the key a-key-of-no-known-shape, other ghp_{'x' * 36}"
+    await post(gateway, token, messages=[{"role": "user", "content": said}])
+    assert upstream.requests[-1]["messages"][0]["content"] == said  # what is sent is as it was
+
+    async def stored() -> bool:
+        return len(upstream.blobs) == 3
+
+    await wait_until(stored)
+    (exchange,) = (await scheduler.exchanges(info.attempt_id)).exchanges
+    body = upstream.blobs[exchange.request_digest.removeprefix("sha256:")]
+    kept = json.loads(body)["messages"][0]["content"]
+    assert kept == "my token is [redacted], the key [redacted], other [redacted]"
+    assert sha256(body) == exchange.request_digest

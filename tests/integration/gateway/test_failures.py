@@ -140,3 +140,18 @@ async def test_an_answer_over_the_limit_is_not_passed_on(
     answer = await post(gateway, token, stream=True)
     assert b"response-too-large" in answer.content
     assert answer.status_code == (502 if behaviour == "ok" else 200)
+
+
+async def test_a_client_that_does_not_read_holds_up_its_server_and_is_let_go_in_the_end(
+    start_gateway, scheduler, upstream, opened, monkeypatch
+):
+    monkeypatch.setattr("wfhub_llm_gateway.exchange.CLIENT_STALL_S", 1.0)
+    gateway = await start_gateway(llm_base_url=upstream.url("stream-flood"))
+    token, info = scheduler.grant()
+    async with opened(gateway, token) as response:
+        assert response.status_code == 200
+        await asyncio.wait_for(upstream.hung_up.wait(), 60)
+        # What fits in the sockets between them, and no more: nothing piles up in the gateway.
+        assert upstream.flooded_bytes < 40 * 1024 * 1024
+    (exchange,) = (await scheduler.exchanges(info.attempt_id)).exchanges
+    assert exchange.note.startswith("client-stalled")

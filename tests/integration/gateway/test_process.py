@@ -1,45 +1,13 @@
 """The gateway as a process of its own: bad settings, an orderly stop, a kill."""
 
 import asyncio
-import os
 import signal
-import sys
 import sysconfig
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import httpx
 import pytest
-
-
-@pytest.fixture
-async def start_process(
-    database_url: str, nats_url: str, tmp_path, free_port
-) -> AsyncIterator[Callable[..., Any]]:
-    processes: list[asyncio.subprocess.Process] = []
-
-    async def start(*arguments: str, **env: str) -> tuple[asyncio.subprocess.Process, str]:
-        address = f"127.0.0.1:{free_port()}"
-        own = {"DATABASE_URL": database_url, "NATS_URL": nats_url, "HTTP_LISTEN": address}
-        paths = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "wfhub_llm_gateway.main",
-            *arguments,
-            env={**paths, **own, "GATEWAY_SPOOL": str(tmp_path / "spool"), **env},
-            stderr=asyncio.subprocess.PIPE,
-        )
-        processes.append(process)
-        return process, f"http://{address}"
-
-    yield start
-    for process in processes:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
 
 
 async def test_it_migrates_serves_and_stops_when_told_to(start_process, upstream, wait_until):
@@ -73,6 +41,8 @@ async def test_it_waits_for_its_migration_and_can_be_stopped_meanwhile(start_pro
         ({"LLM_PROVIDER": "replay", "LLM_CASSETTE": "/nowhere"}, b"LLM_CASSETTE"),
         ({"PROOFS_URL": "proofs:8080"}, b"PROOFS_URL"),
         ({"LLM_RECORD": "/nowhere/file"}, b"LLM_RECORD"),
+        ({"LLM_CONFIG": "/nowhere"}, b"LLM_CONFIG"),
+        ({"LLM_PRICES": "/nowhere"}, b"LLM_PRICES"),
     ],
 )
 async def test_bad_settings_end_it_with_one_line_that_names_them(start_process, env, named):
@@ -154,6 +124,44 @@ async def test_a_stop_ends_an_open_stream_with_an_error_event_and_settles_it(
     row = await connection.fetchrow("SELECT state, status FROM gateway.exchange")
     await connection.close()
     assert tuple(row) == ("settled", 503)
+
+
+async def test_a_drained_gateway_lets_its_streams_end_while_another_one_takes_what_comes(
+    start_process, scheduler, upstream, wait_until, gateway_database, opened, post
+):
+    (first, one), (second, two) = [
+        await start_process(LLM_BASE_URL=upstream.url("stream-held")) for _ in range(2)
+    ]
+    for url in (one, two):
+        await wait_until(lambda url=url: ready(url))
+    token, info = scheduler.grant(budget_tokens=10_000)
+    client = httpx.AsyncClient(base_url=one, timeout=60)
+    async with client, opened(client, token) as response:
+        await upstream.hanging.wait()
+        first.send_signal(signal.SIGTERM)
+        await wait_until(lambda: refuses(one))
+        upstream.release.set()
+        body = await response.aread()
+        assert body.endswith(b"data: [DONE]\n\n")
+        async with httpx.AsyncClient(base_url=two, timeout=60) as other:
+            assert (await post(other, token, stream=True)).status_code == 200
+    assert await asyncio.wait_for(first.wait(), 15) == 0
+    record = await scheduler.exchanges(info.attempt_id)
+    assert [(e.status, e.note, e.link) for e in record.exchanges] == [(200, "", 1), (200, "", 2)]
+    connection = await asyncpg.connect(gateway_database)
+    assert await connection.fetchval("SELECT count(*) FROM gateway.instance") == 1
+    await connection.close()
+    second.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(second.wait(), 15) == 0
+
+
+async def refuses(url: str) -> bool:
+    async with httpx.AsyncClient() as client:
+        try:
+            await client.get(f"{url}/healthz")
+        except httpx.TransportError:
+            return True
+        return False
 
 
 async def ready(url: str) -> bool:

@@ -137,3 +137,52 @@ async def test_replay_lists_the_models_of_the_cassette(start_gateway, scheduler,
     token, _ = scheduler.grant()
     answer = await gateway.get("/v1/models", headers={"authorization": f"Bearer {token}"})
     assert [model["id"] for model in answer.json()["data"]] == ["tape"]
+
+
+async def test_a_task_records_and_another_of_its_project_replays(
+    start_gateway, scheduler, upstream, post, tmp_path
+):
+    gateway = await start_gateway(
+        llm_base_url=upstream.url("ok"), llm_cassettes=str(tmp_path / "tapes")
+    )
+    recording, _ = scheduler.grant(project="app", cassette_mode="record", cassette="nightly")
+    replaying, info = scheduler.grant(project="app", cassette_mode="replay", cassette="nightly")
+    early = await post(gateway, replaying)
+    assert (early.status_code, early.json()["error"]["code"]) == (409, "cassette-unusable")
+    first = await post(gateway, recording)
+    assert len(upstream.requests) == 1
+    assert (await post(gateway, replaying)).json() == first.json()
+    unknown = await post(gateway, replaying, messages=[{"role": "user", "content": "hello you"}])
+    assert unknown.status_code == 409
+    assert '-   "content": "hello there"' in unknown.json()["error"]["message"]
+    assert len(upstream.requests) == 1
+    assert [e.replayed for e in (await scheduler.exchanges(info.attempt_id)).exchanges] == [
+        True
+    ] * 2
+    # What is recorded later is replayed too, by the same gateway.
+    await post(gateway, recording, messages=[{"role": "user", "content": "hello you"}])
+    again = await post(gateway, replaying, messages=[{"role": "user", "content": "hello you"}])
+    assert again.status_code == 200
+
+
+async def test_no_task_reaches_another_projects_cassettes(
+    start_gateway, scheduler, upstream, post, tmp_path
+):
+    gateway = await start_gateway(llm_base_url=upstream.url("ok"), llm_cassettes=str(tmp_path))
+    mine, _ = scheduler.grant(project="mine", cassette_mode="record", cassette="tape")
+    await post(gateway, mine)
+    assert (tmp_path / "mine" / "tape.jsonl").exists()
+    for project, name in (("other", "tape"), ("other", "../mine/tape"), ("..", "tape")):
+        token, _ = scheduler.grant(project=project, cassette_mode="replay", cassette=name)
+        answer = await post(gateway, token)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "cassette-unusable")
+
+
+async def test_a_gateway_without_a_folder_for_cassettes_says_so(
+    start_gateway, scheduler, upstream, post
+):
+    gateway = await start_gateway(llm_base_url=upstream.url("ok"))
+    token, _ = scheduler.grant(project="p", cassette_mode="record", cassette="tape")
+    answer = await post(gateway, token)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "cassettes-off")
+    assert upstream.heads == []

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 from scheduler_hub import SPEC, Hub, Runner, scheduler, until
@@ -11,17 +12,22 @@ from wfhub_common.errors import Rejected
 from wfhub_common.httpauth import token_sha256
 from wfhub_common.messages import (
     AttemptState,
+    Budget,
+    CassetteUse,
     Complete,
     CreateProject,
     Drained,
     DrainRunner,
     Introspect,
     Project,
+    ProjectBudget,
+    SpendingLimit,
     SubmitTask,
     SubmitTasks,
     SubmittedTasks,
     TokenInfo,
     UnitKind,
+    UpdateProject,
 )
 
 
@@ -250,3 +256,48 @@ async def test_a_token_dies_with_its_attempt(hub: Hub) -> None:
     await fail(runner, assignment.attempt_id)
     assert not (await info(hub, assignment.token)).active
     assert assignment.attempt_id.encode() in (await ended.next_msg(timeout=5)).data
+
+
+async def test_the_gateway_is_told_what_the_token_of_an_attempt_may_spend(hub: Hub) -> None:
+    project_budget = ProjectBudget(usd_per_day=Decimal("20"), requests_per_minute=6)
+    runner = await hub.runner()
+    await hub.ask(
+        subjects.API, "create_project", CreateProject(name="app", budget=project_budget), Project
+    )
+    budget = Budget(usd=Decimal("2.50"), wall_s=60)
+    await hub.submit("app", budget=budget, attempt_budget=Budget(requests=5), budget_tokens=1000)
+    assignment = await runner.claim_one()
+    token = await info(hub, assignment.token)
+    assert token.project == "app"
+    assert token.limits == (
+        SpendingLimit(scope="day", nusd=20_000_000_000),
+        SpendingLimit(scope="minute", requests=6),
+        SpendingLimit(scope="task", nusd=2_500_000_000, wall_ms=60_000),
+        SpendingLimit(scope="attempt", tokens=1000, requests=5),
+    )
+    change = UpdateProject(project="app", budget=ProjectBudget(tokens=7))
+    changed = await hub.ask(subjects.API, "update_project", change, Project)
+    assert changed.budget == ProjectBudget(tokens=7)
+    limits = (await info(hub, assignment.token)).limits
+    assert limits[0] == SpendingLimit(scope="project", tokens=7)
+    unchanged = UpdateProject(project="app", weight=2)
+    assert (await hub.ask(subjects.API, "update_project", unchanged, Project)).budget.tokens == 7
+
+
+async def test_the_gateway_is_told_the_cassette_of_the_task_or_else_of_its_project(
+    hub: Hub,
+) -> None:
+    runner = await hub.runner()
+    tape = CassetteUse(mode="replay", name="nightly")
+    await hub.ask(subjects.API, "create_project", CreateProject(name="app", cassette=tape), Project)
+    await hub.submit("app")
+    await hub.submit("app", cassette=CassetteUse(mode="record", name="own"))
+    assignments = await runner.claim(2)
+    told = [await info(hub, each.token) for each in assignments]
+    assert sorted((i.cassette_mode, i.cassette) for i in told) == [
+        ("record", "own"),
+        ("replay", "nightly"),
+    ]
+    for given, found in (("none", None), (None, None), (tape, tape)):
+        change = UpdateProject(project="app", cassette=given)
+        assert (await hub.ask(subjects.API, "update_project", change, Project)).cassette == found

@@ -97,6 +97,19 @@ def test_a_recording_is_made_for_the_gateway_and_a_cassette_is_shown_to_it(tmp_p
     assert stat.S_IMODE(record.stat().st_mode) == 0o600
 
 
+def test_the_gateway_gets_the_keys_that_its_routes_name_and_no_others(tmp_path: Path) -> None:
+    at = setting(tmp_path)
+    routes = tmp_path / "routes.yaml"
+    env = {"LLM_CONFIG": str(routes), "TEAM_KEY": "k1", "OTHER_KEY": "k2"}
+    asked = Setting(at.options, at.layout, at.credentials, at.where, env)
+    for text in ("providers: {a: {api_key_env: TEAM_KEY}, b: {}, c: 3}", "providers: [", "[]"):
+        routes.write_text(text)
+        gateway = services.gateway(asked)
+        assert (gateway.env.get("TEAM_KEY") == "k1") == ("TEAM_KEY" in text)
+        assert "OTHER_KEY" not in gateway.env
+        assert gateway.visible == (routes,)
+
+
 def test_the_sandbox_gets_a_python_and_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "base_prefix", "/opt/python")
     assert services.toolchains((Path("/x"),)) == [Path("/opt/python"), Path("/x")]

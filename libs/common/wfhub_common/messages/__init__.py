@@ -6,6 +6,7 @@ Unknown fields are ignored on replies and events (additive), refused on commands
 """
 
 from wfhub_common.messages.base import Command, Fact
+from wfhub_common.messages.budgets import Budget, ProjectBudget, SpendingLimit, limits_of
 from wfhub_common.messages.dead_letters import (
     DeadLetterDecided,
     DiscardDeadLetter,
@@ -98,6 +99,7 @@ from wfhub_common.messages.submission import (
 )
 from wfhub_common.messages.tasks import (
     AgentSpec,
+    CassetteUse,
     Label,
     Reason,
     Retry,
@@ -129,9 +131,11 @@ __all__ = [
     "AttemptEnded",
     "AttemptState",
     "AttemptsEnded",
+    "Budget",
     "CancelTask",
     "CancelWorkflow",
     "Cancelled",
+    "CassetteUse",
     "Change",
     "Claim",
     "Claimed",
@@ -173,6 +177,7 @@ __all__ = [
     "Preview",
     "PreviewSchedule",
     "Project",
+    "ProjectBudget",
     "PublishOrder",
     "PutSchedule",
     "Reason",
@@ -196,6 +201,7 @@ __all__ = [
     "SealedMany",
     "ShellCommand",
     "Slug",
+    "SpendingLimit",
     "SubmitResult",
     "SubmitTask",
     "SubmitTasks",
@@ -218,4 +224,5 @@ __all__ = [
     "WorkflowState",
     "WorkflowSubmitted",
     "WorkflowTask",
+    "limits_of",
 ]

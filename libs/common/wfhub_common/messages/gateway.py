@@ -5,6 +5,7 @@ from datetime import datetime
 from pydantic import Field
 
 from wfhub_common.messages.base import Command, Fact, Name
+from wfhub_common.messages.budgets import SpendingLimit
 
 
 class Introspect(Command):
@@ -19,7 +20,11 @@ class TokenInfo(Fact):
     task_id: str = ""
     project_id: str = ""
     models: tuple[str, ...] | None = None  # None: any the gateway serves
-    budget_tokens: int | None = None
+    budget_tokens: int | None = None  # as in `limits`, for the attempt
+    project: str = ""  # its name
+    limits: tuple[SpendingLimit, ...] = ()
+    cassette_mode: str = ""  # record, replay
+    cassette: str = ""  # its name, in the project
     valid_until: datetime | None = None
 
 
@@ -54,13 +59,24 @@ class Exchange(Fact):
     started_at: str
     duration_ms: int
     note: str = ""  # e.g. that a replayed cassette was written by hand
+    cached_tokens: int = 0  # of the prompt, as the provider said
+    nusd: int = 0  # what it cost by the gateway's prices, 10^-9 USD; 0 also where they have none
+    first_byte_ms: int = -1  # -1: none came
+    # exchange_chain.py says what these are; a link of 0 is in no chain.
+    link: int = 0
+    record_digest: str = ""
+    chain_digest: str = ""
 
 
 class Exchanges(Fact):
+    """`chain_digest` is that of the last link."""
+
     attempt_id: str
     exchanges: tuple[Exchange, ...] = ()
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    nusd: int = 0
+    chain_digest: str = ""
 
 
 class UsageOf(Command):
@@ -71,3 +87,4 @@ class Usage(Fact):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     requests: int = 0
+    nusd: int = 0

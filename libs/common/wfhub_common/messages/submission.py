@@ -1,15 +1,16 @@
 """From the API to the scheduler: projects, tasks, cancels."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from wfhub_common import limits
 from wfhub_common.messages.base import Command, Fact
+from wfhub_common.messages.budgets import ProjectBudget
 from wfhub_common.messages.run_limits import LimitChanges, LimitPolicy
 from wfhub_common.messages.states import TaskState
-from wfhub_common.messages.tasks import Slug, TaskSpec
+from wfhub_common.messages.tasks import CassetteUse, Slug, TaskSpec
 
 
 class CreateProject(Command):
@@ -18,6 +19,8 @@ class CreateProject(Command):
     weight: int = Field(1, ge=1, le=1000)
     queue_limit: int = Field(10_000, ge=1, le=limits.QUEUED_TASKS_MAX)
     limits: LimitPolicy = LimitPolicy()  # of each attempt
+    budget: ProjectBudget = ProjectBudget()
+    cassette: CassetteUse | None = None  # of tasks that name none
 
 
 class UpdateProject(Command):
@@ -30,6 +33,8 @@ class UpdateProject(Command):
     queue_limit: int | None = Field(None, ge=1, le=limits.QUEUED_TASKS_MAX)  # ready and blocked
     paused: bool | None = None
     limits: LimitChanges | None = None  # of each attempt, for tasks submitted from now on
+    budget: ProjectBudget | None = None  # instead of the one it has, as a whole
+    cassette: CassetteUse | Literal["none"] | None = None  # "none" takes it away
 
 
 class Project(Fact):
@@ -40,6 +45,8 @@ class Project(Fact):
     queue_limit: int = 10_000
     paused: bool = False
     limits: LimitPolicy = LimitPolicy()
+    budget: ProjectBudget = ProjectBudget()
+    cassette: CassetteUse | None = None
     created_at: datetime
     created: bool = False  # False: it was there already, with the same settings
 

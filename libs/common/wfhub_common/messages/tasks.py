@@ -1,6 +1,6 @@
 """A task as it is submitted: repository, agent, verification, limits."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -15,6 +15,7 @@ from pydantic import (
 from wfhub_common import limits, workspace_folders
 from wfhub_common.egress import ENTRY_CHARS_MAX, canonical
 from wfhub_common.messages.base import Command
+from wfhub_common.messages.budgets import Budget
 from wfhub_common.messages.run_limits import LimitsAsked
 
 ShellCommand = Annotated[
@@ -38,6 +39,14 @@ class AgentSpec(Command):
     argv: tuple[str, ...] | None = Field(None, min_length=1, max_length=limits.ARGV_MAX)
     model: str | None = Field(None, min_length=1, max_length=200)
     max_steps: int = Field(50, ge=1, le=1000)
+
+
+class CassetteUse(Command):
+    """Model exchanges of a task, kept to a file of the gateway's (`record`: what is answered is
+    appended) or taken from it (`replay`: no model is asked). The file is the project's."""
+
+    mode: Literal["record", "replay"]
+    name: Slug
 
 
 class Retry(Command):
@@ -90,7 +99,10 @@ class TaskSpec(Command):
     queue_s: int | None = Field(None, ge=1, le=30 * 86_400)  # longest wait for its first runner
     run_at: AwareDatetime | None = None  # not started before
     deadline_at: AwareDatetime | None = None  # its publication begins by then, or never
-    budget_tokens: int | None = Field(None, ge=1)  # model tokens an attempt may use
+    budget: Budget = Budget()  # of all its attempts together
+    attempt_budget: Budget = Budget()  # of each attempt
+    budget_tokens: int | None = Field(None, ge=1)  # older spelling of attempt_budget.tokens
+    cassette: CassetteUse | None = None  # None: as the project says
     priority: int = Field(0, ge=-100, le=100)
     pool: Slug = "default"
     pull_request: PullRequest | None = None
