@@ -50,8 +50,8 @@ def update_project(ref: str, given: dict[str, Any], *, as_json: bool) -> None:
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
         raise Usage(
-            "say what to change: --running-limit, --weight, --queue-limit, --limit, --default-limit,"
-            " --budget or --cassette"
+            "say what to change: --running-limit, --weight, --queue-limit, --limit,"
+            " --default-limit, --budget or --cassette"
         )
     with _client() as client:
         found = client.update_project(ref, changes)

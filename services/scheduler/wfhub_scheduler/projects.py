@@ -26,8 +26,8 @@ from wfhub_scheduler import fairness, limit_policies, queue_caps, stored_json
 from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.outbox import emit
 
-_COLUMNS = """project_id, name, running_limit, weight, queue_limit, paused, limits, budget, cassette,
-       created_at"""
+_COLUMNS = """project_id, name, running_limit, weight, queue_limit, paused, limits, budget,
+       cassette, created_at"""
 _NEW = text("""
 INSERT INTO sched.project
        (project_id, name, running_limit, weight, queue_limit, limits, budget, cassette)
