@@ -25,7 +25,7 @@ from wfhub_common.messages import AttemptState, Verdict
 
 from wfhub_agent_runner import commands as shell
 from wfhub_agent_runner import outcomes, shared_caches
-from wfhub_agent_runner.agents import table
+from wfhub_agent_runner.agents import planning
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
 from wfhub_agent_runner.egress_policy import EgressPolicy
@@ -124,7 +124,7 @@ class AgentAttempt:
     async def _steps(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
         parts, spec, evidence = self._parts, self._spec, self._evidence
         parts.egress.granted((*spec.egress, *spec.setup_egress))
-        plan = table.plan(spec.agent, prompt=spec.prompt, python=parts.python)
+        plan = planning.plan(spec.agent, prompt=spec.prompt, python=parts.python)
         evidence.agent_argv = plan.argv
         await self._step("started", state=AttemptState.RUNNING, runner_id=parts.runner_id)
 
@@ -230,7 +230,7 @@ class AgentAttempt:
         )
 
     async def _agent(
-        self, scratch: Path, plan: table.AgentPlan, lease: Lease
+        self, scratch: Path, plan: planning.AgentPlan, lease: Lease
     ) -> tuple[port.SandboxResult, outcomes.ModelTraffic]:
         parts, spec = self._parts, self._spec
         await self._step(

@@ -1,4 +1,7 @@
-"""A server that answers chat completions with given ones, in order, and keeps what it was asked."""
+"""A server that answers chat completions with given ones, in order, and keeps what it was asked.
+
+An answer given as a whole is streamed to a client that asks for a stream.
+"""
 
 import json
 import threading
@@ -25,11 +28,13 @@ def serving(answers: Sequence[dict[str, Any]]) -> Iterator[Script]:
             length = int(self.headers["Content-Length"])
             script.requests.append(json.loads(self.rfile.read(length)))
             there = number < len(answers)
-            body = json.dumps(answers[number] if there else {"error": "the script is over"})
+            answer = answers[number] if there else {"error": "the script is over"}
+            stream = there and bool(script.requests[-1].get("stream"))
             self.send_response(200 if there else 410)
-            self.send_header("Content-Type", "application/json")
+            kind = "text/event-stream" if stream else "application/json"
+            self.send_header("Content-Type", kind)
             self.end_headers()
-            self.wfile.write(body.encode())
+            self.wfile.write(streamed(answer) if stream else json.dumps(answer).encode())
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -44,3 +49,23 @@ def serving(answers: Sequence[dict[str, Any]]) -> Iterator[Script]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def streamed(answer: dict[str, Any]) -> bytes:
+    """A chat completion as server-sent events: what is said, why it ended, the usage if any."""
+    rest = {k: answer[k] for k in ("id", "created", "model") if k in answer}
+    head = {**rest, "object": "chat.completion.chunk"}
+    choice = answer["choices"][0]
+    delta = {k: v for k, v in choice["message"].items() if v is not None}
+    if "tool_calls" in delta:
+        delta["tool_calls"] = [{"index": n, **c} for n, c in enumerate(delta["tool_calls"])]
+    chunks = [
+        {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
+        {
+            **head,
+            "choices": [{"index": 0, "delta": {}, "finish_reason": choice.get("finish_reason")}],
+            **({"usage": answer["usage"]} if "usage" in answer else {}),
+        },
+    ]
+    data = [*map(json.dumps, chunks), "[DONE]"]
+    return "".join(f"data: {each}\n\n" for each in data).encode()

@@ -1,0 +1,182 @@
+"""Installing an agent's program into a toolchain folder, at the version that our lock pins.
+
+    INTO/bin/…          programs, which `--toolchain INTO` puts into every sandbox's PATH
+    INTO/NAME/…         one agent: a virtual environment, or node_modules; wfhub-agent.json says
+                        which lock it is of, and is written last
+    INTO/node/…         Node.js, when an agent needs a newer one than the sandbox has
+
+pip checks hashes, npm checks integrity; no package's install script is run. Installing again what
+is there does nothing. The folder is found by its path: it cannot be moved.
+Raises: SystemExit with what pip, npm or the machine said, and what to do.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from wfhub_local.agents import catalogue
+from wfhub_local.agents.catalogue import Npm, Pip, Source
+
+STAMP = "wfhub-agent.json"
+INSTALL_S_MAX = 900
+SAID_CHARS_MAX = 2000
+SYSTEM_PYTHON = Path("/usr/bin/python3")  # always in the sandbox
+SYSTEM_NODE = Path("/usr/bin/node")  # likewise, where there is one
+PYTHON_MIN, PYTHON_END = (3, 11), (3, 13)  # what the locks are for, and aider's last but one
+
+Say = Callable[[str], None]
+
+
+def install(name: str, into: Path, *, say: Say) -> None:
+    """`into` is made when it is not there."""
+    if name not in catalogue.SOURCES:
+        known = ", ".join(sorted(catalogue.SOURCES))
+        raise SystemExit(f"{name!r} cannot be installed by us; choose one of: {known}")
+    source = catalogue.SOURCES[name]
+    if isinstance(source, Npm) and source.scripts and _system_node() < source.node_major_min:
+        _installed(catalogue.NODE_NAME, catalogue.NODE, into, say)
+    _installed(name, source, into, say)
+
+
+def programs(into: Path) -> list[str]:
+    folder = into / "bin"
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _installed(name: str, source: Source, into: Path, say: Say) -> None:
+    folder = into / name
+    made_of = _made_of(name, source)
+    if _stamp(folder) == made_of:
+        say(f"{name}: there already, in {folder}")
+    else:
+        say(f"{name}: installing into {folder}")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        match source:
+            case Pip():
+                _pip(name, folder)
+            case Npm():
+                _npm(name, source, folder)
+        (folder / STAMP).write_text(json.dumps(made_of) + "\n")
+    (into / "bin").mkdir(exist_ok=True)
+    for program, write in _launchers(folder, source, into):
+        link = into / "bin" / program
+        link.unlink(missing_ok=True)
+        write(link)
+
+
+def _made_of(name: str, source: Source) -> dict[str, Any]:
+    names = [f"{name}.lock"] if isinstance(source, Pip) else [f"{name}/package-lock.json"]
+    digests = [hashlib.sha256((catalogue.LOCKS / n).read_bytes()).hexdigest() for n in names]
+    python = str(_base_python()) if isinstance(source, Pip) else ""
+    return {"name": name, "lock": digests, "python": python}
+
+
+def _stamp(folder: Path) -> Any:
+    try:
+        return json.loads((folder / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _launchers(
+    folder: Path, source: Source, into: Path
+) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    match source:
+        case Pip(names):
+            for program in names:
+                yield program, _link(folder / "bin" / program)
+        case Npm(native, scripts):
+            for program, paths in native.items():
+                found = sorted(folder.glob(paths.get(catalogue.cpu(), "-")))
+                if not found:
+                    raise SystemExit(f"{program} is not packaged for {catalogue.cpu()}")
+                yield program, _link(found[0])
+            for program, path in scripts.items():
+                yield program, _on_node(folder / path, source, into)
+
+
+def _link(target: Path) -> Callable[[Path], None]:
+    return lambda link: link.symlink_to(os.path.relpath(target, link.parent))
+
+
+def _on_node(script: Path, source: Npm, into: Path) -> Callable[[Path], None]:
+    node = SYSTEM_NODE if _system_node() >= source.node_major_min else into / "bin" / "node"
+    text = f'#!/bin/sh\nexec {node} {script} "$@"\n'
+
+    def write(link: Path) -> None:
+        link.write_text(text)
+        link.chmod(0o755)
+
+    return write
+
+
+def _pip(name: str, folder: Path) -> None:
+    python = folder / "bin" / "python"
+    _run([str(_base_python()), "-m", "venv", "--without-pip", str(folder)])
+    with resources.as_file(catalogue.LOCKS / f"{name}.lock") as lock:
+        _run(
+            [sys.executable, "-m", "pip", "--python", str(python), "--isolated", "-q"]
+            + ["--disable-pip-version-check", "--no-input", "install", "--no-deps"]
+            + ["--require-hashes", "--only-binary=:all:", f"--requirement={lock}"]
+        )
+
+
+def _npm(name: str, source: Npm, folder: Path) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SystemExit(f"{name} comes from npm, which is not here: install nodejs and npm")
+    for file in ("package.json", "package-lock.json"):
+        (folder / file).write_bytes((catalogue.LOCKS / name / file).read_bytes())
+    # `ci` wants every optional part of every platform in the lock.
+    how = ["ci"] if source.with_optional else ["install", "--no-save", "--omit=optional"]
+    _run(
+        [npm, *how, "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
+        + ["--loglevel=error"],
+        cwd=folder,
+    )
+
+
+def _run(command: list[str], cwd: Path | None = None) -> None:
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=INSTALL_S_MAX, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"`{command[0]}` took over {INSTALL_S_MAX} s; try again") from None
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()[:SAID_CHARS_MAX]
+        raise SystemExit(f"`{' '.join(command[:4])} …` failed:\n{said}")
+
+
+def _base_python() -> Path:
+    """One that a sandbox has: the system's, else the one that we run on."""
+    for python in (SYSTEM_PYTHON, Path(sys.base_prefix) / "bin" / "python3"):
+        if not python.exists():
+            continue
+        asked = [str(python), "-c", "import sys, venv; print(*sys.version_info[:2])"]
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if answer.returncode == 0 and (
+            PYTHON_MIN <= tuple(map(int, answer.stdout.split())) < PYTHON_END
+        ):
+            return python
+    wanted = " to ".join(".".join(map(str, v)) for v in (PYTHON_MIN, PYTHON_END))
+    raise SystemExit(f"agents from PyPI need a Python from {wanted}, that one excluded")
+
+
+def _system_node() -> int:
+    """The major version of the Node.js that a sandbox has; 0 for none."""
+    if not SYSTEM_NODE.exists():
+        return 0
+    answer = subprocess.run([str(SYSTEM_NODE), "--version"], capture_output=True, text=True)
+    try:
+        return int(answer.stdout.strip().lstrip("v").split(".")[0])
+    except ValueError:
+        return 0
