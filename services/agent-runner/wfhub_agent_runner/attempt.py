@@ -25,7 +25,9 @@ from wfhub_common.messages import AttemptState, Verdict
 
 from wfhub_agent_runner import commands as shell
 from wfhub_agent_runner import outcomes, shared_caches
-from wfhub_agent_runner.agents import planning
+from wfhub_agent_runner.agents import context, planning, telling
+from wfhub_agent_runner.agents.entry import Wire
+from wfhub_agent_runner.agents.probing import Versions
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
 from wfhub_agent_runner.egress_policy import EgressPolicy
@@ -67,6 +69,7 @@ class Parts:
     python: str  # an interpreter inside every sandbox
     gateway_url: str
     set_ups: SetUps
+    versions: Versions
     secrets: tuple[str, ...]  # of this process: masked in every log
     scratch: Path
     egress: EgressPolicy = field(default_factory=EgressPolicy)  # by default nothing
@@ -124,8 +127,7 @@ class AgentAttempt:
     async def _steps(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
         parts, spec, evidence = self._parts, self._spec, self._evidence
         parts.egress.granted((*spec.egress, *spec.setup_egress))
-        plan = planning.plan(spec.agent, prompt=spec.prompt, python=parts.python)
-        evidence.agent_argv = plan.argv
+        evidence.plan = planning.plan(spec.agent, prompt=spec.prompt, python=parts.python)
         await self._step("started", state=AttemptState.RUNNING, runner_id=parts.runner_id)
 
         use = Use(self._assigned.project, apply=spec.apply)
@@ -140,6 +142,10 @@ class AgentAttempt:
             evidence.base_verdict = await self._verified(scratch, lease, None, kind="base-verify")
             await self._step("base-verified", status=evidence.base_verdict.status.value)
 
+        around = await asyncio.to_thread(context.found_in, lease.layers.lower_dirs[0])
+        plan = evidence.plan = planning.plan(
+            spec.agent, prompt=spec.prompt, python=parts.python, around=around
+        )
         ran, traffic = await self._agent(scratch, plan, lease)
         evidence.agent_outcome = port.described(ran.outcome)
         await self._step(
@@ -165,6 +171,7 @@ class AgentAttempt:
             changed=snapshot is not None,
             traffic=traffic,
             has_verification=bool(spec.verify),
+            lives_off_a_model=plan.entry.wire is not Wire.ANY,
         )
         if early is not None or snapshot is None:
             assert early is not None
@@ -233,11 +240,6 @@ class AgentAttempt:
         self, scratch: Path, plan: planning.AgentPlan, lease: Lease
     ) -> tuple[port.SandboxResult, outcomes.ModelTraffic]:
         parts, spec = self._parts, self._spec
-        await self._step(
-            "agent-started",
-            agent="command" if spec.agent.argv else spec.agent.name,
-            model=spec.agent.model or "",
-        )
         relay = GatewayRelay(
             socket_path=scratch / "gateway.sock",
             gateway_url=parts.gateway_url,
@@ -265,11 +267,36 @@ class AgentAttempt:
                 idle_s=spec.limits.idle_s,
                 signs=relay.active_at,
             )
+            version = await parts.versions.of(
+                plan.entry, parts.sandbox, sandbox_spec, self._held.cancel
+            )
+            self._evidence.agent_version = version
+            await self._step(
+                "agent-started",
+                agent=plan.entry.name,
+                version=version,
+                model=spec.agent.model or "",
+            )
             ran = await parts.sandbox.run(
                 sandbox_spec, on_output=agent_log.write, cancel=self._held.cancel
             )
-        traffic = outcomes.ModelTraffic(relay.requests, relay.answered, relay.last_error)
+        await self._tell(scratch, plan)
+        traffic = outcomes.ModelTraffic(
+            relay.requests, relay.answered, relay.last_error, relay.last_status
+        )
         return ran, traffic
+
+    async def _tell(self, scratch: Path, plan: planning.AgentPlan) -> None:
+        """What the agent says it did, for people; nothing is decided by it."""
+        if plan.entry.parser == "none":
+            return
+        log_path, path = self._evidence.artifacts["agent.log"][0], scratch / telling.NAME
+        try:
+            await asyncio.to_thread(telling.write, plan.entry.parser, log_path, path)
+        except Exception:  # its output may be anything: a parser's bug must not cost a result
+            log.exception("an agent's output was not read", agent=plan.entry.name)
+            return
+        self._evidence.artifacts[telling.NAME] = (path, telling.MEDIA_TYPE)
 
     @asynccontextmanager
     async def _egress(

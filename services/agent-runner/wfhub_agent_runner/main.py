@@ -25,6 +25,7 @@ from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.messages import UnitKind
 
 from wfhub_agent_runner import publication, shared_caches, toolchains
+from wfhub_agent_runner.agents.probing import Versions
 from wfhub_agent_runner.attempt import AgentAttempt, Parts
 from wfhub_agent_runner.claims import Claims
 from wfhub_agent_runner.delivery import Delivery
@@ -145,6 +146,8 @@ async def _serve(
     scratch = settings.runner_home / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
+    empty = scratch / "empty"
+    empty.mkdir()
     workspaces = Workspaces(settings.runner_home, repositories, budget=settings.cache_budget())
     await workspaces.reap()
     spool = Spool(settings.runner_home / "spool")
@@ -169,6 +172,7 @@ async def _serve(
             python=str(sandbox.python),
             gateway_url=settings.gateway_url,
             set_ups=SetUps(workspaces),
+            versions=Versions(empty),
             secrets=(settings.service_token, settings.nats_password),
             scratch=scratch,
             egress=settings.egress_policy(),

@@ -74,6 +74,7 @@ class GatewayRelay:
         self.requests = 0
         self.statuses: Counter[int] = Counter()  # answered by the gateway, or by us in its place
         self.last_error = ""
+        self.last_status = 0  # of the request that was answered last
         self._last_at = 0.0  # monotonic
         self._gateway_url = gateway_url.rstrip("/")
         self._token = token
@@ -204,6 +205,7 @@ class GatewayRelay:
             raise _Refused(502, "gateway-unreachable", message) from e
         async with contextlib.aclosing(response):
             self.statuses[response.status_code] += 1
+            self.last_status = response.status_code
             headers = [(k, v) for k, v in response.headers.raw if k.lower() not in _HOP_BY_HOP]
             await send(
                 {
@@ -230,6 +232,7 @@ class GatewayRelay:
 
     def _failed(self, status: int, message: str) -> None:
         self.statuses[status] += 1
+        self.last_status = status
         self.last_error = f"{status}: {message}"
         log.info("agent's request refused", status=status, reason=message)
 

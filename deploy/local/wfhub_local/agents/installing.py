@@ -122,11 +122,10 @@ def _pip(name: str, folder: Path) -> None:
     python = folder / "bin" / "python"
     _run([str(_base_python()), "-m", "venv", "--without-pip", str(folder)])
     with resources.as_file(catalogue.LOCKS / f"{name}.lock") as lock:
-        _run(
-            [sys.executable, "-m", "pip", "--python", str(python), "--isolated", "-q"]
-            + ["--disable-pip-version-check", "--no-input", "install", "--no-deps"]
-            + ["--require-hashes", "--only-binary=:all:", f"--requirement={lock}"]
-        )
+        options = "--disable-pip-version-check --no-input"
+        how = "--no-deps --require-hashes --only-binary=:all:"
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "--isolated", "-q"]
+        _run([*pip, *options.split(), "install", *how.split(), f"--requirement={lock}"])
 
 
 def _npm(name: str, source: Npm, folder: Path) -> None:
@@ -136,12 +135,9 @@ def _npm(name: str, source: Npm, folder: Path) -> None:
     for file in ("package.json", "package-lock.json"):
         (folder / file).write_bytes((catalogue.LOCKS / name / file).read_bytes())
     # `ci` wants every optional part of every platform in the lock.
-    how = ["ci"] if source.with_optional else ["install", "--no-save", "--omit=optional"]
-    _run(
-        [npm, *how, "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
-        + ["--loglevel=error"],
-        cwd=folder,
-    )
+    how = "ci" if source.with_optional else "install --no-save --omit=optional"
+    options = "--ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error"
+    _run([npm, *how.split(), *options.split()], cwd=folder)
 
 
 def _run(command: list[str], cwd: Path | None = None) -> None:

@@ -53,19 +53,18 @@ def serving(answers: Sequence[dict[str, Any]]) -> Iterator[Script]:
 
 def streamed(answer: dict[str, Any]) -> bytes:
     """A chat completion as server-sent events: what is said, why it ended, the usage if any."""
-    rest = {k: answer[k] for k in ("id", "created", "model") if k in answer}
+    rest: dict[str, Any] = {k: answer[k] for k in ("id", "created", "model") if k in answer}
     head = {**rest, "object": "chat.completion.chunk"}
     choice = answer["choices"][0]
-    delta = {k: v for k, v in choice["message"].items() if v is not None}
+    delta: dict[str, Any] = {k: v for k, v in choice["message"].items() if v is not None}
     if "tool_calls" in delta:
-        delta["tool_calls"] = [{"index": n, **c} for n, c in enumerate(delta["tool_calls"])]
-    chunks = [
+        delta["tool_calls"] = [c | {"index": n} for n, c in enumerate(delta["tool_calls"])]
+    end = {"index": 0, "delta": {}, "finish_reason": choice.get("finish_reason")}
+    chunks: list[dict[str, Any]] = [
         {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
-        {
-            **head,
-            "choices": [{"index": 0, "delta": {}, "finish_reason": choice.get("finish_reason")}],
-            **({"usage": answer["usage"]} if "usage" in answer else {}),
-        },
+        {**head, "choices": [end]},
     ]
+    if "usage" in answer:
+        chunks[-1]["usage"] = answer["usage"]
     data = [*map(json.dumps, chunks), "[DONE]"]
     return "".join(f"data: {each}\n\n" for each in data).encode()

@@ -36,7 +36,7 @@ _SHARED_ENV = {
     "WFHUB_MAX_STEPS": "{max_steps}",
 }
 # mini keeps its conversation in a file only: told afterwards, one message a line.
-_MINI = """
+_MINI = b"""
 import json
 try:
     with open("/tmp/mini.traj.json") as file:
@@ -46,7 +46,7 @@ except (OSError, ValueError, KeyError) as e:
     print(f"no trajectory: {e}")
 """
 _TOLD_AFTERWARDS = (
-    'mini -y --exit-immediately -m "$1" -o /tmp/mini.traj.json -t "$2"; code=$?; "$3" -I -c "$4"; '
+    'mini -y --exit-immediately -m "$1" -o /tmp/mini.traj.json -t "$2"; code=$?; "$3" -I "$4"; '
     "exit $code"
 )
 # aider's map of the repository has no other place than the workspace.
@@ -70,7 +70,7 @@ ENTRIES: Mapping[str, AgentEntry] = {
         AgentEntry(
             name="mini-swe-agent",
             argv=("/bin/sh", "-c", _TOLD_AFTERWARDS, "mini", "openai/{model_name}", "{prompt}",
-                  "{python}", _MINI),
+                  "{python}", f"{FILES}/trajectory.py"),
             env={
                 **_JUST_THE_GATEWAY,
                 "OPENAI_BASE_URL": "{base_url}",
@@ -80,6 +80,7 @@ ENTRIES: Mapping[str, AgentEntry] = {
                 "MSWEA_SILENT_STARTUP": "1",
                 "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else fetched from the network
             },
+            files={f"{FILES}/trajectory.py": _MINI},
             parser="mini-messages",
             wire=Wire.CHAT,
             install=Install.PIP,
@@ -102,6 +103,10 @@ ENTRIES: Mapping[str, AgentEntry] = {
                 "OPENAI_API_BASE": "{base_url}",
                 "OPENAI_API_KEY": "{key}",
                 "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            },
+            # Prices, which it would fetch: a cache that is not empty is not asked for again.
+            files={
+                "{home}/.aider/caches/model_prices_and_context_window.json": Config({"none": {}})
             },
             parser="aider-text",
             wire=Wire.CHAT,
@@ -246,6 +251,7 @@ ENTRIES: Mapping[str, AgentEntry] = {
                 "OPENAI_BASE_URL": "{base_url}",
                 "OPENAI_API_KEY": "{key}",
                 "OPENAI_MODEL": "{model_name}",
+                "QWEN_CODE_SUPPRESS_YOLO_WARNING": "1",
             },
             files={
                 "{home}/.qwen/settings.json": Config(
