@@ -207,10 +207,17 @@ def logs(
     task_id: TaskId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the task ended.")] = False,
     attempt: Annotated[str | None, typer.Option(help="Its number or id.")] = None,
+    as_events: Annotated[
+        bool, typer.Option("--events", help="What the agent says it did, once it has ended.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what the agent and the checks printed."""
-    from wfhub_client import look
+    from wfhub_client import agent_events, look
 
+    if as_events:
+        agent_events.show(task_id, attempt, as_json=as_json)
+        return
     look.logs(task_id, attempt, follow=follow)
 
 

@@ -290,6 +290,10 @@ class Client:
         except (httpx.TransportError, _Later) as e:
             raise Unreachable(f"the log was cut off: {e}") from e
 
+    def artifact(self, task_id: str, attempt_id: str, name: str) -> bytes:
+        path = "/".join(map(_part, ("artifacts", task_id, attempt_id, name)))
+        return self._answer("GET", f"/v1/{path}").content
+
     # --- proofs -----------------------------------------------------------------------------
 
     def proof(self, proof_id: str) -> dict[str, Any]:

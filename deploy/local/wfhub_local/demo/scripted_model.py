@@ -1,6 +1,8 @@
 """A server that answers chat completions with given ones, in order, and keeps what it was asked.
 
-An answer given as a whole is streamed to a client that asks for a stream.
+An answer given as a whole is streamed to a client that asks for a stream. What an agent asks beside
+its work (a title, a summary) gets the `aside`, when there is one: a request that offers none of the
+tools that the answers call, and whatever comes after the last answer.
 """
 
 import json
@@ -19,22 +21,34 @@ class Script:
 
 
 @contextmanager
-def serving(answers: Sequence[dict[str, Any]]) -> Iterator[Script]:
-    """Answers past the last one are a 410, which no client asks again."""
+def serving(
+    answers: Sequence[dict[str, Any]], *, aside: dict[str, Any] | None = None
+) -> Iterator[Script]:
+    """Without an aside, what comes after the last answer is a 410, which no client asks again."""
+    left = iter(answers)
+    used = {name for answer in answers for name in _called(answer)}
+    lock = threading.Lock()
+
+    def answer_to(request: dict[str, Any]) -> dict[str, Any] | None:
+        offered = {tool.get("function", {}).get("name") for tool in request.get("tools") or ()}
+        with lock:
+            script.requests.append(request)
+            if aside is not None and used and not used & offered:
+                return aside
+            return next(left, aside)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            number = len(script.requests)
             length = int(self.headers["Content-Length"])
-            script.requests.append(json.loads(self.rfile.read(length)))
-            there = number < len(answers)
-            answer = answers[number] if there else {"error": "the script is over"}
-            stream = there and bool(script.requests[-1].get("stream"))
-            self.send_response(200 if there else 410)
+            request = json.loads(self.rfile.read(length))
+            answer = answer_to(request)
+            stream = answer is not None and bool(request.get("stream"))
+            self.send_response(200 if answer is not None else 410)
             kind = "text/event-stream" if stream else "application/json"
             self.send_header("Content-Type", kind)
             self.end_headers()
-            self.wfile.write(streamed(answer) if stream else json.dumps(answer).encode())
+            body = json.dumps(answer or {"error": "the script is over"}).encode()
+            self.wfile.write(streamed(answer) if stream and answer else body)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -49,6 +63,12 @@ def serving(answers: Sequence[dict[str, Any]]) -> Iterator[Script]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _called(answer: dict[str, Any]) -> Iterator[str]:
+    for choice in answer.get("choices", ()):
+        for call in choice["message"].get("tool_calls") or ():
+            yield call["function"]["name"]
 
 
 def streamed(answer: dict[str, Any]) -> bytes:
