@@ -1,10 +1,11 @@
 """The relay: an attempt's only way out of its sandbox, a unix socket that leads to the LLM gateway.
 
 The socket is the identity: whoever reaches it speaks as this attempt. The agent's own credentials
-are dropped and the attempt's token is added here, so the agent never holds it. Bodies pass byte
-for byte in both directions as they come; only the paths of ROUTES are passed at all.
+are dropped, wherever its format has them (a header, or `?key=`), and the attempt's token is added
+here, so the agent never holds it. Bodies pass byte for byte in both directions as they come; only
+the paths of wfhub_common.model_paths are passed at all.
 Shape: `async with GatewayRelay(…) as relay`; leaving it cuts every open stream. One per attempt.
-Errors are answered to the agent as OpenAI-shaped JSON; `requests`, `statuses`, `answered` and
+Errors are JSON that the clients of each format can read; `requests`, `statuses`, `answered` and
 `last_error` keep what the runner needs to tell "never reached a model" from the rest.
 """
 
@@ -22,9 +23,9 @@ from typing import Any, Self
 
 import httpx
 import uvicorn
+from wfhub_common import model_paths
 from wfhub_common.log import get_logger
 
-ROUTES = {"/v1/chat/completions": "POST", "/v1/models": "GET"}
 BODY_BYTES_MAX = 32 * 1024 * 1024  # of a request: a long context is a few MiB
 CONNECTIONS_MAX = 64
 CONNECT_TIMEOUT_S = 10.0
@@ -49,6 +50,7 @@ _NOT_FORWARDED = _HOP_BY_HOP | {
     b"authorization",
     b"api-key",
     b"x-api-key",
+    b"x-goog-api-key",
     b"cookie",
     b"forwarded",
 }
@@ -176,22 +178,27 @@ class GatewayRelay:
     def _request(self, scope: Scope, body: "_Body") -> httpx.Request:
         """Raises: _Refused for what does not lead to a model."""
         path = scope["path"]
-        if path not in ROUTES:
-            raise _Refused(404, "not-found", f"this gateway has only {', '.join(ROUTES)}")
-        if scope["method"] != ROUTES[path]:
-            raise _Refused(405, "method-not-allowed", f"use {ROUTES[path]} for {path}")
+        found = model_paths.recognised(path)
+        if found is None:
+            raise _Refused(404, "not-found", f"this gateway has only {model_paths.SHOWN}")
+        if scope["method"] != found.method:
+            raise _Refused(405, "method-not-allowed", f"use {found.method} for {path}")
+        try:
+            target = model_paths.forwarded(path, scope.get("query_string", b""))
+        except ValueError as e:
+            raise _Refused(400, "bad-query", f"the query cannot be read: {e}") from e
         headers = [(k, v) for k, v in scope["headers"] if k.lower() not in _NOT_FORWARDED]
         headers.append((b"authorization", f"Bearer {self._token}".encode()))
         length = dict(headers).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > BODY_BYTES_MAX:
             raise _Refused(413, "request-too-large", f"the limit is {BODY_BYTES_MAX} bytes")
-        if ROUTES[path] != "POST":
+        if found.method != "POST":
             body.is_none()
         return self._upstream.build_request(
             scope["method"],
-            self._gateway_url + path,
+            self._gateway_url + target,
             headers=headers,
-            content=body.chunks() if ROUTES[path] == "POST" else None,
+            content=body.chunks() if found.method == "POST" else None,
         )
 
     async def _forward(self, request: httpx.Request, body: "_Body", send: Any) -> None:
@@ -301,7 +308,9 @@ def listen(path: Path) -> socket.socket:
 
 
 async def _send_error(send: Any, error: _Refused) -> None:
-    shape = {"error": {"message": error.message, "type": "wfhub_relay", "code": error.code}}
+    # What the clients of all formats look for stands in it: `type` above is the Messages format's.
+    inner = {"message": error.message, "type": "wfhub_relay", "code": error.code}
+    shape = {"type": "error", "error": inner}
     body = json.dumps(shape).encode()
     headers = [
         (b"content-type", b"application/json"),

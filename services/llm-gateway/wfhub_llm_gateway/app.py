@@ -1,8 +1,9 @@
-"""HTTP: what an agent (through its relay) may ask.
+"""HTTP: what an agent (through its relay) may ask, in whichever of the wire formats.
 
-POST /v1/chat/completions, GET /v1/models: Bearer is the attempt's token.
+POST and GET on the paths of wfhub_common.model_paths; the attempt's token is where the format's
+clients put their key: Bearer, x-api-key, x-goog-api-key, or `?key=`.
 GET /healthz: the process is up; /readyz: it reaches its database and the broker.
-Errors have OpenAI's shape (chat.py).
+Errors have the shape of the path's format.
 """
 
 from collections.abc import Awaitable, Callable
@@ -13,13 +14,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from wfhub_common import model_paths
 from wfhub_common.errors import Rejected, WfhubError
+from wfhub_common.httpauth import ATTEMPT_TOKEN_PREFIX
 from wfhub_common.log import get_logger
 
-from wfhub_llm_gateway import chat
 from wfhub_llm_gateway.exchange import Exchanger, ExchangeResponse
+from wfhub_llm_gateway.formats import BY_NAME
+from wfhub_llm_gateway.formats import asked as read
+from wfhub_llm_gateway.formats.asked import Head
 
 REQUEST_BYTES_MAX = 16 * 1024 * 1024
+HEADER_CHARS_MAX = 2000  # of those that are passed on
+_PASSED_HEADERS = {"messages": ("anthropic-version", "anthropic-beta")}
 
 log = get_logger(__name__)
 
@@ -33,19 +40,32 @@ def make_app(
 ) -> Starlette:
     """`ready()` says what is not reachable, or nothing."""
 
-    async def chat_completions(request: Request) -> ExchangeResponse:
-        digest, info = await exchanger.tokens.check(request.headers.get("authorization"))
+    async def ask(request: Request) -> ExchangeResponse | Response:
+        path = _path(request)
+        digest, info = await exchanger.tokens.check(_authorization(request))
+        if path.operation == "models":
+            return await models(request, path, info.models)
         exchanger.streams.check_room(info.attempt_id)
-        asked = chat.parse(await _body(request), default_model=default_model)
-        chat.check_model(asked, info.models)
+        spoken = BY_NAME[path.format]
+        head = _head(request, path)
+        asked = spoken.parse(await _body(request), head, default_model=default_model)
+        read.check_model(asked, info.models)
         entry = await exchanger.open(asked, info)
         return ExchangeResponse(exchanger, asked, digest, info, entry)
 
-    async def models(request: Request) -> Response:
-        _, info = await exchanger.tokens.check(request.headers.get("authorization"))
+    async def models(
+        request: Request, path: model_paths.ModelPath, allowed: tuple[str, ...] | None
+    ) -> Response:
         found = await exchanger.provider.models()
-        allowed = [m for m in found if info.models is None or m["id"] in info.models]
-        return JSONResponse({"object": "list", "data": allowed})
+        shown = [m for m in found if allowed is None or m["id"] in allowed]
+        name = _lister(request, path)
+        if not path.model:
+            return JSONResponse(BY_NAME[name].models_value(shown))
+        for model in shown:
+            if model["id"] == path.model:
+                listed = BY_NAME[name].models_value([model])
+                return JSONResponse((listed.get("data") or listed["models"])[0])
+        raise Rejected("model-not-found", f"there is no model {path.model!r} here", status=404)
 
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -56,14 +76,57 @@ def make_app(
 
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
-            Route("/v1/models", models),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            Route("/{path:path}", ask, methods=["GET", "POST"]),
         ],
         exception_handlers={WfhubError: _known, HTTPException: _http, Exception: _unknown},
         lifespan=lifespan,
     )
+
+
+def _path(request: Request) -> model_paths.ModelPath:
+    """Raises: Rejected (404, 405)."""
+    path = request.url.path
+    found = model_paths.recognised(path)
+    if found is None:
+        message = f"{request.method} {path}: there is only {model_paths.SHOWN}"
+        raise Rejected("http-error", message, status=404)
+    if request.method != found.method:
+        message = f"{request.method} {path}: use {found.method}"
+        raise Rejected("http-error", message, status=405)
+    return found
+
+
+def _lister(request: Request, path: model_paths.ModelPath) -> str:
+    """Three formats share GET /v1/models: clients of two of them say in a header who they are."""
+    if "anthropic-version" in request.headers:
+        return "messages"
+    return "gemini" if "x-goog-api-client" in request.headers else path.format
+
+
+def _authorization(request: Request) -> str | None:
+    """As `Authorization: Bearer` has it, from wherever the token is."""
+    given = request.headers.get("authorization")
+    if given is not None and ATTEMPT_TOKEN_PREFIX in given:
+        return given
+    keys = (
+        request.headers.get("x-api-key"),
+        request.headers.get("x-goog-api-key"),
+        request.query_params.get("key"),
+    )
+    token = next((key for key in keys if key), None)
+    return f"Bearer {token}" if token else given
+
+
+def _head(request: Request, path: model_paths.ModelPath) -> Head:
+    passed = {
+        name: value[:HEADER_CHARS_MAX]
+        for name in _PASSED_HEADERS.get(path.format, ())
+        if (value := request.headers.get(name)) is not None
+    }
+    beta = request.query_params.get("beta") == "true"
+    return Head(path, request.query_params.get("alt", ""), passed, "beta=true" if beta else "")
 
 
 async def _body(request: Request) -> bytes:
@@ -83,17 +146,26 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _known(_request: Request, error: Exception) -> Response:
+def _refusal(request: Request, error: WfhubError) -> Response:
+    spoken = BY_NAME[model_paths.format_of(request.url.path)]
+    return JSONResponse(
+        spoken.error_value(error),
+        status_code=read.status_of(error),
+        headers=read.error_headers(error),
+    )
+
+
+async def _known(request: Request, error: Exception) -> Response:
     assert isinstance(error, WfhubError)
-    return chat.error_response(error)
+    return _refusal(request, error)
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
-    return chat.error_response(Rejected("http-error", message, status=error.status_code))
+    return _refusal(request, Rejected("http-error", message, status=error.status_code))
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
     log.error("unexpected error", path=request.url.path, exc_info=error)
-    return chat.error_response(Rejected("internal", "the gateway failed; see its log", status=500))
+    return _refusal(request, Rejected("internal", "the gateway failed; see its log", status=500))

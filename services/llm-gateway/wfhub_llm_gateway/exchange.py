@@ -21,10 +21,12 @@ from wfhub_common.errors import Rejected, RetryLater, WfhubError
 from wfhub_common.log import get_logger
 from wfhub_common.messages import TokenInfo
 
-from wfhub_llm_gateway import chat, cuts, ledger, sse
+from wfhub_llm_gateway import cuts, ledger, sse, translation
 from wfhub_llm_gateway.cassette import Response
-from wfhub_llm_gateway.chat import ChatRequest, UpstreamFailed
 from wfhub_llm_gateway.cuts import Cut, OpenStreams
+from wfhub_llm_gateway.formats import BY_NAME
+from wfhub_llm_gateway.formats.asked import Asked, UpstreamFailed, error_headers, status_of
+from wfhub_llm_gateway.formats.framing import Frames, frames_of
 from wfhub_llm_gateway.ledger import Entry, Ledger, Settlement
 from wfhub_llm_gateway.provider import Answer, Provider
 from wfhub_llm_gateway.recorder import Recorder
@@ -45,7 +47,8 @@ class Progress:
     """What the client was given so far."""
 
     entry: Entry
-    tap: Tap = field(default_factory=Tap)
+    tap: Tap
+    frames: Frames
     body: bytearray = field(default_factory=bytearray)
     status: int = 0
     stream: bool = False
@@ -70,9 +73,13 @@ class Exchanger:
     recorder: Recorder | None
     late: set[asyncio.Task[None]] = field(default_factory=set)  # settlements still to be written
 
-    async def open(self, request: ChatRequest, info: TokenInfo) -> Entry:
+    async def open(self, request: Asked, info: TokenInfo) -> Entry:
         """The row, before the model is asked. Raises: Rejected (429), RetryLater."""
-        wanted = request.completion_max or ledger.COMPLETION_RESERVE_TOKENS
+        prompt, wanted = request.prompt_estimate, 0
+        if request.operation == "generate":
+            wanted = request.completion_max or ledger.COMPLETION_RESERVE_TOKENS
+        elif request.operation == "count":
+            prompt = -1  # costs nothing, and may be asked when nothing is left
         entry = await self.ledger.open(
             ledger.Opening(
                 attempt_id=info.attempt_id,
@@ -86,14 +93,14 @@ class Exchanger:
                 request_bytes=len(request.raw),
                 started_at=datetime.now(UTC),
                 budget_tokens=info.budget_tokens,
-                tokens_min=request.prompt_estimate + 1,
-                tokens_wanted=request.prompt_estimate + wanted,
+                tokens_min=prompt + 1,
+                tokens_wanted=max(0, prompt + wanted),
             )
         )
         await self.spool.add(request.raw)  # not sooner: a refused request takes no disk
         return entry
 
-    async def settle(self, progress: Progress, request: ChatRequest, code: str) -> None:
+    async def settle(self, progress: Progress, request: Asked, code: str) -> None:
         response_digest = await self.spool.add(bytes(progress.body))
         settlement = settled(progress, request, code, response_digest, self.provider.note)
         try:
@@ -117,13 +124,15 @@ class ExchangeResponse:
     """An ASGI response that runs the exchange while it is being sent."""
 
     def __init__(
-        self, exchanger: Exchanger, request: ChatRequest, digest: str, info: TokenInfo, entry: Entry
+        self, exchanger: Exchanger, request: Asked, digest: str, info: TokenInfo, entry: Entry
     ) -> None:
         self._x = exchanger
         self._request = request
         self._digest = digest  # of the token
         self._info = info
-        self._progress = Progress(entry)
+        self._format = BY_NAME[request.format]
+        tap = Tap(self._format.look, keep_events=exchanger.recorder is not None)
+        self._progress = Progress(entry, tap, frames_of(request))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         relay = asyncio.create_task(self._relay(send))
@@ -147,7 +156,10 @@ class ExchangeResponse:
 
     async def _relay(self, send: Send) -> None:
         progress = self._progress
-        async with self._x.provider.ask(self._request, attempt_id=self._info.attempt_id) as answer:
+        attempt_id = self._info.attempt_id
+        async with translation.asking(
+            self._x.provider, self._request, attempt_id=attempt_id
+        ) as answer:
             progress.status, progress.stream = answer.status, answer.stream
             progress.headers = answer.headers
             progress.first_byte_ms = progress.elapsed_ms()
@@ -181,8 +193,9 @@ class ExchangeResponse:
             taken = request.prompt_estimate + progress.tap.estimated
             while taken > progress.entry.granted_tokens:
                 progress.entry = await self._x.ledger.extend(progress.entry)
-        self._keep(event)
-        await send({"type": "http.response.body", "body": event, "more_body": True})
+        framed = progress.frames.frame(event)
+        self._keep(framed)
+        await send({"type": "http.response.body", "body": framed, "more_body": True})
 
     def _keep(self, chunk: bytes) -> None:
         self._progress.body += chunk
@@ -205,16 +218,21 @@ class ExchangeResponse:
             )
             gone = failure.code == cuts.CLIENT_GONE
             if progress.started:
-                tail = b"" if gone else chat.error_event(failure)
+                if not gone:
+                    event = self._format.error_event(failure, progress.tap)
+                    tail = progress.frames.frame(event) + progress.frames.end()
                 progress.body += tail
             elif gone:
                 progress.body.clear()  # what came from upstream was not passed on
             else:
                 progress.stream = False
-                progress.body[:] = chat.error_body(failure)
-                progress.headers = {"content-type": "application/json"}
-                progress.headers |= chat.error_headers(failure)
-            progress.status = chat.status_of(failure)
+                value = self._format.error_value(failure)
+                progress.body[:] = json.dumps(value, ensure_ascii=False).encode()
+                progress.headers = {"content-type": "application/json"} | error_headers(failure)
+            progress.status = status_of(failure)
+        elif progress.started:
+            tail = progress.frames.end()
+            progress.body += tail
         await self._x.settle(progress, self._request, failure.code if failure else "")
         if failure is None:
             self._record()
@@ -228,7 +246,7 @@ class ExchangeResponse:
 
     def _record(self) -> None:
         progress = self._progress
-        if self._x.recorder is None:
+        if self._x.recorder is None or self._request.format != "chat":
             return
         headers = {k: v for k, v in progress.headers.items() if k == "content-type"}
         try:
@@ -245,12 +263,13 @@ class ExchangeResponse:
 
 
 def settled(
-    progress: Progress, request: ChatRequest, code: str, response_digest: str, provider_note: str
+    progress: Progress, request: Asked, code: str, response_digest: str, provider_note: str
 ) -> Settlement:
     """What the ledger will say. Usage that was not reported is null there; the budget is charged
     our estimate instead, unless nothing of an answer came."""
     tap = progress.tap
-    estimate = request.prompt_estimate + tap.estimated if _may_have_cost(progress, code) else 0
+    costs = request.operation != "count" and _may_have_cost(progress, code)
+    estimate = request.prompt_estimate + tap.estimated if costs else 0
     unreported = ledger.NO_USAGE if tap.reported is None and estimate else ""
     return Settlement(
         status=progress.status,
@@ -289,7 +308,7 @@ async def _start(send: Send, progress: Progress) -> None:
     progress.started = True
     headers = {"content-type": "application/json", **progress.headers}
     if progress.stream:
-        headers["cache-control"] = "no-cache"
+        headers |= {"content-type": progress.frames.content_type, "cache-control": "no-cache"}
     else:
         headers["content-length"] = str(len(progress.body))
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]

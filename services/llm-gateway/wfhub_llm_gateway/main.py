@@ -25,13 +25,13 @@ from wfhub_llm_gateway.app import make_app
 from wfhub_llm_gateway.cuts import OpenStreams
 from wfhub_llm_gateway.exchange import Exchanger
 from wfhub_llm_gateway.ledger import Ledger
-from wfhub_llm_gateway.openai import OpenAIProvider
 from wfhub_llm_gateway.provider import Provider
 from wfhub_llm_gateway.recorder import Recorder
 from wfhub_llm_gateway.replay import ReplayProvider
 from wfhub_llm_gateway.settings import GatewaySettings
 from wfhub_llm_gateway.spool import Spool
 from wfhub_llm_gateway.tokens import Tokens
+from wfhub_llm_gateway.upstream import HttpProvider
 
 SCHEMA = "gateway"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -51,13 +51,15 @@ def make_provider(settings: GatewaySettings) -> Provider:
             return ReplayProvider(cassette.load(Path(settings.llm_cassette)))
         except cassette.CassetteError as e:
             raise SystemExit(f"bad settings: LLM_CASSETTE: {e}") from e
-    base_url = settings.base_url()
-    if base_url == urls.OPENAI_BASE_URL and not settings.openai_api_key:
-        logger.warning("neither LLM_BASE_URL nor OPENAI_API_KEY is set: no model will answer")
-    return OpenAIProvider(
+    base_url, dialect = settings.base_url(), settings.dialect()
+    if base_url in urls.NEED_A_KEY and not settings.api_key():
+        name = dialect.key_name
+        logger.warning(f"neither LLM_BASE_URL nor {name} is set: no model will answer")
+    return HttpProvider(
         settings.llm_provider,
         base_url,
-        settings.openai_api_key,
+        settings.api_key(),
+        dialect,
         first_byte_s=settings.upstream_first_byte_s,
         idle_s=settings.upstream_idle_s,
     )
@@ -71,7 +73,7 @@ def make_recorder(settings: GatewaySettings) -> Recorder | None:
     source = f"replay of {settings.llm_cassette}" if replayed else urls.shown(settings.base_url())
     try:
         return Recorder(
-            Path(settings.llm_record), recorded_from=source, secrets=(settings.openai_api_key,)
+            Path(settings.llm_record), recorded_from=source, secrets=(settings.api_key(),)
         )
     except (cassette.CassetteError, OSError) as e:
         raise SystemExit(f"bad settings: LLM_RECORD: {e}") from e

@@ -1,4 +1,6 @@
-"""The port to a model: what answers a chat request, live (openai.py) or recorded (replay.py).
+"""The port to a model: what answers a request, live (upstream.py) or recorded (replay.py).
+
+A provider is asked in a format that it `speaks` only; translation.asking sees to that.
 
 `ask` is a context manager: leaving it, by cancellation too, ends the work upstream. It yields an
 Answer as soon as the status is known; `chunks` are the body's bytes as they come.
@@ -10,7 +12,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from wfhub_llm_gateway.chat import ChatRequest
+from wfhub_common.model_paths import Format
+
+from wfhub_llm_gateway.formats.asked import Asked
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,12 @@ class Provider(Protocol):
     name: str
     replayed: bool
     note: str  # stands in the ledger with each exchange
+    speaks: tuple[Format, ...]  # the first is what other formats are translated to
 
-    def ask(
-        self, request: ChatRequest, *, attempt_id: str
-    ) -> AbstractAsyncContextManager[Answer]: ...
+    def ask(self, asked: Asked, *, attempt_id: str) -> AbstractAsyncContextManager[Answer]: ...
 
     async def models(self) -> list[dict[str, Any]]:
-        """As in the `data` of GET /v1/models."""
+        """As in the `data` of GET /v1/models, whatever the provider speaks."""
         ...
 
     def forget(self, attempt_id: str) -> None:

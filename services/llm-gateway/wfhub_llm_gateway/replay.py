@@ -13,10 +13,12 @@ from typing import Any
 
 from wfhub_common import digests
 from wfhub_common.errors import Rejected
+from wfhub_common.model_paths import Format
 
 from wfhub_llm_gateway import completion, matching, sse
 from wfhub_llm_gateway.cassette import Cassette, Recorded, Response
-from wfhub_llm_gateway.chat import ChatRequest
+from wfhub_llm_gateway.formats.asked import Asked, unsupported
+from wfhub_llm_gateway.formats.chat import wants_usage
 from wfhub_llm_gateway.provider import Answer
 
 ATTEMPTS_REMEMBERED_MAX = 10_000
@@ -25,6 +27,7 @@ ATTEMPTS_REMEMBERED_MAX = 10_000
 class ReplayProvider:
     name = "replay"
     replayed = True
+    speaks: tuple[Format, ...] = ("chat",)
 
     def __init__(self, cassette: Cassette) -> None:
         self._cassette = cassette
@@ -34,7 +37,9 @@ class ReplayProvider:
         self.note = f"replayed cassette{by_hand}"
 
     @asynccontextmanager
-    async def ask(self, request: ChatRequest, *, attempt_id: str) -> AsyncIterator[Answer]:
+    async def ask(self, request: Asked, *, attempt_id: str) -> AsyncIterator[Answer]:
+        if request.operation != "generate":
+            raise unsupported("a cassette holds answers to generations only")
         asked = matching.normalised(request.value, self._masks)
         found = [r for r in self._cassette.exchanges if matching.matches(r.request, asked)]
         if not found:
@@ -42,7 +47,7 @@ class ReplayProvider:
         turn = self._turn(attempt_id, asked)
         response = found[min(turn, len(found) - 1)].response
         stream = request.stream and response.status == 200
-        chunks = _stream(response, request.wants_usage) if stream else [_whole(response)]
+        chunks = _stream(response, wants_usage(request.value)) if stream else [_whole(response)]
         content_type = sse.CONTENT_TYPE if stream else "application/json"
         yield Answer(
             status=response.status,

@@ -1,21 +1,33 @@
-"""Settings of the gateway. LLM_BASE_URL and OLLAMA_HOST: see urls.py for the accepted forms."""
+"""Settings of the gateway. LLM_BASE_URL and its like: see urls.py for the accepted forms."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import StringConstraints
+from wfhub_common.model_paths import Format
 from wfhub_common.settings import BrokerSettings
 
-from wfhub_llm_gateway import urls
+from wfhub_llm_gateway import dialects, urls
+from wfhub_llm_gateway.dialects import Dialect
 
 
 class GatewaySettings(BrokerSettings):
     http_listen: str = "127.0.0.1:8090"
     database_url: str = "postgresql://wfhub_gateway@127.0.0.1:5432/wfhub"
 
-    llm_provider: Literal["openai", "ollama", "dmr", "replay"] = "openai"
+    llm_provider: Literal["openai", "anthropic", "gemini", "ollama", "dmr", "replay"] = "openai"
     llm_base_url: str = ""
-    ollama_host: str = ""  # with LLM_PROVIDER=ollama, when LLM_BASE_URL is not set
-    openai_api_key: str = ""
+    # When LLM_BASE_URL is not set, each for its provider:
+    openai_base_url: str = ""
+    anthropic_base_url: str = ""
+    gemini_base_url: str = ""
+    ollama_host: str = ""
+    openai_api_key: str = ""  # of any OpenAI-compatible server
+    anthropic_api_key: str = ""
+    gemini_api_key: str = ""
+    google_api_key: str = ""  # Gemini's other name for it
+    # What an OpenAI-compatible server speaks: chat, responses, messages. "": chat, and of OpenAI
+    # itself responses too. What it does not speak is translated.
+    llm_formats: str = ""
     llm_model: str = ""  # instead of a model that is missing or named "default"
     llm_cassette: str = ""  # the file to replay
     llm_record: str = ""  # the file to append exchanges to, as a cassette
@@ -30,12 +42,56 @@ class GatewaySettings(BrokerSettings):
 
     def base_url(self) -> str:
         """Raises: SystemExit that names the variable."""
+        name, version = "LLM_BASE_URL", "v1beta" if self.llm_provider == "gemini" else "v1"
         try:
             if self.llm_base_url:
-                return urls.base(self.llm_base_url)
-            if self.llm_provider == "ollama":
-                return urls.ollama(self.ollama_host)
+                return urls.base(self.llm_base_url, version)
+            match self.llm_provider:
+                case "ollama":
+                    name = "OLLAMA_HOST"
+                    return urls.ollama(self.ollama_host)
+                case "anthropic":
+                    name, default = "ANTHROPIC_BASE_URL", urls.ANTHROPIC_BASE_URL
+                    return urls.base(self.anthropic_base_url or default, version)
+                case "gemini":
+                    name, default = "GEMINI_BASE_URL", urls.GEMINI_BASE_URL
+                    return urls.base(self.gemini_base_url or default, version)
+                case "dmr":
+                    return urls.DMR_BASE_URL
+            name = "OPENAI_BASE_URL"
+            return urls.base(self.openai_base_url or urls.OPENAI_BASE_URL, version)
         except ValueError as e:
-            name = "LLM_BASE_URL" if self.llm_base_url else "OLLAMA_HOST"
             raise SystemExit(f"bad settings: {name}: {e}") from e
-        return urls.DMR_BASE_URL if self.llm_provider == "dmr" else urls.OPENAI_BASE_URL
+
+    def api_key(self) -> str:
+        match self.llm_provider:
+            case "anthropic":
+                return self.anthropic_api_key
+            case "gemini":
+                return self.gemini_api_key or self.google_api_key
+        return self.openai_api_key
+
+    def dialect(self) -> Dialect:
+        """Raises: SystemExit that names the variable."""
+        match self.llm_provider:
+            case "anthropic":
+                return dialects.ANTHROPIC
+            case "gemini":
+                return dialects.GEMINI
+        if self.llm_formats:
+            return dialects.openai(formats(self.llm_formats))
+        itself = self.base_url() == urls.OPENAI_BASE_URL
+        return dialects.openai(("chat", "responses") if itself else ("chat",))
+
+
+def formats(text: str) -> tuple[Format, ...]:
+    """Of LLM_FORMATS. Raises: SystemExit."""
+    names = [name for part in text.split(",") if (name := part.strip())]
+    known = {name: name for name in get_args(Format)}
+    unknown = sorted(set(names) - known.keys())
+    if unknown or not names:
+        raise SystemExit(
+            f"bad settings: LLM_FORMATS: {', '.join(unknown) or 'nothing'} is no format; "
+            f"choose from: {', '.join(known)}"
+        )
+    return tuple(known[name] for name in names)

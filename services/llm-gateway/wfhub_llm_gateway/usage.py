@@ -6,6 +6,7 @@ that reports none), so that leaving early is not free. Units: tokens.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,85 +19,131 @@ TOKENS_MAX = 2**31 - 1  # a count beyond this is a server's mistake
 
 @dataclass(frozen=True)
 class Tokens:
-    prompt: int
-    completion: int
+    prompt: int  # all of it: what came from a cache too
+    completion: int  # all of it: what was thought too
+    cached: int = 0  # of the prompt, read from the provider's cache
+    cache_written: int = 0  # of the prompt, put into it
 
     @property
     def total(self) -> int:
         return self.prompt + self.completion
 
 
-def reported(value: dict[str, Any]) -> Tokens | None:
-    """The usage in a completion or chunk, if it carries one."""
-    usage = value.get("usage")
-    if not isinstance(usage, dict):
+@dataclass(frozen=True)
+class Seen:
+    """What one JSON object of an answer says: the whole, or an event's data."""
+
+    model: Any  # a name, if it is a text
+    tokens: Tokens | None
+    chars: int  # of text that was generated
+    partial: bool = False  # `tokens` are those of a stream's start
+
+
+def counted(
+    prompt: Any, answer: Any, *, cached: Any = None, cache_written: Any = None
+) -> Tokens | None:
+    """None when neither is a count."""
+    if type(prompt) is not int and type(answer) is not int:
         return None
-    counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
-    if not any(isinstance(n, int) for n in counts):
-        return None
-    prompt, answer = (min(max(n, 0), TOKENS_MAX) if isinstance(n, int) else 0 for n in counts)
-    return Tokens(prompt, answer)
+    return Tokens(*(_count(n) for n in (prompt, answer, cached, cache_written)))
 
 
-def prompt_estimate(value: dict[str, Any]) -> int:
-    """Of a request's messages and tools, from the length of their JSON."""
-    images = 0
+def _count(n: Any) -> int:
+    return min(max(n, 0), TOKENS_MAX) if type(n) is int else 0
 
-    def without_images(item: Any) -> Any:
-        nonlocal images
+
+def estimate(
+    raw: bytes, value: dict[str, Any], keys: tuple[str, ...], images: tuple[str, ...]
+) -> int:
+    """Of what `keys` hold, from the length of its JSON. `images` are the types of parts, or the
+    keys, that hold a picture or a file."""
+    if not any(image.encode() in raw for image in images):
+        chars = sum(len(_text(value[key])) for key in keys if value.get(key))
+        return 1 + chars // CHARS_PER_TOKEN
+    count = 0
+
+    def without(item: Any) -> Any:
+        nonlocal count
         if isinstance(item, dict):
-            if item.get("type") in ("image_url", "input_audio", "file"):
-                images += 1
+            if item.get("type") in images or not item.keys().isdisjoint(images):
+                count += 1
                 return None
-            return {key: without_images(part) for key, part in item.items()}
-        return [without_images(part) for part in item] if isinstance(item, list) else item
+            return {key: without(part) for key, part in item.items()}
+        return [without(part) for part in item] if isinstance(item, list) else item
 
-    kept = [without_images(value.get(key) or []) for key in ("messages", "tools")]
-    chars = sum(len(json.dumps(part, ensure_ascii=False)) for part in kept if part)
-    return 1 + chars // CHARS_PER_TOKEN + images * IMAGE_TOKENS
+    chars = sum(len(_text(without(value[key]))) for key in keys if value.get(key))
+    return 1 + chars // CHARS_PER_TOKEN + count * IMAGE_TOKENS
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 @dataclass
 class Tap:
     """Looks at an answer as it passes. `estimated` counts completion tokens from the text."""
 
+    look: Callable[[dict[str, Any]], Seen]
+    keep_events: bool = True
     reported: Tokens | None = None
+    begun: Tokens | None = None  # what a stream said at its start: no count of the answer yet
     estimated: int = 0
     model: str = ""
     events: list[str] = field(default_factory=list)  # data of the stream's events so far
+    event_count: int = 0  # of those with data
+    first: dict[str, Any] | None = None
 
     def event(self, raw: bytes) -> None:
         data = sse.data_of(raw)
         if data is None:
             return
-        self.events.append(data)
+        self.event_count += 1
+        if self.keep_events:
+            self.events.append(data)
         chunk = completion.chunk_of(data)
         if chunk is None:
             return
-        self._seen(chunk)
-        for choice in completion.choices_of(chunk):
-            chars = _text_chars(choice.get("delta"))
-            if chars:
-                self.estimated += max(1, chars // CHARS_PER_TOKEN)
+        if self.first is None:
+            self.first = chunk
+        chars = self._seen(chunk)
+        if chars:
+            self.estimated += max(1, chars // CHARS_PER_TOKEN)
 
     def whole(self, value: Any) -> None:
-        if not isinstance(value, dict):
-            return
-        self._seen(value)
-        chars = sum(_text_chars(choice.get("message")) for choice in completion.choices_of(value))
-        self.estimated += chars // CHARS_PER_TOKEN
+        if isinstance(value, dict):
+            self.estimated += self._seen(value) // CHARS_PER_TOKEN
 
-    def _seen(self, value: dict[str, Any]) -> None:
-        self.reported = reported(value) or self.reported
-        model = value.get("model")
-        if isinstance(model, str) and not self.model:
-            self.model = model
+    def _seen(self, value: dict[str, Any]) -> int:
+        seen = self.look(value)
+        if seen.tokens is not None and seen.tokens.total:  # zeros are a server's "not known"
+            if seen.partial:
+                self.begun = merged(self.begun, seen.tokens)
+            else:
+                self.reported = merged(self.reported or self.begun, seen.tokens)
+        if isinstance(seen.model, str) and not self.model:
+            self.model = seen.model
+        return seen.chars
 
 
-def _text_chars(value: Any) -> int:
-    """Characters of all texts in a delta or message, but its role and ids."""
+def merged(old: Tokens | None, new: Tokens | None) -> Tokens | None:
+    """The newer counts; a stream may report the prompt first and the answer last."""
+    if old is None or new is None:
+        return new or old
+    return Tokens(
+        new.prompt or old.prompt,
+        new.completion or old.completion,
+        new.cached or old.cached,
+        new.cache_written or old.cache_written,
+    )
+
+
+_NO_TEXT = frozenset(("role", "id", "type", "call_id", "signature", "encrypted_content", "index"))
+
+
+def text_chars(value: Any) -> int:
+    """Characters of all texts in a delta or message, but its role, ids and signatures."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
-        return sum(_text_chars(v) for k, v in value.items() if k not in ("role", "id", "type"))
-    return sum(map(_text_chars, value)) if isinstance(value, list) else 0
+        return sum(text_chars(v) for k, v in value.items() if k not in _NO_TEXT)
+    return sum(map(text_chars, value)) if isinstance(value, list) else 0

@@ -4,13 +4,14 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import llama_server
 import pytest
 from faststream.nats import NatsBroker
 from wfhub_common import db, ids, subjects
@@ -333,3 +334,25 @@ async def used_gateway(
     token, _ = scheduler.grant()
     assert (await post(gateway, token)).status_code == 200
     return gateway
+
+
+@pytest.fixture(scope="session")
+def llama_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with llama_server.serving(tmp_path_factory.mktemp("llama")) as url:
+        yield url
+
+
+@pytest.fixture
+async def llama(llama_process: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the model server itself, past the gateway, when it is ready and idle."""
+    async with httpx.AsyncClient(base_url=llama_process, timeout=60) as client:
+
+        async def idle() -> bool:
+            try:
+                slots = await client.get("/slots")
+            except httpx.TransportError:
+                return False
+            return slots.status_code == 200 and not any(s["is_processing"] for s in slots.json())
+
+        await eventually(idle)
+        yield client

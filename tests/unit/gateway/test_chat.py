@@ -4,15 +4,17 @@ import json
 
 import pytest
 from wfhub_common.errors import Rejected
-from wfhub_llm_gateway import chat
-from wfhub_llm_gateway.openai import outgoing
+from wfhub_common.model_paths import ModelPath
+from wfhub_llm_gateway.formats.asked import Head, check_model
+from wfhub_llm_gateway.formats.chat import CHAT
 
+HEAD = Head(ModelPath("chat", "generate", "POST"))
 MESSAGES = [{"role": "user", "content": "x"}]
 
 
 def parsed(default_model="", **fields):
     raw = json.dumps({"messages": MESSAGES, **fields}).encode()
-    return chat.parse(raw, default_model=default_model)
+    return CHAT.parse(raw, HEAD, default_model=default_model)
 
 
 @pytest.mark.parametrize(
@@ -32,17 +34,17 @@ def test_the_default_model_stands_in_for_one_that_was_left_open(model, default, 
 
 def test_a_request_that_needs_nothing_goes_on_byte_for_byte():
     raw = b'{ "messages": [{"role":"user","content":"\\u00e9"}],\n "model":"m", "top_p": 0.70}'
-    assert outgoing(chat.parse(raw, default_model="d")) == raw
+    assert CHAT.outgoing(CHAT.parse(raw, HEAD, default_model="d")) == raw
     asked = raw[:-1] + b', "stream": true, "stream_options": {"include_usage": true}}'
-    assert outgoing(chat.parse(asked, default_model="")) == asked
+    assert CHAT.outgoing(CHAT.parse(asked, HEAD, default_model="")) == asked
 
 
 def test_usage_is_asked_for_in_a_stream_beside_the_clients_own_options():
     sent = json.loads(
-        outgoing(parsed(stream=True, stream_options={"x": 1, "include_usage": False}))
+        CHAT.outgoing(parsed(stream=True, stream_options={"x": 1, "include_usage": False}))
     )
     assert sent["stream_options"] == {"x": 1, "include_usage": True}
-    assert "stream_options" not in json.loads(outgoing(parsed()))
+    assert "stream_options" not in json.loads(CHAT.outgoing(parsed()))
 
 
 @pytest.mark.parametrize(
@@ -60,10 +62,10 @@ def test_usage_is_asked_for_in_a_stream_beside_the_clients_own_options():
 def test_the_allowlist_is_for_the_name_asked_or_the_model_it_stands_for(model, allowed, ok):
     request = parsed("m1", model=model)
     if ok:
-        chat.check_model(request, allowed)
+        check_model(request, allowed)
     else:
         with pytest.raises(Rejected) as caught:
-            chat.check_model(request, allowed)
+            check_model(request, allowed)
         assert caught.value.status == 403
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from wfhub_llm_gateway import sse, usage
+from wfhub_llm_gateway.formats.chat import CHAT, reported
 from wfhub_llm_gateway.usage import Tap, Tokens
 
 
@@ -20,11 +21,11 @@ from wfhub_llm_gateway.usage import Tap, Tokens
     ],
 )
 def test_usage_is_what_the_server_reported(value, expected):
-    assert usage.reported(value) == expected
+    assert reported(value) == expected
 
 
 def test_the_last_usage_of_a_stream_counts_and_deltas_are_estimated():
-    tap = Tap()
+    tap = Tap(CHAT.look)
     for chunk in (
         {"model": "m", "choices": [{"delta": {"role": "assistant", "content": None}}]},
         {"choices": [{"delta": {"content": "hi"}}], "usage": None},
@@ -44,14 +45,18 @@ def test_the_last_usage_of_a_stream_counts_and_deltas_are_estimated():
     "data", ["", "{", "[1]", "3", '{"choices": 3}', '{"choices": [3, {"delta": 4}]}', "[" * 9999]
 )
 def test_a_server_that_talks_nonsense_harms_nothing(data):
-    tap = Tap()
+    tap = Tap(CHAT.look)
     tap.event(sse.event_of(data))
     assert (tap.reported, tap.estimated) == (None, 0)
 
 
+def estimated(value):
+    return usage.estimate(json.dumps(value).encode(), value, ("messages", "tools"), ("image_url",))
+
+
 def test_the_prompt_is_estimated_by_its_length_and_pictures_have_a_price():
     text = {"messages": [{"role": "user", "content": "x" * 4000}]}
-    assert 1000 <= usage.prompt_estimate(text) <= 1050
+    assert 1000 <= estimated(text) <= 1050
     picture = {"type": "image_url", "image_url": {"url": "data:," + "A" * 1_000_000}}
     pictured = {"messages": [{"role": "user", "content": [picture]}]}
-    assert 1000 <= usage.prompt_estimate(pictured) <= 1050
+    assert 1000 <= estimated(pictured) <= 1050

