@@ -242,6 +242,25 @@ def cancel(task_id: TaskId) -> None:
     look.cancel(task_id)
 
 
+@app.command()
+def tell(
+    task_id: TaskId,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What its agent is to know.")],
+) -> None:
+    """Say something to the agent that works on a task."""
+    from wfhub_client import look
+
+    look.tell(task_id, text)
+
+
+@app.command("hand-in")
+def hand_in(task_id: TaskId) -> None:
+    """Have the agent stop; what it has is verified and published."""
+    from wfhub_client import look
+
+    look.hand_in(task_id)
+
+
 ProofId = Annotated[str, typer.Argument(metavar="ID", help="A proof's id, prf_…, or a task's.")]
 
 

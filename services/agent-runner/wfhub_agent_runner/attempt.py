@@ -26,7 +26,7 @@ from wfhub_common.messages import AttemptState, Verdict
 from wfhub_agent_runner import commands as shell
 from wfhub_agent_runner import outcomes, shared_caches
 from wfhub_agent_runner.agents import context, planning, telling
-from wfhub_agent_runner.agents.entry import Wire
+from wfhub_agent_runner.agents.entry import AgentEntry, Wire
 from wfhub_agent_runner.agents.probing import Versions
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
@@ -147,7 +147,8 @@ class AgentAttempt:
             spec.agent, prompt=spec.prompt, python=parts.python, around=around
         )
         ran, traffic = await self._agent(scratch, plan, lease)
-        evidence.agent_outcome = port.described(ran.outcome)
+        ended = "handed-in" if evidence.handed_in else port.described(ran.outcome)
+        evidence.agent_outcome = ended
         await self._step(
             "agent-finished",
             outcome=evidence.agent_outcome,
@@ -172,6 +173,7 @@ class AgentAttempt:
             traffic=traffic,
             has_verification=bool(spec.verify),
             lives_off_a_model=plan.entry.wire is not Wire.ANY,
+            handed_in=evidence.handed_in,
         )
         if early is not None or snapshot is None:
             assert early is not None
@@ -244,6 +246,7 @@ class AgentAttempt:
             socket_path=scratch / "gateway.sock",
             gateway_url=parts.gateway_url,
             token=self._assigned.token,
+            inbox=self._held.inbox,
         )
         async with (
             relay,
@@ -277,14 +280,27 @@ class AgentAttempt:
                 version=version,
                 model=spec.agent.model or "",
             )
-            ran = await parts.sandbox.run(
-                sandbox_spec, on_output=agent_log.write, cancel=self._held.cancel
-            )
+            async with self._steered(plan.entry) as stop:
+                ran = await parts.sandbox.run(sandbox_spec, on_output=agent_log.write, cancel=stop)
         await self._tell(scratch, plan)
         traffic = outcomes.ModelTraffic(
             relay.requests, relay.answered, relay.last_error, relay.last_status
         )
         return ran, traffic
+
+    @asynccontextmanager
+    async def _steered(self, entry: AgentEntry) -> AsyncIterator[asyncio.Event]:
+        """While an agent runs it may be told something; the event ends it, asked for either way."""
+        inbox, stop = self._held.inbox, asyncio.Event()
+        inbox.open_for, inbox.listens = entry.name, entry.steers
+        stopping = asyncio.create_task(inbox.stopping(self._held.cancel, stop))
+        try:
+            yield stop
+        finally:
+            stopping.cancel()
+            inbox.open_for = ""
+            self._evidence.told = len(inbox.messages)
+            self._evidence.handed_in = inbox.hand_in.is_set() and not self._held.cancel.is_set()
 
     async def _tell(self, scratch: Path, plan: planning.AgentPlan) -> None:
         """What the agent says it did, for people; nothing is decided by it."""

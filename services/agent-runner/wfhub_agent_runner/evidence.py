@@ -27,6 +27,8 @@ class Evidence:
     artifacts: dict[str, tuple[Path, str]] = field(default_factory=dict)  # name → file, type
     plan: AgentPlan | None = None
     agent_version: str = ""
+    told: int = 0  # messages to the agent while it ran
+    handed_in: bool = False  # asked to stop and hand in what it had
     agent_outcome: str = ""
     base: BaseCheckout | None = None
     lease: Lease | None = None
@@ -72,6 +74,8 @@ class Evidence:
         entry = self.plan.entry
         return {
             "wire": entry.wire.value,
+            **({"messages": self.told} if self.told else {}),
+            **({"handed_in": True} if self.handed_in else {}),
             **({"version_locked": entry.version} if entry.version_argv and entry.version else {}),
             **({"context": dict(self.plan.context)} if self.plan.context else {}),
             **(

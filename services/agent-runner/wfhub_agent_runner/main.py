@@ -24,7 +24,7 @@ from wfhub_common.broker import make_broker
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.messages import UnitKind
 
-from wfhub_agent_runner import publication, shared_caches, toolchains
+from wfhub_agent_runner import publication, shared_caches, steering, toolchains
 from wfhub_agent_runner.agents.probing import Versions
 from wfhub_agent_runner.attempt import AgentAttempt, Parts
 from wfhub_agent_runner.claims import Claims
@@ -153,8 +153,9 @@ async def _serve(
     spool = Spool(settings.runner_home / "spool")
 
     broker = make_broker(settings, name=settings.runner_id, on_closed=stop)
-    await _connected(broker.start, stop)
     leases = Leases(broker=broker, runner_id=settings.runner_id, incarnation=incarnation)
+    steering.serve(broker, settings.runner_id, leases.inbox_of)
+    await _connected(broker.start, stop)
     headers = {"Authorization": f"Bearer {settings.service_token}"}
     async with httpx.AsyncClient(
         base_url=settings.proofs_url, headers=headers, timeout=HTTP_TIMEOUT_S

@@ -50,12 +50,16 @@ def of_agent_run(
     traffic: ModelTraffic,
     has_verification: bool,
     lives_off_a_model: bool = False,
+    handed_in: bool = False,
 ) -> Decision | None:
     """A decision that ends the attempt now, or None: go on to verification.
 
     `lives_off_a_model`: what it did without one answer is not its work, whatever it left and
-    whatever its exit code says. Any other command may do without.
+    whatever its exit code says. Any other command may do without. `handed_in`: it was asked to stop
+    and hand in what it had, which is an end like any other.
     """
+    if handed_in and isinstance(outcome, port.Cancelled):
+        outcome = port.Exited(0)
     match outcome:
         case port.Cancelled():
             return Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")

@@ -53,7 +53,7 @@ def self_test(
     from wfhub_local.demo.commands import CommandFailed
 
     try:
-        code = selftest.run(name, _folder(toolchain))
+        code = selftest.run(name, _folder(toolchain), os.environ)
     except CommandFailed as e:
         raise SystemExit(f"{name}: {e}") from e
     raise typer.Exit(code)

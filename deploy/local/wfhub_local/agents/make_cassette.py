@@ -1,9 +1,9 @@
 """Makes an agent's cassette: its real program works once, a scripted server plays the model.
 
 `python -m wfhub_local.agents.make_cassette NAME --toolchain DIR` writes into cassettes/.
-The gateway records what the program asked, in whatever format, as it was put to the server. What
-the program says to a model in its own words (system and user texts, its tools' descriptions) is
-free to change; what the tools answered must be the same at every replay.
+It holds what the gateway asked the server, whatever format the program speaks. What the program
+says to a model in its own words (system and user texts, its tools' descriptions) is free to change;
+what the tools answered must be the same at every replay.
 Raises: CommandFailed, SystemExit.
 """
 
@@ -25,6 +25,7 @@ NOTE = (
     "The assistant's turns are scripted: no model said them. The requests are what {name} "
     "{version} asked in its sandbox. Made by wfhub_local.agents.make_cassette"
 )
+ASKED_CHARS_MAX = 20_000
 FREE_ROLES = {"system", "developer", "user"}
 
 
@@ -34,19 +35,12 @@ def make(name: str, toolchain: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="wfhub-agent-") as scratch:
         folder = selftest.Folder(Path(scratch), toolchain)
         folder.path.chmod(0o755)
-        record = folder.path / "record" / "cassette.jsonl"
-        record.parent.mkdir(mode=0o777)
-        record.parent.chmod(0o777)  # the gateway is another uid
         with scripted_model.serving(answers, aside=aside) as script:
-            provider = {
-                "LLM_PROVIDER": "openai",
-                "LLM_BASE_URL": script.url,
-                "LLM_RECORD": str(record),
-            }
+            provider = {"LLM_PROVIDER": "openai", "LLM_BASE_URL": script.url}
             outcome = selftest.played(name, folder, provider, os.environ)
-        if outcome.task["state"] != "succeeded":
-            raise SystemExit(f"{name} did not do its task: {outcome.task}")
-        _, *recorded = map(json.loads, record.read_text().splitlines())
+    if outcome.task["state"] != "succeeded":
+        asked = json.dumps(script.requests, indent=1)
+        raise SystemExit(f"{name} did not do its task: {outcome.task}\n{asked[-ASKED_CHARS_MAX:]}")
     header = {
         "wfhub_cassette": 1,
         "recorded_from": "",
@@ -55,7 +49,8 @@ def make(name: str, toolchain: Path) -> str:
         "note": NOTE.format(name=name, version=outcome.observed["agent_version"]),
         "volatile": [],
     }
-    lines = [header, *distinct([settled(exchange) for exchange in recorded])]
+    pairs = zip(script.requests, script.answers, strict=True)
+    lines = [header, *distinct([settled(request, answer) for request, answer in pairs])]
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
@@ -76,12 +71,12 @@ def completion_of(turn: Turn, number: int) -> dict[str, Any]:
     }
 
 
-def settled(exchange: dict[str, Any]) -> dict[str, Any]:
+def settled(request: dict[str, Any], answer: dict[str, Any] | None) -> dict[str, Any]:
     messages = [
         {"role": message["role"], "content": "<any>"} if message["role"] in FREE_ROLES else message
-        for message in exchange["request"]["messages"]
+        for message in request["messages"]
     ]
-    return {"request": {"messages": messages}, "response": exchange["response"]}
+    return {"request": {"messages": messages}, "response": {"stream": False, "body": answer}}
 
 
 def distinct(exchanges: list[dict[str, Any]]) -> list[dict[str, Any]]:

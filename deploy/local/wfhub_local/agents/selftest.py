@@ -7,7 +7,6 @@ Raises: CommandFailed, SystemExit.
 
 import base64
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ class Outcome:
     events: tuple[dict[str, Any], ...]
 
 
-def run(name: str, toolchain: Path) -> int:
+def run(name: str, toolchain: Path, env: Mapping[str, str]) -> int:
     if name not in SCRIPTS:
         raise SystemExit(f"{name!r} has no self-test; choose one of: {', '.join(sorted(SCRIPTS))}")
     cassette = CASSETTES / f"{name}.cassette.jsonl"
@@ -62,7 +61,7 @@ def run(name: str, toolchain: Path) -> int:
         folder.path.chmod(0o755)
         with resources.as_file(cassette) as path:
             provider = {"LLM_PROVIDER": "replay", "LLM_CASSETTE": str(path)}
-            outcome = played(name, folder, provider, os.environ)
+            outcome = played(name, folder, provider, env)
     say("", *lines(name, outcome))
     return 0 if outcome.task["state"] == "succeeded" else 1
 

@@ -18,6 +18,7 @@ from typing import Any
 class Script:
     url: str  # with /v1
     requests: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any] | None] = field(default_factory=list)  # to each of them
 
 
 @contextmanager
@@ -32,10 +33,11 @@ def serving(
     def answer_to(request: dict[str, Any]) -> dict[str, Any] | None:
         offered = {tool.get("function", {}).get("name") for tool in request.get("tools") or ()}
         with lock:
+            beside = aside is not None and used and not used & offered
+            answer = aside if beside else next(left, aside)
             script.requests.append(request)
-            if aside is not None and used and not used & offered:
-                return aside
-            return next(left, aside)
+            script.answers.append(answer)
+            return answer
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -76,6 +76,7 @@ from wfhub_common.messages.states import (
     UnitKind,
     VerdictStatus,
 )
+from wfhub_common.messages.steering import SteerAttempt, Steered, SteerTask
 from wfhub_common.messages.submission import (
     Cancelled,
     CancelTask,
@@ -181,6 +182,9 @@ __all__ = [
     "Sealed",
     "ShellCommand",
     "Slug",
+    "SteerAttempt",
+    "SteerTask",
+    "Steered",
     "SubmitResult",
     "SubmitTask",
     "SubmitTasks",

@@ -77,7 +77,6 @@ ENTRIES: Mapping[str, AgentEntry] = {
                 "OPENAI_API_KEY": "{key}",
                 "MSWEA_CONFIGURED": "true",
                 "MSWEA_COST_TRACKING": "ignore_errors",
-                "MSWEA_SILENT_STARTUP": "1",
                 "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else fetched from the network
             },
             files={f"{FILES}/trajectory.py": _MINI},

@@ -8,6 +8,7 @@ import traceback
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
 from .events import Events
+from .inbox import Inbox
 from .model import Model, ModelError
 from .session import Session
 from .tools import schema
@@ -36,7 +37,8 @@ def main(env: Mapping[str, str]) -> int:
     except (OSError, ValueError) as e:
         return _failed(events, FAILED, "bad-settings", str(e))
     try:
-        return Session(model, events, prompt).run(steps_max)
+        inbox = Inbox(env.get("WFHUB_INBOX_URL", ""))
+        return Session(model, events, prompt, inbox).run(steps_max)
     except ModelError as e:
         return _failed(events, NO_MODEL, e.code, str(e))
     except Exception as e:  # noqa: BLE001 - the exit code is what callers are promised

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from .events import Events, clipped
+from .inbox import Inbox
 from .model import Model
 from .tools import CALLS, ToolError, arguments_of, call_in_text
 
@@ -32,8 +33,11 @@ NUDGE = "Call a tool to go on, or call finish with a summary if the task is done
 
 
 class Session:
-    def __init__(self, model: Model, events: Events, prompt: str) -> None:
+    def __init__(
+        self, model: Model, events: Events, prompt: str, inbox: Inbox | None = None
+    ) -> None:
         self.model, self.events = model, events
+        self.inbox = inbox or Inbox("")
         self.messages: list[dict[str, Any]] = [
             {"role": "system", "content": SYSTEM},
             {"role": "user", "content": prompt},
@@ -45,6 +49,12 @@ class Session:
     def run(self, steps_max: int) -> int:
         silent = 0
         for step in range(1, steps_max + 1):
+            said, hand_in = self.inbox.news()
+            for text in said:
+                self.events("told", text=text)
+                self.messages.append({"role": "user", "content": text})
+            if hand_in:
+                return self.end(FINISHED, "handed-in", "stopped as asked, with what there is")
             self.events("step", number=step, of=steps_max)
             answer = self.model.answer(self.messages)
             self.count(answer["usage"])

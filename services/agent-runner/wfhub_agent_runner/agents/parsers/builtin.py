@@ -21,5 +21,7 @@ def events(lines: Iterable[Line]) -> Iterator[e.Event]:
                 yield e.usage(line.get("prompt_tokens"), line.get("completion_tokens"))
             case "error":
                 yield e.error(line.get("message"))
+            case "told":
+                yield e.told(line.get("text"))
             case "finish":
                 yield e.message(line.get("summary"))

@@ -2,6 +2,7 @@
 
     {"event": "step", "number": 3}
     {"event": "message", "text": "…"}                      what the model said
+    {"event": "told", "text": "…"}                         what somebody said to the agent meanwhile
     {"event": "tool-call", "id": "…", "name": "…", "arguments": "…"}   arguments: JSON, or a text
     {"event": "tool-result", "id": "…", "ok": true, "text": "…"}
     {"event": "usage", "input_tokens": 1, "output_tokens": 2}
@@ -35,6 +36,10 @@ def step(number: int) -> Event:
 
 def message(text: Any) -> Event:
     return Event("message", {"text": plain(text)})
+
+
+def told(text: Any) -> Event:
+    return Event("told", {"text": plain(text)})
 
 
 def tool_call(call_id: Any, name: Any, arguments: Any) -> Event:
