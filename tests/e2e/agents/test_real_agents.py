@@ -2,13 +2,13 @@
 published branch with a proof. What `wfhub agent test` does, looked at closely."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from wfhub_local.agents import installing, selftest, task
 from wfhub_local.agents.scripts import SCRIPTS
 
-from ..conftest import git
 
 WIRES = {
     "aider": "chat-completions",
@@ -26,10 +26,19 @@ NO_TOOLS = {"aider"}  # edits are blocks in what its model says
 QUICK = ("builtin", "codex")
 
 
+def git(repository: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=repository, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def test_every_script_is_played_here() -> None:
     assert WIRES.keys() == SCRIPTS.keys()
 
 
+@pytest.mark.timeout(600)  # its own stack, and programs that take long to start
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.agents]) for n in sorted(WIRES)],
@@ -48,8 +57,8 @@ def test_an_agent_works_to_a_verified_and_published_branch(
     assert outcome.task["state"] == "succeeded", outcome.task
     assert outcome.task["verdict"] == "passed"
     branch = outcome.task["branch"]
-    assert git("diff", "--name-only", "main", branch, cwd=at.repository) == "total.sh"
-    repaired = git("show", f"{branch}:total.sh", cwd=at.repository)
+    assert git(at.repository, "diff", "--name-only", "main", branch) == "total.sh"
+    repaired = git(at.repository, "show", f"{branch}:total.sh")
     assert repaired == task.FILES["total.sh"].replace(task.DEFECT, task.REPAIR).strip()
 
     runner = outcome.observed

