@@ -9,7 +9,6 @@ import pytest
 from wfhub_local.agents import installing, selftest, task
 from wfhub_local.agents.scripts import SCRIPTS
 
-
 WIRES = {
     "aider": "chat-completions",
     "builtin": "chat-completions",

@@ -38,7 +38,7 @@ def install(name: str, into: Path, *, say: Say) -> None:
     if name not in catalogue.SOURCES:
         known = ", ".join(sorted(catalogue.SOURCES))
         raise SystemExit(f"{name!r} cannot be installed by us; choose one of: {known}")
-    source = catalogue.SOURCES[name]
+    source, into = catalogue.SOURCES[name], into.absolute()
     if isinstance(source, Npm):
         _install_node(into / catalogue.NODE, say)
     folder = into / name
