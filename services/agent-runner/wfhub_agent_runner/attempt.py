@@ -26,7 +26,7 @@ from wfhub_common.messages import AttemptState, Verdict
 from wfhub_agent_runner import commands as shell
 from wfhub_agent_runner import outcomes, shared_caches
 from wfhub_agent_runner.agents import context, planning, telling
-from wfhub_agent_runner.agents.entry import AgentEntry, Wire
+from wfhub_agent_runner.agents.entry import Wire
 from wfhub_agent_runner.agents.probing import Versions
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
@@ -280,39 +280,17 @@ class AgentAttempt:
                 version=version,
                 model=spec.agent.model or "",
             )
-            async with self._steered(plan.entry) as stop:
+            async with self._held.inbox.open(plan.entry, self._held.cancel) as stop:
                 ran = await parts.sandbox.run(sandbox_spec, on_output=agent_log.write, cancel=stop)
-        await self._tell(scratch, plan)
+        inbox, artifacts = self._held.inbox, self._evidence.artifacts
+        self._evidence.told = len(inbox.messages)
+        self._evidence.handed_in = inbox.hand_in.is_set() and not self._held.cancel.is_set()
+        if told := await telling.kept(plan.entry.parser, artifacts["agent.log"][0], scratch):
+            artifacts[telling.NAME] = (told, telling.MEDIA_TYPE)
         traffic = outcomes.ModelTraffic(
             relay.requests, relay.answered, relay.last_error, relay.last_status
         )
         return ran, traffic
-
-    @asynccontextmanager
-    async def _steered(self, entry: AgentEntry) -> AsyncIterator[asyncio.Event]:
-        """While an agent runs it may be told something; the event ends it, asked for either way."""
-        inbox, stop = self._held.inbox, asyncio.Event()
-        inbox.open_for, inbox.listens = entry.name, entry.steers
-        stopping = asyncio.create_task(inbox.stopping(self._held.cancel, stop))
-        try:
-            yield stop
-        finally:
-            stopping.cancel()
-            inbox.open_for = ""
-            self._evidence.told = len(inbox.messages)
-            self._evidence.handed_in = inbox.hand_in.is_set() and not self._held.cancel.is_set()
-
-    async def _tell(self, scratch: Path, plan: planning.AgentPlan) -> None:
-        """What the agent says it did, for people; nothing is decided by it."""
-        if plan.entry.parser == "none":
-            return
-        log_path, path = self._evidence.artifacts["agent.log"][0], scratch / telling.NAME
-        try:
-            await asyncio.to_thread(telling.write, plan.entry.parser, log_path, path)
-        except Exception:  # its output may be anything: a parser's bug must not cost a result
-            log.exception("an agent's output was not read", agent=plan.entry.name)
-            return
-        self._evidence.artifacts[telling.NAME] = (path, telling.MEDIA_TYPE)
 
     @asynccontextmanager
     async def _egress(

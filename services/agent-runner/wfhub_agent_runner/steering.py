@@ -8,8 +8,8 @@ Units: seconds. Raises: Rejected (409 `attempt-not-here`, `agent-does-not-listen
 
 import asyncio
 import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from faststream.nats import NatsBroker
@@ -17,6 +17,8 @@ from wfhub_common import broker as rpc
 from wfhub_common import subjects
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SteerAttempt, Steered
+
+from wfhub_agent_runner.agents.entry import AgentEntry
 
 INBOX_PATH = "/wfhub/inbox"
 MESSAGES_MAX = 100  # an attempt
@@ -54,7 +56,19 @@ class Inbox:
         numbered = [{"number": n, "text": text} for n, text in enumerate(self.messages, 1)]
         return json.dumps({"messages": numbered, "hand_in": self.hand_in.is_set()}).encode()
 
-    async def stopping(self, cancel: asyncio.Event, stop: asyncio.Event) -> None:
+    @asynccontextmanager
+    async def open(self, entry: AgentEntry, cancel: asyncio.Event) -> AsyncIterator[asyncio.Event]:
+        """While its agent runs. The event ends the agent, whoever asked for it."""
+        self.open_for, self.listens = entry.name, entry.steers
+        stop = asyncio.Event()
+        stopping = asyncio.create_task(self._stopping(cancel, stop))
+        try:
+            yield stop
+        finally:
+            stopping.cancel()
+            self.open_for = ""
+
+    async def _stopping(self, cancel: asyncio.Event, stop: asyncio.Event) -> None:
         """Sets `stop` when the agent is to be ended: at a cancel at once, at a hand-in after the
         time that one who listens has to end by itself."""
         waits = [asyncio.create_task(event.wait()) for event in (cancel, self.hand_in)]
