@@ -17,7 +17,7 @@ from wfhub_agent_runner.sandbox import port
 
 PROBE_S_MAX = 60.0
 ANSWER_BYTES_MAX = 64 * 1024
-_VERSION = re.compile(r"\d+\.\d+(?:\.\d+)?[0-9A-Za-z.+-]*")
+_VERSION = re.compile(r"\d+\.\d+(?:\.\d+)?(?:[-+.]?[0-9A-Za-z]+)*")
 
 
 class Versions:
