@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wfhub_local.agents import selftest
-from wfhub_local.agents.scripts import SCRIPTS, Turn
+from wfhub_local.agents.scripts import SCRIPTS, VOLATILE, Turn
 from wfhub_local.demo import scripted_model
 
 MODEL = "scripted"
@@ -47,7 +47,7 @@ def make(name: str, toolchain: Path) -> str:
         "recorded_at": "",
         "handwritten": True,
         "note": NOTE.format(name=name, version=outcome.observed["agent_version"]),
-        "volatile": [],
+        "volatile": VOLATILE.get(name, []),
     }
     pairs = zip(script.requests, script.answers, strict=True)
     lines = [header, *distinct([settled(request, answer) for request, answer in pairs])]

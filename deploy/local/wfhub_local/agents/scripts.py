@@ -52,6 +52,12 @@ def _qwen_shell(says: str) -> Turn:
     return _shell(says, "run_shell_command", CHECK, description=says, is_background=False)
 
 
+# What tool results have that changes from run to run, beside what the gateway masks: as in the
+# header of a cassette.
+VOLATILE: Mapping[str, list[list[str]]] = {
+    "codex": [["Chunk ID: [0-9a-f]+", "Chunk ID: <id>"]],
+}
+
 SCRIPTS: Mapping[str, tuple[Turn, ...]] = {
     "aider": (Turn(EDIT_BLOCK),),
     "builtin": (
