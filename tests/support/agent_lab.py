@@ -1,10 +1,12 @@
-"""Real agents in a real sandbox, a relay away from a server that the test scripts: no stack.
+"""Real agents in a real sandbox, with a model server that the test scripts.
 
-`work(home, name, answers, …)` runs the agent on the self-test's files and tells what became of it.
+`work` and `refused` run the agent one relay away from that server, without a stack: for agents that
+speak Chat Completions, which it speaks. `work_in_stack` has the gateway in between, for any.
 To be called as root or not; the agent runs at the runner's uid.
 """
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from wfhub_agent_runner.relay import GatewayRelay
 from wfhub_agent_runner.sandbox import port
 from wfhub_agent_runner.sandbox.bwrap import own_python
 from wfhub_common.messages import AgentSpec
-from wfhub_local.agents import task
+from wfhub_local.agents import selftest, task
 from wfhub_local.agents.make_cassette import completion_of
 from wfhub_local.agents.scripts import Turn
 from wfhub_local.demo import scripted_model
@@ -65,6 +67,19 @@ def work(
             return await _run(home, toolchain, spec, script.url, script.requests, files or {})
 
     return unprivileged.run(home, run)
+
+
+def work_in_stack(
+    home: Path, toolchain: Path, name: str, turns: Sequence[Turn], files: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], selftest.Outcome]:
+    """What the server was asked, and what came of the task."""
+    home.chmod(0o755)  # service uids pass through it
+    answers = [completion_of(turn, number) for number, turn in enumerate(turns, 1)]
+    with scripted_model.serving(answers, aside=completion_of(Turn("Nothing to add."), 0)) as script:
+        provider = {"LLM_PROVIDER": "openai", "LLM_BASE_URL": script.url}
+        folder = selftest.Folder(home, toolchain)
+        outcome = selftest.played(name, folder, provider, os.environ, more=files)
+    return script.requests, outcome
 
 
 def refused(home: Path, toolchain: Path, spec: AgentSpec, status: int) -> Worked:

@@ -10,6 +10,7 @@ from wfhub_common.messages import AgentSpec, McpServer
 from wfhub_local.agents.scripts import Turn
 
 NOTE = "The house rule is heliotrope."
+OTHER_NOTE = "And the other one is periwinkle."
 SECRET = "the word is pomegranate"
 SERVER = f"""\
 from mcp.server.mcpserver import MCPServer
@@ -25,14 +26,18 @@ def secret_word() -> str:
 
 server.run()
 """
-# How each agent names the tool of a server `words` to its model.
-TOOLS = {
-    "codex": "secret_word",
-    "gemini-cli": "mcp_words_secret_word",
-    "opencode": "words_secret_word",
-    "qwen-code": "mcp__words__secret_word",
+# How each agent has its model call the tool `secret_word` of a server `words`.
+CALLS = {
+    "codex": [Turn("", "mcp__words__secret_word")],
+    "gemini-cli": [Turn("", "mcp_words_secret_word")],
+    "opencode": [Turn("", "words_secret_word")],
+    "qwen-code": [
+        Turn("", "tool_search", {"query": "select:mcp__words__secret_word"}),
+        Turn("", "tool_call", {"name": "mcp__words__secret_word", "arguments": {}}),
+    ],
 }
-QUICK = ("builtin", "codex")
+IN_STACK = {"codex", "gemini-cli"}  # their formats are the gateway's to translate
+QUICK = {"builtin", "codex"}
 
 
 def each(*names: str) -> Any:
@@ -42,40 +47,64 @@ def each(*names: str) -> Any:
 
 @pytest.mark.timeout(400)
 @each("builtin", "aider", "codex", "gemini-cli", "mini-swe-agent", "opencode", "qwen-code")
-@pytest.mark.parametrize("file", ["AGENTS.md", "CLAUDE.md"])
 def test_the_notes_of_a_repository_reach_the_model(
-    name: str, file: str, toolchain: Path, tmp_path: Path
+    name: str, toolchain: Path, tmp_path: Path
 ) -> None:
-    worked = agent_lab.work(
-        tmp_path, toolchain, AgentSpec(name=name, max_steps=1), [Turn("Done.")], {file: NOTE}
-    )
-    assert worked.asked, worked.output
-    assert any(NOTE in json.dumps(request["messages"]) for request in worked.asked)
+    files = {"AGENTS.md": NOTE, "CLAUDE.md": OTHER_NOTE}
+    turns = [Turn("Done.")]
+    if name in IN_STACK:
+        asked, _ = agent_lab.work_in_stack(tmp_path, toolchain, name, turns, files)
+        output = ""
+    else:
+        spec = AgentSpec(name=name, max_steps=1)
+        worked = agent_lab.work(tmp_path, toolchain, spec, turns, files)
+        asked, output = worked.asked, worked.output
+    assert asked, output
+    said = "".join(json.dumps(request["messages"]) for request in asked)
+    assert NOTE in said
+    assert OTHER_NOTE in said
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.agents  # the server's package is that of mini-swe-agent
-@pytest.mark.parametrize("name", sorted(TOOLS))
-@pytest.mark.parametrize("from_checkout", [False, True])
-def test_an_mcp_server_is_started_in_the_sandbox_and_its_tool_is_called(
-    name: str, from_checkout: bool, toolchain: Path, tmp_path: Path
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_an_mcp_server_of_the_repository_runs_in_the_sandbox_and_its_tool_is_called(
+    name: str, toolchain: Path, tmp_path: Path
 ) -> None:
-    python = str(toolchain / "mini-swe-agent" / "bin" / "python")
-    server = McpServer(argv=(python, "server.py"), env={"WORDS": "1"})
-    files = {"server.py": SERVER}
-    if from_checkout:
-        entry = {"command": python, "args": ["server.py"], "env": {"WORDS": "1"}}
-        files[".mcp.json"] = json.dumps({"mcpServers": {"words": entry}})
-    spec = AgentSpec(name=name, mcp={} if from_checkout else {"words": server})
-    turns = [Turn("I ask for the word.", TOOLS[name]), Turn("Done.")]
-    worked = agent_lab.work(tmp_path, toolchain, spec, turns, files)
+    entry = {"command": python_of(toolchain), "args": ["server.py"], "env": {"WORDS": "1"}}
+    files = {"server.py": SERVER, ".mcp.json": json.dumps({"mcpServers": {"words": entry}})}
+    turns = [*CALLS[name], Turn("Done.")]
+    if name in IN_STACK:
+        asked, outcome = agent_lab.work_in_stack(tmp_path, toolchain, name, turns, files)
+        events = list(outcome.events)
+    else:
+        worked = agent_lab.work(tmp_path, toolchain, AgentSpec(name=name), turns, files)
+        asked, events = worked.asked, worked.events
+    check_called(asked, events)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.agents
+def test_an_mcp_server_of_the_task_is_one_too(toolchain: Path, tmp_path: Path) -> None:
+    server = McpServer(argv=(python_of(toolchain), "server.py"), env={"WORDS": "1"})
+    spec = AgentSpec(name="opencode", mcp={"words": server})
+    turns = [*CALLS["opencode"], Turn("Done.")]
+    worked = agent_lab.work(tmp_path, toolchain, spec, turns, {"server.py": SERVER})
+    check_called(worked.asked, worked.events)
+
+
+def python_of(toolchain: Path) -> str:
+    return str(toolchain / "mini-swe-agent" / "bin" / "python")
+
+
+def check_called(asked: list[dict[str, Any]], events: list[dict[str, Any]]) -> None:
+    offered = {tool["function"]["name"] for r in asked for tool in r.get("tools") or ()}
     results = [
         json.dumps(message["content"])
-        for request in worked.asked
+        for request in asked
         for message in request["messages"]
         if message["role"] == "tool"
     ]
-    offered = {tool["function"]["name"] for r in worked.asked for tool in r.get("tools") or ()}
-    assert any(SECRET in result for result in results), (offered, worked.output)
-    told = [event for event in worked.events if event["event"] == "tool-result"]
-    assert any(SECRET in event["text"] for event in told)
+    assert any(SECRET in result for result in results), (offered, results, events)
+    told = [event for event in events if event["event"] == "tool-result"]
+    assert any(SECRET in event["text"] for event in told), events

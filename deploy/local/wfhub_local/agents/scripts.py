@@ -56,6 +56,8 @@ def _qwen_shell(says: str) -> Turn:
 # header of a cassette.
 VOLATILE: Mapping[str, list[list[str]]] = {
     "codex": [["Chunk ID: [0-9a-f]+", "Chunk ID: <id>"]],
+    "gemini-cli": [[r"Process Group PGID: \S+", "Process Group PGID: <pid>"]],
+    "qwen-code": [[r"Process Group PGID: \S+", "Process Group PGID: <pid>"]],
 }
 
 SCRIPTS: Mapping[str, tuple[Turn, ...]] = {

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from wfhub_local.agents import task
@@ -67,11 +68,16 @@ def run(name: str, toolchain: Path, env: Mapping[str, str]) -> int:
 
 
 def played(
-    name: str, folder: Folder, provider: Mapping[str, str], env: Mapping[str, str]
+    name: str,
+    folder: Folder,
+    provider: Mapping[str, str],
+    env: Mapping[str, str],
+    *,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> Outcome:
-    """The self-test's task done by `name` on a stack of its own."""
+    """The self-test's task done by `name` on a stack of its own; `more` files in the repository."""
     folder.config.mkdir(parents=True, exist_ok=True)
-    task.make_repository(folder.repository)
+    task.make_repository(folder.repository, {**task.FILES, **more})
     with commands.stack(folder, env, provider) as shell:
         return asked(name, folder.repository, shell)
 

@@ -4,6 +4,7 @@
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from dulwich.index import commit_tree
@@ -42,13 +43,13 @@ fi
 }
 
 
-def make_repository(folder: Path) -> str:
+def make_repository(folder: Path, files: Mapping[str, str] = FILES) -> str:
     """A fresh one, its working tree checked out. Returns HEAD."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with Repo.init(str(folder), default_branch=b"main") as repo:
         entries = []
-        for name, text in FILES.items():
+        for name, text in files.items():
             blob = Blob.from_string(text.encode())
             repo.object_store.add_object(blob)
             entries.append((name.encode(), blob.id, 0o100644))
