@@ -28,7 +28,8 @@ server.run()
 """
 # How each agent has its model call the tool `secret_word` of a server `words`.
 CALLS = {
-    "codex": [Turn("", "mcp__words__secret_word")],
+    # A namespace and a name, which the gateway puts together for Chat Completions.
+    "codex": [Turn("", "mcp__wordssecret_word")],
     "gemini-cli": [Turn("", "mcp_words_secret_word")],
     "opencode": [Turn("", "words_secret_word")],
     "qwen-code": [

@@ -54,6 +54,9 @@ def server_in(form: Mcp, name: str, server: McpServer) -> dict[str, Any]:
     match form:
         case Mcp.COMMAND_ARGS:
             return {"command": program, "args": arguments, "env": dict(server.env)}
+        case Mcp.CODEX:
+            waited = {"required": True, "startup_timeout_sec": MCP_START_S_MAX}
+            return {**server_in(Mcp.COMMAND_ARGS, name, server), **waited}
         case Mcp.OPENCODE:
             return {
                 "type": "local",

@@ -37,6 +37,7 @@ class Mcp(StrEnum):
     """How an agent's configuration lists MCP servers over stdio (configs.py writes them)."""
 
     COMMAND_ARGS = "command-args"  # {name: {command, args, env}}
+    CODEX = "codex"  # likewise, and waited for: else its first question is put without them
     OPENCODE = "opencode"  # {name: {type: local, command: argv, environment}}
     GOOSE = "goose"  # {name: {type: stdio, cmd, args, envs}}
 

@@ -136,7 +136,7 @@ ENTRIES: Mapping[str, AgentEntry] = {
                                 "wire_api": "responses",
                             }
                         },
-                        "mcp_servers": Servers(Mcp.COMMAND_ARGS),
+                        "mcp_servers": Servers(Mcp.CODEX),
                     },
                     form="toml",
                 )
