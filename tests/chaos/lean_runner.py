@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 from wfhub_agent_runner import claims, main, publication, toolchains
+from wfhub_agent_runner.agents.probing import Versions
 from wfhub_agent_runner.attempt import AgentAttempt, Parts
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.finished import Finished, HandingIn
@@ -178,6 +179,7 @@ async def serve(settings: RunnerSettings, history: History, stop: service.Stop) 
             python=("python3",),
             gateway_url=settings.gateway_url,
             set_ups=SetUps(workspaces),
+            versions=Versions(scratch),  # its agents are commands: none is asked
             secrets=(),
             scratch=scratch,
         )

@@ -7,6 +7,7 @@ proof-key.pub        what proofs are checked with
 admin-token          the API token of the person who started it, 0600
 secrets/<service>/   what that service reads, owned by it, written anew at each start
 logs/<process>.log   what each process wrote
+agents/              programs of agents, if any are installed: read by every sandbox
 postgres/ nats/ proofs/ signing/ <runner>/   each service's own data, 0700, owned by its uid
 """
 
@@ -44,6 +45,10 @@ class Layout:
     @property
     def admin_token(self) -> Path:
         return self.data / "admin-token"
+
+    @property
+    def agents(self) -> Path:
+        return self.data / "agents"
 
     @property
     def postgres(self) -> Path:

@@ -189,7 +189,7 @@ def runner_process(s: Setting, number: int) -> Process:
             "RUNNER_LABELS": ",".join(s.options.labels),
             "RUNNER_HOME": str(home),
             "HOME": str(home),
-            "TOOLCHAINS": ":".join(str(path) for path in toolchains(s.options.toolchains)),
+            "TOOLCHAINS": ":".join(str(path) for path in toolchains(_asked_toolchains(s))),
             "FILE_REPOS": "1" if s.options.file_repos else "0",
             "PROOFS_URL": s.where.http_url(subjects.PROOF_STORE),
             "GATEWAY_URL": s.where.http_url(subjects.GATEWAY),
@@ -199,6 +199,12 @@ def runner_process(s: Setting, number: int) -> Process:
         folders=(home,),
     )
     return _process(s, RUNNER, own, name=name, sender=runner_id, ready_file=ready)
+
+
+def _asked_toolchains(s: Setting) -> tuple[Path, ...]:
+    """And what `wfhub agent install` put there."""
+    installed = (s.layout.agents,) if s.layout.agents.is_dir() else ()
+    return (*s.options.toolchains, *installed)
 
 
 def toolchains(asked: tuple[Path, ...]) -> list[Path]:

@@ -229,10 +229,17 @@ def logs(
     task_id: TaskId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the task ended.")] = False,
     attempt: Annotated[str | None, typer.Option(help="Its number or id.")] = None,
+    as_events: Annotated[
+        bool, typer.Option("--events", help="What the agent says it did, once it has ended.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what the agent and the checks printed."""
-    from wfhub_client import look
+    from wfhub_client import agent_events, look
 
+    if as_events:
+        agent_events.show(task_id, attempt, as_json=as_json)
+        return
     look.logs(task_id, attempt, follow=follow)
 
 
@@ -255,6 +262,25 @@ def cancel(task_id: TaskId) -> None:
     from wfhub_client import look
 
     look.cancel(task_id)
+
+
+@app.command()
+def tell(
+    task_id: TaskId,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What its agent is to know.")],
+) -> None:
+    """Say something to the agent that works on a task."""
+    from wfhub_client import look
+
+    look.tell(task_id, text)
+
+
+@app.command("hand-in")
+def hand_in(task_id: TaskId) -> None:
+    """Have the agent stop; what it has is verified and published."""
+    from wfhub_client import look
+
+    look.hand_in(task_id)
 
 
 ProofId = Annotated[str, typer.Argument(metavar="ID", help="A proof's id, prf_…, or a task's.")]

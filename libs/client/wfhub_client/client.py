@@ -290,6 +290,15 @@ class Client:
         except (httpx.TransportError, _Later) as e:
             raise Unreachable(f"the log was cut off: {e}") from e
 
+    def steer(self, task_id: str, text: str | None) -> None:
+        """A message to its agent; None: that it hands in what it has."""
+        what, body = ("hand-in", None) if text is None else ("messages", {"text": text})
+        self._answer("POST", f"/v1/tasks/{_part(task_id)}/{what}", json=body)
+
+    def artifact(self, task_id: str, attempt_id: str, name: str) -> bytes:
+        path = "/".join(map(_part, ("artifacts", task_id, attempt_id, name)))
+        return self._answer("GET", f"/v1/{path}").content
+
     # --- proofs -----------------------------------------------------------------------------
 
     def proof(self, proof_id: str) -> dict[str, Any]:

@@ -53,6 +53,18 @@ def cancel(task_id: str) -> None:
     print(f"{task_id}: asked to cancel; it was {state}")
 
 
+def tell(task_id: str, text: str) -> None:
+    with connected(_say) as session:
+        session.client.steer(task_id, text)
+    print(f"{task_id}: told; its agent reads it before its next step")
+
+
+def hand_in(task_id: str) -> None:
+    with connected(_say) as session:
+        session.client.steer(task_id, None)
+    print(f"{task_id}: asked to hand in what it has")
+
+
 def _table(tasks: Iterable[Task], *, as_json: bool) -> None:
     for task in tasks:
         if as_json:

@@ -138,7 +138,29 @@ def serve(
     workers: int = RPC_WORKERS_MAX,
     on_failure: Callable[[Failure], Awaitable[None]] | None = None,
 ) -> None:
-    """Answer `command` from any sender; `handler(sender, request)` returns the reply.
+    """Answer `command` from any sender; see serve_at."""
+    serve_at(
+        broker,
+        subjects.rpc_filter(command),
+        request_type,
+        handler,
+        queue=queue,
+        workers=workers,
+        on_failure=on_failure,
+    )
+
+
+def serve_at(
+    broker: NatsBroker,
+    at: str,
+    request_type: type[Request],
+    handler: Callable[[str, Request], Awaitable[BaseModel]],
+    *,
+    queue: str,
+    workers: int = RPC_WORKERS_MAX,
+    on_failure: Callable[[Failure], Awaitable[None]] | None = None,
+) -> None:
+    """Answer what is asked at the subject `at`; `handler(sender, request)` returns the reply.
 
     Each request is answered by one process of the queue group. A WfhubError is the answer that
     it names; anything else is logged, told to `on_failure`, and answered as retry-later, since
@@ -149,7 +171,7 @@ def serve(
     async def answer(subject: str, body: bytes, *, has_reply: bool) -> bytes:
         try:
             if not has_reply:
-                raise Rejected("no-reply-subject", f"{command} asks for no reply; it is a request")
+                raise Rejected("no-reply-subject", f"{subject} asks for no reply; it is a request")
             sender = subjects.rpc_sender(subject)
             request = parsed(request_type, body)
             reply = await handler(sender, request)
@@ -164,7 +186,9 @@ def serve(
                 log.exception("request failed", subject=subject, unsaid=unsaid)
             if on_failure is not None:
                 await _told(on_failure, Failure(subject, body, e))
-            return _error(RetryLater("internal", f"{command} failed; it is safe to ask again"))
+            return _error(
+                RetryLater("internal", f"{_verb(subject)} failed; it is safe to ask again")
+            )
         return b'{"ok":' + reply.model_dump_json().encode() + b"}"
 
     async def work(raw: Msg) -> None:
@@ -191,7 +215,7 @@ def serve(
         task.add_done_callback(running.discard)
 
     subscriber = broker.subscriber(
-        subjects.rpc_filter(command),
+        at,
         queue=queue,
         decoder=_raw,
         no_reply=True,
@@ -225,6 +249,20 @@ async def ask(
     timeout_s: float = 5.0,
 ) -> Reply:
     """Raises: RetryLater when nobody answers in time, else the error that the answer carries."""
+    subject = subjects.rpc(sender, command)
+    return await ask_at(broker, subject, request, reply_type, timeout_s=timeout_s)
+
+
+async def ask_at(
+    broker: NatsBroker,
+    subject: str,
+    request: BaseModel,
+    reply_type: type[Reply],
+    *,
+    timeout_s: float = 5.0,
+) -> Reply:
+    """Raises: as `ask`."""
+    command = _verb(subject)
     body = request.model_dump_json().encode()
     if len(body) > limits.RPC_BYTES_MAX:
         raise Rejected(
@@ -233,7 +271,6 @@ async def ask(
             status=413,
         )
     try:
-        subject = subjects.rpc(sender, command)
         asking = broker.connection.request(subject, body, timeout=timeout_s)
         losses = _losses.get(broker) if timeout_s > SHORT_S else None
         message = await (losses.cut_short(asking) if losses else asking)
@@ -244,6 +281,10 @@ async def ask(
     except (nats.errors.Error, OSError) as e:
         raise RetryLater("broker-down", f"cannot reach the broker for {command}: {e}") from e
     return decode_reply(message.data, reply_type)
+
+
+def _verb(subject: str) -> str:
+    return subject.rpartition(".")[2]
 
 
 def decode_reply(body: bytes, reply_type: type[Reply]) -> Reply:

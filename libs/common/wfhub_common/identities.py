@@ -28,7 +28,8 @@ def runner(runner_id: str) -> Permissions:
             f"{s.ROOT}.ingest.{runner_id}.>",
             f"{s.ROOT}.log.{runner_id}.>",
         ),
-        subscribe=(_inbox(runner_id), s.WAKE),
+        subscribe=(_inbox(runner_id), s.WAKE, s.steering(runner_id)),
+        responds=True,
     )
 
 

@@ -9,6 +9,7 @@ wfhub.v1.log.<runner>.<project>.<task>.<attempt>              live tail
 wfhub.v1.evt.<project>.<kind>.<id>.<type>                     public events, the relay's alone
 wfhub.v1.dlq.<service>                                        poison messages
 wfhub.v1.wake, wfhub.v1.ctl.<name>                            hints; losing one costs time only
+wfhub.v1.ctl.<runner>.steer                                   scheduler → runner: request and reply
 """
 
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ API_COMMANDS = (
     "submit_task",
     "submit_tasks",
     "cancel_task",
+    "steer_task",
     "drain_runner",
     "submit_workflow",
     "cancel_workflow",
@@ -73,6 +75,11 @@ def rpc(sender: str, command: str) -> str:
 def rpc_filter(command: str) -> str:
     """What a server subscribes to, to hear a command from any sender."""
     return f"{ROOT}.rpc.*.{command}"
+
+
+def steering(runner_id: str) -> str:
+    """What the scheduler asks one runner at."""
+    return f"{ROOT}.ctl.{runner_id}.steer"
 
 
 def rpc_sender(subject: str) -> str:

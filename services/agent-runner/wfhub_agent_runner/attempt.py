@@ -25,7 +25,9 @@ from wfhub_common.messages import AttemptState, Verdict
 
 from wfhub_agent_runner import commands as shell
 from wfhub_agent_runner import outcomes, shared_caches
-from wfhub_agent_runner.agents import table
+from wfhub_agent_runner.agents import context, planning, telling
+from wfhub_agent_runner.agents.entry import Wire
+from wfhub_agent_runner.agents.probing import Versions
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
 from wfhub_agent_runner.egress_policy import EgressRules
@@ -71,6 +73,7 @@ class Parts:
     python: tuple[str, ...]  # the words that start one inside every sandbox
     gateway_url: str
     set_ups: SetUps
+    versions: Versions
     secrets: tuple[str, ...]  # of this process: masked in every log
     scratch: Path
     egress: EgressRules = field(default_factory=EgressRules)  # by default nothing
@@ -132,8 +135,7 @@ class AgentAttempt:
     async def _steps(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
         parts, spec, evidence = self._parts, self._spec, self._evidence
         self._egress_allowed.granted((*spec.egress, *spec.setup_egress))
-        plan = table.plan(spec.agent, prompt=spec.prompt, python=parts.python)
-        evidence.agent_argv = plan.argv
+        evidence.plan = planning.plan(spec.agent, prompt=spec.prompt, python=parts.python)
         await self._step("started", state=AttemptState.RUNNING, runner_id=parts.runner_id)
 
         use = Use(self._assigned.project, apply=spec.apply)
@@ -149,8 +151,13 @@ class AgentAttempt:
             evidence.base_verdict = await self._verified(scratch, lease, None, kind="base-verify")
             await self._step("base-verified", status=evidence.base_verdict.status.value)
 
+        around = await asyncio.to_thread(context.found_in, lease.layers.lower_dirs[0])
+        plan = evidence.plan = planning.plan(
+            spec.agent, prompt=spec.prompt, python=parts.python, around=around
+        )
         ran, traffic = await self._agent(scratch, plan, lease)
-        evidence.agent_outcome = port.described(ran.outcome)
+        ended = "handed-in" if evidence.handed_in else port.described(ran.outcome)
+        evidence.agent_outcome = ended
         if isinstance(ran.outcome, port.LimitExceeded):
             evidence.exceeded = ran.outcome
         await self._step(
@@ -176,6 +183,8 @@ class AgentAttempt:
             changed=snapshot is not None,
             traffic=traffic,
             has_verification=bool(spec.verify),
+            lives_off_a_model=plan.entry.wire is not Wire.ANY,
+            handed_in=evidence.handed_in,
         )
         if early is not None or snapshot is None:
             assert early is not None
@@ -252,18 +261,14 @@ class AgentAttempt:
         )
 
     async def _agent(
-        self, scratch: Path, plan: table.AgentPlan, lease: Lease
+        self, scratch: Path, plan: planning.AgentPlan, lease: Lease
     ) -> tuple[port.SandboxResult, outcomes.ModelTraffic]:
         parts, spec = self._parts, self._spec
-        await self._step(
-            "agent-started",
-            agent="command" if spec.agent.argv else spec.agent.name,
-            model=spec.agent.model or "",
-        )
         relay = GatewayRelay(
             socket_path=scratch / "gateway.sock",
             gateway_url=parts.gateway_url,
             token=self._assigned.token,
+            inbox=self._held.inbox,
         )
         async with (
             relay,
@@ -289,10 +294,26 @@ class AgentAttempt:
                 idle_s=self._limits.idle_s,
                 signs=lambda: max(relay.active_at(), proxy.active_at() if proxy else 0.0),
             )
-            ran = await parts.sandbox.run(
-                sandbox_spec, on_output=agent_log.write, cancel=self._held.cancel
+            version = await parts.versions.of(
+                plan.entry, parts.sandbox, sandbox_spec, self._held.cancel
             )
-        traffic = outcomes.ModelTraffic(relay.requests, relay.answered, relay.last_error)
+            self._evidence.agent_version = version
+            await self._step(
+                "agent-started",
+                agent=plan.entry.name,
+                version=version,
+                model=spec.agent.model or "",
+            )
+            async with self._held.inbox.open(plan.entry, self._held.cancel) as stop:
+                ran = await parts.sandbox.run(sandbox_spec, on_output=agent_log.write, cancel=stop)
+        inbox, artifacts = self._held.inbox, self._evidence.artifacts
+        self._evidence.told = len(inbox.messages)
+        self._evidence.handed_in = inbox.hand_in.is_set() and not self._held.cancel.is_set()
+        if told := await telling.kept(plan.entry.parser, artifacts["agent.log"][0], scratch):
+            artifacts[telling.NAME] = (told, telling.MEDIA_TYPE)
+        traffic = outcomes.ModelTraffic(
+            relay.requests, relay.answered, relay.last_error, relay.last_status
+        )
         return ran, traffic
 
     @asynccontextmanager

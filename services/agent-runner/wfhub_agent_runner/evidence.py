@@ -9,6 +9,7 @@ from wfhub_common import messages
 from wfhub_common.messages import TaskSpec, Verdict, VerdictStatus
 
 from wfhub_agent_runner import outcomes
+from wfhub_agent_runner.agents.planning import AgentPlan
 from wfhub_agent_runner.gitwork.workspaces import BaseCheckout, Lease, Snapshot
 from wfhub_agent_runner.sandbox.port import LimitExceeded
 from wfhub_agent_runner.set_up import NAME as SETUP
@@ -25,7 +26,10 @@ class Evidence:
 
     started_at: str = field(default_factory=_now)
     artifacts: dict[str, tuple[Path, str]] = field(default_factory=dict)  # name → file, type
-    agent_argv: tuple[str, ...] = ()
+    plan: AgentPlan | None = None
+    agent_version: str = ""
+    told: int = 0  # messages to the agent while it ran
+    handed_in: bool = False  # asked to stop and hand in what it had
     agent_outcome: str = ""
     exceeded: LimitExceeded | None = None
     base: BaseCheckout | None = None
@@ -49,7 +53,9 @@ class Evidence:
         return messages.RunnerObservations(
             runner_id=runner_id,
             agent="command" if spec.agent.argv else spec.agent.name,
-            agent_argv=self.agent_argv,
+            agent_version=self.agent_version,
+            agent_argv=self.plan.argv if self.plan else (),
+            agent_details=self._agent(),
             model=spec.agent.model,
             agent_outcome=self.agent_outcome,
             base_commit=base.commit if base else "",
@@ -66,6 +72,23 @@ class Evidence:
             started_at=self.started_at,
             finished_at=_now(),
         )
+
+    def _agent(self) -> dict[str, Any]:
+        if self.plan is None:
+            return {}
+        entry = self.plan.entry
+        return {
+            "wire": entry.wire.value,
+            **({"messages": self.told} if self.told else {}),
+            **({"handed_in": True} if self.handed_in else {}),
+            **({"version_locked": entry.version} if entry.version_argv and entry.version else {}),
+            **({"context": dict(self.plan.context)} if self.plan.context else {}),
+            **(
+                {"mcp": {n: list(s.argv) for n, s in self.plan.servers.items()}}
+                if self.plan.servers
+                else {}
+            ),
+        }
 
     def _set_up(self) -> dict[str, Any]:
         if self.set_up is None:

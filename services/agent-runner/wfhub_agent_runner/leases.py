@@ -17,6 +17,8 @@ from wfhub_common import messages
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
 
+from wfhub_agent_runner.steering import Inbox
+
 CONTACT_GRACE_S = 900.0  # without an answer; by then another attempt has long begun
 
 log = get_logger(__name__)
@@ -24,12 +26,14 @@ log = get_logger(__name__)
 
 @dataclass
 class Held:
-    """One attempt here. `cancel` stops its sandbox; once `dropped`, nobody wants the rest."""
+    """One attempt here. `cancel` stops its sandbox; once `dropped`, nobody wants the rest; `inbox`
+    is what its agent is told meanwhile."""
 
     attempt_id: str
     lease_until: datetime
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     dropped: asyncio.Event = field(default_factory=asyncio.Event)
+    inbox: Inbox = field(default_factory=Inbox)
     renewed_at: float = field(default_factory=time.monotonic)
     stopped: bool = False  # this process ends: the lease was not lost, it is given up
 
@@ -72,6 +76,10 @@ class Leases:
 
     def holds(self, attempt_id: str) -> bool:
         return attempt_id in self._held
+
+    def inbox_of(self, attempt_id: str) -> Inbox | None:
+        held = self._held.get(attempt_id)
+        return None if held is None or held.lost else held.inbox
 
     def cancel_all(self) -> None:
         for held in self._held.values():

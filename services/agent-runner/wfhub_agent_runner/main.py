@@ -25,7 +25,8 @@ from wfhub_common.broker import make_broker
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.messages import UnitKind
 
-from wfhub_agent_runner import publication, shared_caches, toolchains
+from wfhub_agent_runner import publication, shared_caches, steering, toolchains
+from wfhub_agent_runner.agents.probing import Versions
 from wfhub_agent_runner.attempt import AgentAttempt, Parts
 from wfhub_agent_runner.claims import Claims
 from wfhub_agent_runner.delivery import Delivery
@@ -167,6 +168,8 @@ async def _serve(
     scratch = settings.runner_home / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
+    empty = scratch / "empty"
+    empty.mkdir()
     workspaces = Workspaces(
         settings.runner_home,
         repositories,
@@ -179,8 +182,9 @@ async def _serve(
     records = finished.waiting()
 
     broker = make_broker(settings, name=settings.runner_id, on_closed=stop)
-    await _connected(broker.start, stop)
     leases = Leases(broker=broker, runner_id=settings.runner_id, incarnation=incarnation)
+    steering.serve(broker, settings.runner_id, leases.inbox_of)
+    await _connected(broker.start, stop)
     headers = {"Authorization": f"Bearer {settings.service_token}"}
     async with httpx.AsyncClient(
         base_url=settings.proofs_url, headers=headers, timeout=HTTP_TIMEOUT_S
@@ -201,6 +205,7 @@ async def _serve(
             python=sandbox.interpreter,
             gateway_url=settings.gateway_url,
             set_ups=SetUps(workspaces),
+            versions=Versions(empty),
             secrets=(settings.service_token, settings.nats_password),
             scratch=scratch,
             egress=settings.egress_rules(),

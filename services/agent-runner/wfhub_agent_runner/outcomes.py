@@ -14,6 +14,8 @@ from wfhub_common.messages import AttemptState, CommandResult, Verdict, VerdictS
 
 from wfhub_agent_runner.sandbox import port
 
+_ERROR_MIN, _SERVER_ERROR_MIN = 400, 500  # HTTP
+
 # Paths whose change deserves a look before a green verification is believed.
 _TEST_PATH = re.compile(
     r"(^|/)(tests?|testing|spec|__tests__)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$"
@@ -41,12 +43,26 @@ class ModelTraffic:
     requests: int = 0
     answered: int = 0  # with a 2xx
     last_error: str = ""
+    last_status: int = 0  # HTTP, of the last answer
 
 
 def of_agent_run(
-    outcome: port.Outcome, *, changed: bool, traffic: ModelTraffic, has_verification: bool
+    outcome: port.Outcome,
+    *,
+    changed: bool,
+    traffic: ModelTraffic,
+    has_verification: bool,
+    lives_off_a_model: bool = False,
+    handed_in: bool = False,
 ) -> Decision | None:
-    """A decision that ends the attempt now, or None: go on to verification."""
+    """A decision that ends the attempt now, or None: go on to verification.
+
+    `lives_off_a_model`: what it did without one answer is not its work, whatever it left and
+    whatever its exit code says. Any other command may do without. `handed_in`: it was asked to stop
+    and hand in what it had, which is an end like any other.
+    """
+    if handed_in and isinstance(outcome, port.Cancelled):
+        outcome = port.Exited(0)
     match outcome:
         case port.Cancelled():
             return Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")
@@ -73,8 +89,12 @@ def of_agent_run(
             )
         case port.Exited() | port.Signalled():
             pass
+    if lives_off_a_model and traffic.requests and not traffic.answered:
+        return _no_model(traffic)
     if not changed:
         return _nothing_changed(outcome, traffic)
+    if lives_off_a_model and not has_verification and traffic.last_status >= _ERROR_MIN:
+        return _no_model(traffic)
     if outcome != port.Exited(0) and not has_verification:
         return Decision(
             AttemptState.FAILED,
@@ -85,13 +105,19 @@ def of_agent_run(
     return None
 
 
+def _no_model(traffic: ModelTraffic) -> Decision:
+    """Refused (the request, the key, the budget: asking again is no use), or not there."""
+    refused = _ERROR_MIN <= traffic.last_status < _SERVER_ERROR_MIN
+    return Decision(
+        AttemptState.FAILED,
+        "model-refused" if refused else "model-unavailable",
+        f"{'the model refused' if refused else 'no answer from a model'}: {traffic.last_error}",
+    )
+
+
 def _nothing_changed(outcome: port.Outcome, traffic: ModelTraffic) -> Decision:
-    if traffic.requests and not traffic.answered:
-        return Decision(
-            AttemptState.FAILED,
-            "model-unavailable",
-            f"no answer from a model: {traffic.last_error}",
-        )
+    if traffic.requests and (not traffic.answered or traffic.last_status >= _ERROR_MIN):
+        return _no_model(traffic)
     if outcome != port.Exited(0):
         return Decision(
             AttemptState.FAILED,

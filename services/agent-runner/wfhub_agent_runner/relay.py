@@ -26,6 +26,8 @@ import uvicorn
 from wfhub_common import model_paths
 from wfhub_common.log import get_logger
 
+from wfhub_agent_runner.steering import INBOX_PATH, Inbox
+
 BODY_BYTES_MAX = 32 * 1024 * 1024  # of a request: a long context is a few MiB
 CONNECTIONS_MAX = 64
 CONNECT_TIMEOUT_S = 10.0
@@ -71,14 +73,18 @@ class _Refused(Exception):
 class GatewayRelay:
     """`socket_path` must not exist, in a folder that only the runner may enter."""
 
-    def __init__(self, *, socket_path: Path, gateway_url: str, token: str) -> None:
+    def __init__(
+        self, *, socket_path: Path, gateway_url: str, token: str, inbox: Inbox | None = None
+    ) -> None:
         self.socket_path = socket_path
         self.requests = 0
         self.statuses: Counter[int] = Counter()  # answered by the gateway, or by us in its place
         self.last_error = ""
+        self.last_status = 0  # of the request that was answered last
         self._last_at = 0.0  # monotonic
         self._gateway_url = gateway_url.rstrip("/")
         self._token = token
+        self._inbox = inbox
         self._open: set[asyncio.Task[Any]] = set()
         self._closing = False
 
@@ -145,6 +151,10 @@ class GatewayRelay:
     async def _app(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or self._closing:
             return  # not to answer is to refuse
+        if scope["path"] == INBOX_PATH and self._inbox is not None:
+            # Answered here, and no sign of life: an agent may ask as often as it likes.
+            await _send_json(send, 200, self._inbox.shown())
+            return
         self.requests += 1
         task = asyncio.current_task()
         assert task is not None
@@ -211,6 +221,7 @@ class GatewayRelay:
             raise _Refused(502, "gateway-unreachable", message) from e
         async with contextlib.aclosing(response):
             self.statuses[response.status_code] += 1
+            self.last_status = response.status_code
             headers = [(k, v) for k, v in response.headers.raw if k.lower() not in _HOP_BY_HOP]
             await send(
                 {
@@ -237,6 +248,7 @@ class GatewayRelay:
 
     def _failed(self, status: int, message: str) -> None:
         self.statuses[status] += 1
+        self.last_status = status
         self.last_error = f"{status}: {message}"
         log.info("agent's request refused", status=status, reason=message)
 
@@ -308,10 +320,13 @@ async def _send_error(send: Any, error: _Refused) -> None:
     # What the clients of all formats look for stands in it: `type` above is the Messages format's.
     inner = {"message": error.message, "type": "wfhub_relay", "code": error.code}
     shape = {"type": "error", "error": inner}
-    body = json.dumps(shape).encode()
+    await _send_json(send, error.status, json.dumps(shape).encode())
+
+
+async def _send_json(send: Any, status: int, body: bytes) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
     ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from wfhub_common import limits
 from wfhub_common.messages import (
     AttemptState,
     Cancelled,
@@ -33,6 +34,14 @@ ProjectRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62
 
 class Shape(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+class AgentMessage(BaseModel):
+    """What the agent of a running task is to know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = Field(min_length=1, max_length=limits.STEERING_CHARS_MAX, pattern=r"^[^\x00]+$")
 
 
 class NewTask(TaskSpec):

@@ -130,6 +130,7 @@ def difference(recorded: dict[str, Any], asked: dict[str, Any]) -> str:
     """A short unified diff, recorded → asked."""
     if "tools" not in recorded:
         asked = {k: v for k, v in asked.items() if k != "tools"}
+    asked = _but_open(recorded, asked)
     lines = list(
         difflib.unified_diff(
             _pretty(recorded).splitlines(),
@@ -144,6 +145,18 @@ def difference(recorded: dict[str, Any], asked: dict[str, Any]) -> str:
     if len(lines) > DIFF_LINES_MAX:
         shown.append(f"… {len(lines) - DIFF_LINES_MAX} more lines")
     return "\n".join(shown)
+
+
+def _but_open(recorded: Any, asked: Any) -> Any:
+    """`asked`, with ANY wherever `recorded` leaves the value open: no difference lies there."""
+    if recorded == ANY:
+        return ANY
+    if isinstance(recorded, dict) and isinstance(asked, dict):
+        return {k: _but_open(recorded.get(k), v) for k, v in asked.items()}
+    if isinstance(recorded, list) and isinstance(asked, list):
+        rest = asked[len(recorded) :]
+        return [*(_but_open(a, b) for a, b in zip(recorded, asked, strict=False)), *rest]
+    return asked
 
 
 def _pretty(value: Any) -> str:

@@ -31,6 +31,7 @@ from wfhub_common.messages import (
     Register,
     ReplayDeadLetter,
     Report,
+    SteerTask,
     SubmitTask,
     SubmitTasks,
     SubmitWorkflow,
@@ -58,6 +59,7 @@ from wfhub_scheduler.schedules.commands import (
     preview_schedule,
     put_schedule,
 )
+from wfhub_scheduler.steering import steer_task
 from wfhub_scheduler.submission import submit_task, submit_tasks
 from wfhub_scheduler.workflows.stopping import cancel_workflow
 from wfhub_scheduler.workflows.submission import submit_workflow
@@ -106,6 +108,7 @@ def subscribe(core: Core, check: ReceiptCheck) -> None:
     answer("submit_task", SubmitTask, is_api, lambda _, asked: submit_task(core, asked))
     answer("submit_tasks", SubmitTasks, is_api, lambda _, asked: submit_tasks(core, asked))
     answer("cancel_task", CancelTask, is_api, lambda _, asked: cancel_task(core, asked))
+    answer("steer_task", SteerTask, is_api, lambda _, asked: steer_task(core, asked))
     answer("submit_workflow", SubmitWorkflow, is_api, lambda _, asked: submit_workflow(core, asked))
     answer("cancel_workflow", CancelWorkflow, is_api, lambda _, asked: cancel_workflow(core, asked))
     answer("replay_dead_letter", ReplayDeadLetter, is_api, lambda _, asked: replays.replay(asked))

@@ -7,7 +7,7 @@ from typing import Any
 import unprivileged
 from sandbox_backends import backend, container_image, pytest_generate_tests
 from sandbox_lab import Lab, Ran
-from wfhub_agent_runner.agents import table
+from wfhub_agent_runner.agents import planning, table
 from wfhub_agent_runner.relay import GatewayRelay
 from wfhub_agent_runner.sandbox.port import Exited
 from wfhub_common.messages import AgentSpec
@@ -26,7 +26,7 @@ def calls(name: str, **arguments: Any) -> dict[str, Any]:
 async def session(home: Path, spec: AgentSpec, *answers: dict[str, Any]) -> tuple[Ran, list[Any]]:
     """The agent's run on a workspace with old.txt, and what the model was asked."""
     lab = Lab(home)
-    plan = table.plan(spec, prompt="Make it new.", python=lab.sandbox.interpreter)
+    plan = planning.plan(spec, prompt="Make it new.", python=lab.sandbox.interpreter)
     with scripted_model.serving(answers) as script:
         gateway = script.url.removesuffix("/v1")
         relay = GatewayRelay(socket_path=home / "s", gateway_url=gateway, token="wat_real")

@@ -1,13 +1,14 @@
 """Agents as data: what a row and a task's spec become."""
 
 import pytest
-from wfhub_agent_runner.agents import archive, table
+from wfhub_agent_runner.agents import archive, planning, table
+from wfhub_agent_runner.agents.entry import AgentEntry
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import AgentSpec
 
 
-def plan(spec: AgentSpec, prompt: str = "Fix {it}.") -> table.AgentPlan:
-    return table.plan(
+def plan(spec: AgentSpec, prompt: str = "Fix {it}.") -> planning.AgentPlan:
+    return planning.plan(
         spec, prompt=prompt, python=("/usr/bin/python3",), gateway="http://127.0.0.1:1"
     )
 
@@ -21,7 +22,7 @@ def test_the_builtin_agent_is_a_file_run_by_the_toolchains_python() -> None:
     assert planned.env["OPENAI_BASE_URL"] == "http://127.0.0.1:1/v1"
     assert planned.env["WFHUB_MODEL"] == "m"
     assert planned.env["WFHUB_MAX_STEPS"] == "7"
-    assert planned.parser == "wfhub-jsonl"
+    assert planned.entry.parser == "wfhub-jsonl"
 
 
 def test_a_model_that_was_not_named_is_left_to_the_gateway() -> None:
@@ -36,7 +37,7 @@ def test_any_argv_is_an_agent_and_is_taken_as_it_stands() -> None:
 
 
 def test_an_unknown_agent_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(Rejected, match="builtin, command") as refused:
+    with pytest.raises(Rejected, match="aider, builtin, claude-code, codex, command") as refused:
         plan(AgentSpec(name="nope"))
     assert refused.value.code == "agent-unknown"
 
@@ -48,7 +49,7 @@ def test_a_command_without_argv_is_refused() -> None:
 
 
 def test_a_row_of_templates_is_all_an_agent_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = table.AgentEntry(
+    row = AgentEntry(
         name="other",
         argv=("other", "run", "-m", "{model}", "{prompt}"),
         env={"BASE": "{gateway}", "KEY": "{key}"},

@@ -102,3 +102,10 @@ def test_the_difference_is_short_and_names_both_sides():
     assert '+   "content": "two"' in shown
     long = matching.difference(said(*("x" * n for n in range(100))), said("y" * 9999))
     assert len(long) < 12_000
+
+
+def test_what_a_recording_leaves_open_is_no_difference():
+    shown = matching.difference(said(matching.ANY, "a"), said("long", "b"))
+    assert "long" not in shown
+    assert '-   "content": "a"' in shown
+    assert '+   "content": "b"' in shown

@@ -32,6 +32,34 @@ def test_exit_zero_after_a_refused_model_names_the_model() -> None:
     assert "401 bad key" in decision.message
 
 
+def test_what_lives_off_a_model_did_nothing_without_one_whatever_it_left() -> None:
+    traffic = ModelTraffic(requests=3, answered=0, last_error="401: bad key", last_status=401)
+    decision = of_run(port.Exited(0), traffic=traffic, lives_off_a_model=True)
+    assert decision is not None
+    assert decision.reason == "model-refused"
+    assert of_run(port.Exited(0), traffic=traffic) is None, "a command may do without"
+
+
+@pytest.mark.parametrize(("status", "reason"), [(429, "model-refused"), (502, "model-unavailable")])
+def test_a_model_that_failed_at_the_end_needs_a_verification_to_vouch(
+    status: int, reason: str
+) -> None:
+    traffic = ModelTraffic(requests=3, answered=2, last_error="no", last_status=status)
+    decision = of_run(
+        port.Exited(0), traffic=traffic, lives_off_a_model=True, has_verification=False
+    )
+    assert decision is not None
+    assert decision.reason == reason
+    assert of_run(port.Exited(0), traffic=traffic, lives_off_a_model=True) is None
+
+
+def test_what_was_handed_in_is_a_result_like_any_other() -> None:
+    assert of_run(port.Cancelled(), handed_in=True) is None
+    decision = of_run(port.Cancelled(), handed_in=True, changed=False)
+    assert decision is not None
+    assert decision.reason == "no-changes"
+
+
 def test_a_failed_command_that_nothing_vouches_for_is_not_published() -> None:
     decision = of_run(port.Exited(1), has_verification=False)
     assert decision is not None

@@ -13,9 +13,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from wfhub_local.demo.folder import Folder
 from wfhub_local.layout import Layout
 
 STACK_STOP_S_MAX = 60.0
@@ -23,6 +23,17 @@ STACK_LINES_MAX = 50  # kept of what the stack said, for when it does not start
 # Of the caller's environment, all that a command is given.
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "COLUMNS", "NO_COLOR", "TMPDIR")
 _WFHUB = (sys.executable, "-P", "-m", "wfhub_client.cli")
+
+
+class Places(Protocol):
+    """Where a run keeps what: the stack's data, the toolchain, and what its commands trust."""
+
+    @property
+    def data(self) -> Path: ...
+    @property
+    def toolchain(self) -> Path: ...
+    @property
+    def config(self) -> Path: ...
 
 
 class CommandFailed(Exception):
@@ -68,7 +79,7 @@ def say(*lines: str) -> None:
 
 @contextmanager
 def stack(
-    folder: Folder, env: Mapping[str, str], gateway_env: Mapping[str, str]
+    folder: Places, env: Mapping[str, str], gateway_env: Mapping[str, str]
 ) -> Iterator[Shell]:
     """A local stack with the demo's toolchain, and a shell whose commands use it."""
     arguments = ["up", f"--data={folder.data}", "--port=0", f"--toolchain={folder.toolchain}"]
@@ -95,7 +106,7 @@ def stack(
         process.wait(STACK_STOP_S_MAX)
 
 
-def shell_env(folder: Folder, env: Mapping[str, str]) -> dict[str, str]:
+def shell_env(folder: Places, env: Mapping[str, str]) -> dict[str, str]:
     kept = {name: env[name] for name in KEPT_VARIABLES if name in env}
     return {**kept, "XDG_CONFIG_HOME": str(folder.config), "PYTHONUNBUFFERED": "1"}
 

@@ -85,6 +85,7 @@ from wfhub_common.messages.states import (
     UnitKind,
     VerdictStatus,
 )
+from wfhub_common.messages.steering import SteerAttempt, Steered, SteerTask
 from wfhub_common.messages.submission import (
     Cancelled,
     CancelTask,
@@ -101,6 +102,7 @@ from wfhub_common.messages.tasks import (
     AgentSpec,
     CassetteUse,
     Label,
+    McpServer,
     Reason,
     Retry,
     ShellCommand,
@@ -168,6 +170,7 @@ __all__ = [
     "LimitPolicy",
     "Limits",
     "LimitsAsked",
+    "McpServer",
     "NeedsPolicy",
     "OfSchedule",
     "OnFailure",
@@ -202,6 +205,9 @@ __all__ = [
     "ShellCommand",
     "Slug",
     "SpendingLimit",
+    "SteerAttempt",
+    "SteerTask",
+    "Steered",
     "SubmitResult",
     "SubmitTask",
     "SubmitTasks",

@@ -52,7 +52,9 @@ class RunnerObservations(Fact):
 
     runner_id: str
     agent: str
+    agent_version: str = ""  # as its program told it in the sandbox; the built-in's own
     agent_argv: tuple[str, ...] = ()
+    agent_details: dict[str, Any] = Field(default_factory=dict)  # wire, context files, MCP servers
     model: str | None = None
     agent_outcome: str = ""  # exited:0 | timed-out | limit:… | cancelled
     base_commit: str = ""

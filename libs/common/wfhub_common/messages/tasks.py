@@ -26,10 +26,22 @@ Label = Annotated[str, StringConstraints(pattern=LABEL_PATTERN)]
 Reason = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9:-]{0,62}$")]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
-
+ArgvWord = Annotated[
+    str, StringConstraints(max_length=limits.COMMAND_CHARS_MAX, pattern=r"^[^\x00]*$")
+]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 EgressEntry = Annotated[
     str, StringConstraints(max_length=ENTRY_CHARS_MAX), AfterValidator(canonical)
 ]
+
+
+class McpServer(Command):
+    """A program inside the sandbox that speaks MCP on its standard input and output."""
+
+    argv: tuple[ArgvWord, ...] = Field(min_length=1, max_length=limits.ARGV_MAX)
+    env: dict[VariableName, ArgvWord] = Field(
+        default_factory=dict, max_length=limits.MCP_VARIABLES_MAX
+    )
 
 
 class AgentSpec(Command):
@@ -39,6 +51,8 @@ class AgentSpec(Command):
     argv: tuple[str, ...] | None = Field(None, min_length=1, max_length=limits.ARGV_MAX)
     model: str | None = Field(None, min_length=1, max_length=200)
     max_steps: int = Field(50, ge=1, le=1000)
+    # By name. The agent is told of them in its own configuration; they run in its sandbox.
+    mcp: dict[Slug, McpServer] = Field(default_factory=dict, max_length=limits.MCP_SERVERS_MAX)
 
 
 class CassetteUse(Command):

@@ -3,10 +3,11 @@
 Inside, `__main__.py` starts the package `wfhub_agent`, which is the folder builtin/ beside this.
 """
 
+import hashlib
 import io
 import zipfile
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
 
 NAME = "wfhub-agent.pyz"
 _START = b"""import os
@@ -30,6 +31,13 @@ def content() -> bytes:
             # ZipInfo's own date, 1980: the digest of the agent is the digest of its sources.
             archive.writestr(zipfile.ZipInfo(name), source, zipfile.ZIP_DEFLATED)
     return packed.getvalue()
+
+
+@cache
+def version() -> str:
+    """Of the distribution, and of the very sources."""
+    digest = hashlib.sha256(content()).hexdigest()
+    return f"{metadata.version('workflow-hub')}+{digest[:12]}"
 
 
 def _is_source(name: str) -> bool:

@@ -9,6 +9,8 @@ from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.messages import (
     Cancelled,
     CancelTask,
+    Steered,
+    SteerTask,
     SubmitTask,
     Submitted,
     TaskState,
@@ -20,7 +22,15 @@ from wfhub_api import views
 from wfhub_api.hub import Caller, Hub, HubDep
 from wfhub_api.openapi import errors
 from wfhub_api.positions import Cursor, decode_cursor, encode_cursor
-from wfhub_api.shapes import NewTask, ProjectRef, TaskDetail, TaskId, TaskPage, TaskSummary
+from wfhub_api.shapes import (
+    AgentMessage,
+    NewTask,
+    ProjectRef,
+    TaskDetail,
+    TaskId,
+    TaskPage,
+    TaskSummary,
+)
 
 PAGE_MAX = 200
 USAGE_TIMEOUT_S = 1.0  # tokens are a nicety: a task is shown without them rather than late
@@ -109,6 +119,28 @@ async def cancel_task(hub: HubDep, caller: Caller, task_id: TaskId) -> Cancelled
             state=reply.state,
         )
     return reply
+
+
+@router.post(
+    "/{task_id}/messages",
+    status_code=202,
+    summary="Say something to the agent that works on a task",
+    responses=errors(404, 409),
+)
+async def tell_task(hub: HubDep, task_id: TaskId, message: AgentMessage) -> Steered:
+    """The agent gets it between two of its steps. Not every agent listens: 409."""
+    return await hub.ask("steer_task", SteerTask(task_id=task_id, text=message.text), Steered)
+
+
+@router.post(
+    "/{task_id}/hand-in",
+    status_code=202,
+    summary="Have the agent stop, and verify what it has",
+    responses=errors(404, 409),
+)
+async def hand_in_task(hub: HubDep, task_id: TaskId) -> Steered:
+    """What it has is verified and published like any result. Every agent can be told this."""
+    return await hub.ask("steer_task", SteerTask(task_id=task_id, hand_in=True), Steered)
 
 
 def _cursor(last: TaskSummary) -> str:

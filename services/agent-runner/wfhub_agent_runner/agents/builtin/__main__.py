@@ -9,6 +9,7 @@ from typing import Mapping  # noqa: UP035 - Python 3.8
 
 from .events import Events
 from .history import CONTEXT_TOKENS
+from .inbox import Inbox
 from .model import Model, ModelError
 from .session import Session
 from .tools import schema
@@ -38,7 +39,9 @@ def main(env: Mapping[str, str]) -> int:
     except (OSError, ValueError) as e:
         return _failed(events, FAILED, "bad-settings", str(e))
     try:
-        return Session(model, events, prompt, context_tokens=context_tokens).run(steps_max)
+        inbox = Inbox(env.get("WFHUB_INBOX_URL", ""))
+        session = Session(model, events, prompt, context_tokens=context_tokens, inbox=inbox)
+        return session.run(steps_max)
     except ModelError as e:
         return _failed(events, NO_MODEL, e.code, str(e))
     except Exception as e:  # noqa: BLE001 - the exit code is what callers are promised

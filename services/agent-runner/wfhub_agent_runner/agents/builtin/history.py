@@ -45,6 +45,14 @@ class History:
     def messages(self) -> list[Message]:
         return [*self.head, *self.summary, *(each for turn in self.turns for each in turn)]
 
+    def told(self, text: str) -> None:
+        """What somebody said meanwhile: it belongs to the turn that it followed."""
+        message = {"role": "user", "content": text}
+        if self.turns:
+            self.turns[-1].append(message)
+        else:
+            self.turns.append([message])
+
     def tokens(self) -> int:
         return len(json.dumps(self.messages())) // CHARS_PER_TOKEN
 

@@ -16,6 +16,7 @@ from typing import Any
 from .errors import ToolError
 from .events import Events, clipped
 from .history import CHARS_PER_TOKEN, CONTEXT_TOKENS, History
+from .inbox import Inbox
 from .model import Model, ModelError
 from .tools import Toolbox, arguments_of, call_in_text
 
@@ -43,9 +44,16 @@ NUDGE = "Call a tool to go on, or call finish with a summary if the task is done
 
 class Session:
     def __init__(
-        self, model: Model, events: Events, prompt: str, *, context_tokens: int = CONTEXT_TOKENS
+        self,
+        model: Model,
+        events: Events,
+        prompt: str,
+        *,
+        context_tokens: int = CONTEXT_TOKENS,
+        inbox: Inbox | None = None,
     ) -> None:
         self.model, self.events = model, events
+        self.inbox = inbox or Inbox("")
         self.history = History(SYSTEM, prompt, context_tokens=context_tokens)
         self.toolbox = Toolbox()
         self.results_left = 0  # characters, of the answer at work
@@ -55,6 +63,12 @@ class Session:
     def run(self, steps_max: int) -> int:
         silent = 0
         for step in range(1, steps_max + 1):
+            said, hand_in = self.inbox.news()
+            for text in said:
+                self.events("told", text=text)
+                self.history.told(text)
+            if hand_in:
+                return self.end(FINISHED, "handed-in", "stopped as asked, with what there is")
             self.events("step", number=step, of=steps_max)
             answer = self.answer()
             if answer["content"]:
