@@ -208,6 +208,7 @@ async def _serve(
             asyncio.create_task(claims.loop()),
             asyncio.create_task(leases.keep(every_s=registered.heartbeat_s)),
             asyncio.create_task(delivery.deliver_leftovers()),
+            asyncio.create_task(service.beat(settings.ready_file)),
             asyncio.create_task(_tidy_again(workspaces)),
             asyncio.create_task(_probe_again(settings, sandbox, claims)),
             asyncio.create_task(_register_again(settings, broker, incarnation, leases, stop)),

@@ -68,7 +68,7 @@ async def serve(settings: SchedulerSettings, stop: Stop) -> None:
     )
     core = Core(engine, broker, timing)
     handlers.subscribe(core, ReceiptCheck(settings.proof_public_key_file))
-    working = asyncio.create_task(_work(core))
+    working = asyncio.create_task(_work(core, settings.ready_file))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     try:
@@ -85,13 +85,14 @@ async def serve(settings: SchedulerSettings, stop: Stop) -> None:
         raise SystemExit(f"scheduler ended: {stop.why}; start it again")
 
 
-async def _work(core: Core) -> None:
+async def _work(core: Core, ready_file: Path | None) -> None:
     await _database(core.engine)
     await _provision(core.broker)
     await core.broker.start()
     logger.info("scheduler ready")
     sweeper = Sweeper(core)
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(service.beat(ready_file))
         tasks.create_task(Relay(core).run())
         tasks.create_task(Sealing(core).run())
         tasks.create_task(every("sweep", core.sweeps, sweeper.period_s, sweeper.turn))
