@@ -21,6 +21,10 @@ def main() -> None:
     secrets = commands.add_parser("secrets")
     secrets.add_argument("--state", type=Path, default=Path("/state"))
     secrets.add_argument("--secrets", type=Path, default=Path("/secrets"))
+    secrets.add_argument(
+        "--cluster", action="store_true", help="as Secrets of this pod's namespace"
+    )
+    secrets.add_argument("--plan", type=Path, help="with --cluster: the database's plan goes here")
     database = commands.add_parser("database")
     database.add_argument("--plan", type=Path, default=Path("/run/wfhub/plan.json"))
     postgres = commands.add_parser("postgres")
@@ -31,6 +35,8 @@ def main() -> None:
     runner.add_argument("--homes", type=Path, default=Path("/var/lib/wfhub"))
     told = parser.parse_args()
     match told.command:
+        case "secrets" if told.cluster:
+            _cluster_secrets(told.plan)
         case "secrets":
             _secrets(told.state, told.secrets)
         case "database":
@@ -42,7 +48,7 @@ def main() -> None:
         case "runner":
             from wfhub_admin.runner import become
 
-            become(told.identities, told.homes)
+            become(told.identities, told.homes, os.environ)
 
 
 def _secrets(state: Path, secrets: Path) -> None:
@@ -57,6 +63,27 @@ def _secrets(state: Path, secrets: Path) -> None:
         folders.write(made, secrets, settings.uids())
     except PermissionError as e:
         raise SystemExit(f"cannot write secrets: {e}: this command has to run as root") from e
+    print(f"secrets of {len(made)} readers, {len(truth.credentials.runner_ids)} runner identities")
+
+
+def _cluster_secrets(plan: Path | None) -> None:
+    from wfhub_admin import cluster
+    from wfhub_admin.files import private_file
+    from wfhub_admin.outlay import KEEPER, outlay
+    from wfhub_admin.settings import ProvisionSettings
+
+    settings = ProvisionSettings.from_env(os.environ)
+    secrets = cluster.inside(
+        settings.kubernetes_service_host,
+        settings.kubernetes_service_port,
+        namespace=settings.namespace,
+        prefix=settings.secret_prefix,
+    )
+    truth = cluster.truth(secrets, runners=settings.runners_max)
+    made = outlay(truth, settings.where_in_cluster(), provider_keys=settings.provider_keys())
+    cluster.write(made, secrets)
+    if plan is not None:
+        private_file(plan, made[KEEPER]["plan.json"], os.geteuid())
     print(f"secrets of {len(made)} readers, {len(truth.credentials.runner_ids)} runner identities")
 
 

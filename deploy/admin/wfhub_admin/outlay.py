@@ -98,15 +98,15 @@ def _identity(have: Credentials, where: Where, runner_id: str, name: str) -> str
 def _nats(have: Credentials, where: Where) -> str:
     more = {}
     if where.nats_routes:
-        # Each server of the cluster has its name from its environment: one file does for all.
+        # Each server of the cluster is told its name as an argument: one file does for all.
         listen = "0.0.0.0:6222"
         more["cluster"] = {"name": "wfhub", "listen": listen, "routes": list(where.nats_routes)}
     return broker.configuration(
         listen=f"0.0.0.0:{NATS_PORT}",
         store=where.nats_store,
         passwords=have.nats,
-        monitor=f"0.0.0.0:{NATS_MONITOR_PORT}" if where.nats_routes else "127.0.0.1:8222",
+        monitor=f"127.0.0.1:{NATS_MONITOR_PORT}",
         sync_always=True,
-        server_name="$POD_NAME" if where.nats_routes else "wfhub",
+        server_name="wfhub",
         more=more,
     )

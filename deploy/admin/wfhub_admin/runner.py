@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +20,7 @@ from wfhub_admin.files import private_folder
 SECRETS = Path("/tmp/wfhub-secrets")  # a tmpfs of this container, in no sandbox
 
 
-def become(identities: Path, homes: Path) -> NoReturn:
+def become(identities: Path, homes: Path, env: Mapping[str, str]) -> NoReturn:
     """`identities` is a folder of identity files, or one such file."""
     file, lock = taken(identities)
     found = json.loads(file.read_text())
@@ -27,7 +28,7 @@ def become(identities: Path, homes: Path) -> NoReturn:
     home = private_folder(homes / found["name"], os.geteuid())
     handed = hand_over(private_folder(SECRETS, os.geteuid()), os.geteuid(), found["secrets"])
     environment = {
-        **os.environ,
+        **env,
         **handed,
         "RUNNER_ID": found["runner_id"],
         "RUNNER_NAME": found["name"],

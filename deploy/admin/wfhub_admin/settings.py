@@ -1,5 +1,7 @@
 """What `wfhub-admin` reads from its environment."""
 
+from dataclasses import replace
+
 from pydantic import Field, field_validator
 from wfhub_common import privileges
 from wfhub_common.settings import Settings
@@ -19,6 +21,11 @@ class ProvisionSettings(Settings):
     nats_users: bool = True  # no: an external broker, without the users that we would make
     database_url: str = Field("", repr=False)  # of an external server
     openai_api_key: str = Field("", repr=False)
+    secret_prefix: str = "workflow-hub"  # in a cluster: of the Secrets' names, the release's name
+    namespace: str = ""
+    kubernetes_service_host: str = ""  # set by the kubelet
+    kubernetes_service_port: int = 443
+    nats_servers: int = Field(1, ge=1, le=9)
 
     @field_validator("database_url")
     @classmethod
@@ -32,6 +39,16 @@ class ProvisionSettings(Settings):
             nats_url=self.nats_url,
             nats_users=self.nats_users,
             database_url=self.database_url,
+        )
+
+    def where_in_cluster(self) -> Where:
+        prefix, servers = self.secret_prefix, range(self.nats_servers)
+        routes = tuple(f"nats://{prefix}-nats-{n}.{prefix}-nats-peers:6222" for n in servers)
+        return replace(
+            self.where(),
+            postgres_host=f"{prefix}-{POSTGRES}",
+            nats_routes=routes if self.nats_servers > 1 else (),
+            runner_names=tuple(f"{prefix}-agent-runner-{n}" for n in range(RUNNERS_MAX)),
         )
 
     def provider_keys(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ class SchedulerSettings(BrokerSettings):
     retry_base_s: float = Field(2.0, gt=0)  # of publications and proofs; doubles from there
     stop_grace_s: float = Field(300.0, gt=0)  # for a runner told to stop to hand in its evidence
     attempt_margin_s: float = Field(3600.0, gt=0)  # beside a task's limits: checkout, outages
+    stream_replicas: int = Field(1, ge=1, le=5)  # of each stream; 3 where NATS has three servers
     ready_file: Path | None = None  # touched every few seconds once it works, for a supervisor
 
 
