@@ -20,6 +20,7 @@ from typing import Any
 
 from deploy_tools import ROOT, tool
 
+COMPOSE = ROOT / "deploy" / "compose"
 BASE = "wfhub-test-base:bookworm"
 PACKAGES = "python3,python3-venv,ca-certificates"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -161,6 +162,7 @@ class Site:
     host: Daemon
     folder: Path
     env_lines: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=lambda: ["compose.yaml"])
 
     def make(self) -> None:
         for name in ("workspaces", "config"):
@@ -177,7 +179,7 @@ class Site:
         return subprocess.run(
             [
                 tool("docker-compose"),
-                *("-f", str(ROOT / "deploy/compose/compose.yaml")),
+                *(part for file in self.files for part in ("-f", str(COMPOSE / file))),
                 *("--env-file", str(self.folder / "env")),
                 *arguments,
             ],
@@ -188,10 +190,10 @@ class Site:
             stdin=subprocess.DEVNULL,
         )
 
-    def up(self) -> float:
+    def up(self, *options: str) -> float:
         """Seconds until everything is healthy."""
         began = time.monotonic()
-        done = self.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", "240")
+        done = self.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", "240", *options)
         assert done.returncode == 0, done.stderr[-3000:] + self.compose("logs", "--tail=20").stdout
         return time.monotonic() - began
 

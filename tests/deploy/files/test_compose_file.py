@@ -46,6 +46,32 @@ def test_it_is_valid_with_and_without_an_env_file() -> None:
     assert subprocess.run(bare, env={}, timeout=60).returncode == 0
 
 
+def test_the_options_files_are_valid_over_it() -> None:
+    def over(file: str, **env: str) -> dict[str, Any]:
+        argv = [
+            tool("docker-compose"),
+            "-f",
+            str(COMPOSE / "compose.yaml"),
+            "-f",
+            str(COMPOSE / file),
+        ]
+        done = subprocess.run(
+            [*argv, "config", "--format", "json"],
+            env=env, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    share = {"SHARE_OPTIONS": "addr=10.0.0.5,rw", "SHARE_DEVICE": ":/export"}
+    shared = over("network-storage.yaml", **share)
+    mounts = shared["services"]["agent-runner"]["volumes"]
+    assert {"workspaces"} == {m["source"] for m in mounts if m["target"] == "/workspaces"}
+    assert shared["volumes"]["workspaces"]["driver_opts"]["type"] == "nfs"
+    diskless = over("git-based.yaml")["services"]["agent-runner"]
+    assert [m["target"] for m in diskless["volumes"]] == ["/run/wfhub", "/etc/wfhub"]
+    assert any(line.startswith("/var/lib/wfhub:") for line in diskless["tmpfs"])
+
+
 def test_every_container_is_confined(services: dict[str, Any]) -> None:
     for name, service in services.items():
         assert service["cap_drop"] == ["ALL"], name

@@ -224,6 +224,23 @@ def test_an_agent_finds_nothing_of_the_runner_or_the_host(site: Site) -> None:
     assert "NATS" not in seen
 
 
+def test_runners_without_a_disk_each_have_an_identity_of_their_own(site: Site) -> None:
+    """Option 3: mirrors and checkouts in memory, several runners."""
+    before, site.files = site.files, ["compose.yaml", "git-based.yaml"]
+    try:
+        site.up("--scale", "agent-runner=2")
+        (folder,) = site.execute("agent-runner", "ls", "/var/lib/wfhub").stdout.split()
+        other = site.host.docker("exec", "workflow-hub-agent-runner-2", "ls", "/var/lib/wfhub")
+        assert {folder, other.strip()} == {"runner-1", "runner-2"}
+        kind = site.execute("agent-runner", "stat", "-f", "-c", "%T", "/var/lib/wfhub")
+        assert kind.stdout.strip() == "tmpfs"
+        doctor = ("python", "-I", "-m", "wfhub_agent_runner.doctor", "--uid", "1000")
+        assert json.loads(site.execute("agent-runner", *doctor).stdout)["ready"] is True
+    finally:
+        site.files = before
+        site.up("--scale", "agent-runner=1")
+
+
 def test_without_its_seccomp_profile_a_runner_says_so_and_takes_no_task(site: Site) -> None:
     done = site.host.tried(
         *("run", "--rm", "--user", "1000", "--read-only", "--cap-drop", "ALL"),
