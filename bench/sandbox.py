@@ -20,14 +20,17 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
-from wfhub_agent_runner.sandbox.port import Exited, SandboxSpec
+from wfhub_agent_runner.sandbox.container import ContainerSandbox
+from wfhub_agent_runner.sandbox.images import Image, make_fit, unpack
+from wfhub_agent_runner.sandbox.port import Exited, Sandbox, SandboxSpec
 from wfhub_common import privileges
+from wfhub_common.errors import Rejected
 from wfhub_common.messages import Limits
 
 TOGETHER = 20
@@ -53,6 +56,33 @@ def figures(times_ms: list[float]) -> Figures:
 
 async def ours(home: Path, runs: int) -> Figures:
     sandbox = BwrapSandbox(scratch=home / "scratch")
+    found = await started(sandbox, "bwrap", home, runs)
+    bwrap = str(sandbox._host.bwrap)
+    plain = ("--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/")
+    return {
+        **found,
+        "bwrap alone, no seccomp, no supervisor": timed([bwrap, *plain, "--", "/bin/true"], runs),
+        "process": timed(["/bin/true"], runs),
+        "backend": sandbox.describe(),
+    }
+
+
+async def containers(home: Path, runs: int) -> Figures:
+    """The container backend, on an image with /bin/true alone. Raises: Unavailable."""
+    root = home / "root"
+    root.mkdir()
+    with image(home).open("rb") as archive:
+        unpack(archive, root)
+    make_fit(root)
+    images = {"true": Image("true", "", root, {})}
+    try:
+        sandbox = ContainerSandbox(scratch=home / "scratch", images=images, default="true")
+    except Rejected as e:
+        raise Unavailable(e.message) from e
+    return await started(sandbox, "container", home, runs)
+
+
+async def started(sandbox: Sandbox, name: str, home: Path, runs: int) -> Figures:
     lower = home / "lower"
     lower.mkdir()
     spec = SandboxSpec(argv=("/bin/true",), lower=lower, limits=Limits(), wall_s=30)
@@ -71,14 +101,9 @@ async def ours(home: Path, runs: int) -> Figures:
     began = time.perf_counter()
     await asyncio.gather(*(once() for _ in range(TOGETHER)))
     together_ms = (time.perf_counter() - began) * 1000
-    bwrap = str(sandbox._host.bwrap)
-    plain = ("--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/")
     return {
-        "bwrap": alone,
-        f"bwrap, {TOGETHER} at once": {"total_ms": round(together_ms, 1)},
-        "bwrap alone, no seccomp, no supervisor": timed([bwrap, *plain, "--", "/bin/true"], runs),
-        "process": timed(["/bin/true"], runs),
-        "backend": sandbox.describe(),
+        name: alone,
+        f"{name}, {TOGETHER} at once": {"total_ms": round(together_ms, 1)},
     }
 
 
@@ -196,8 +221,8 @@ def peers() -> tuple[Figures, dict[str, str]]:
     return found, missing
 
 
-def as_runner(runs: int) -> Figures:
-    """`ours` in a child at the runner's uid; the folder's owner stays behind to remove it."""
+def as_runner(measure: Callable[[Path, int], Awaitable[Figures]], runs: int) -> Figures:
+    """`measure` in a child at the runner's uid; the folder's owner stays behind to remove it."""
     with tempfile.TemporaryDirectory(prefix="wfhub-bench-") as folder:
         home = Path(folder)
         reading, writing = os.pipe()
@@ -209,7 +234,10 @@ def as_runner(runs: int) -> Figures:
                 code = privileges.code_paths()
                 privileges.drop(uid, keep_visible=code, keep_writable=(home,))
             with open(writing, "w") as pipe:
-                json.dump(asyncio.run(ours(home, runs)), pipe)
+                try:
+                    json.dump(asyncio.run(measure(home, runs)), pipe)
+                except Unavailable as e:
+                    json.dump({"unavailable": str(e)}, pipe)
             os._exit(0)
         os.close(writing)
         with open(reading) as pipe:
@@ -217,7 +245,10 @@ def as_runner(runs: int) -> Figures:
         _, status = os.waitpid(pid, 0)
         if status:
             sys.exit(os.waitstatus_to_exitcode(status))
-        return dict(json.loads(text))
+        found = dict(json.loads(text))
+        if "unavailable" in found:
+            raise Unavailable(found["unavailable"])
+        return found
 
 
 def main() -> None:
@@ -226,9 +257,13 @@ def main() -> None:
     told = parser.parse_args()
     load = os.getloadavg()[0]
     began = time.monotonic()
-    found = as_runner(told.runs)
+    found = as_runner(ours, told.runs)
     backend = found.pop("backend")
     others, missing = peers()
+    try:
+        found |= as_runner(containers, told.runs)
+    except Unavailable as e:
+        missing["container"] = str(e)
     results = {**found, **others}
     for name, result in results.items():
         print(f"{name:42}" + "".join(f"{key} {value:<12}" for key, value in result.items()))
@@ -241,6 +276,8 @@ def main() -> None:
         "bench": "sandbox",
         "bwrap_p50_ms": bwrap,
         "bwrap_p99_ms": found["bwrap"]["p99_ms"],
+        "container_p50_ms": found.get("container", {}).get("p50_ms"),
+        "container_p99_ms": found.get("container", {}).get("p99_ms"),
         "docker_ratio": round(by_docker / bwrap, 1) if by_docker else None,
         "runsc_ratio": round(by_runsc / bwrap, 1) if by_runsc else None,
         "runs": told.runs,

@@ -168,7 +168,7 @@ async def serve(settings: RunnerSettings, history: History, stop: service.Stop) 
             spool=spool,
             delivery=Delivery(runner_id=who, spool=spool, broker=broker, http=http),
             toolchains=toolchains.of(()),
-            python="python3",
+            python=("python3",),
             gateway_url=settings.gateway_url,
             set_ups=SetUps(workspaces),
             secrets=(),

@@ -14,10 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import sandbox_backends
 
 ACTIONS = range(1, 23)
-BACKENDS = ("bwrap",)
-UNAVAILABLE = {"container": "not built yet", "kubernetes": "not built yet"}
+BACKENDS = sandbox_backends.AVAILABLE
+UNAVAILABLE = {**sandbox_backends.MISSING, "kubernetes": "not built yet"}
 _BY_NAME = re.compile(r"test_(\d+)_")
 TESTS = Path(__file__).parent.parent
 PLACES = ("security", "unit", "integration", "contract", "e2e")
@@ -29,18 +30,27 @@ def actions_of(item: pytest.Item) -> list[int]:
     return [*marked, *([int(named[1])] if named else [])]
 
 
+def backend_of(item: pytest.Item) -> str:
+    """Of a test that is run once for each sandbox backend."""
+    spec = getattr(item, "callspec", None)
+    return str(spec.params.get("backend", "")) if spec else ""
+
+
 class Report:
     """Keeps the tests of hostile actions and drops the others."""
 
     def __init__(self) -> None:
         self._actions: dict[str, list[int]] = {}
+        self._backends: dict[str, str] = {}
         self.tried: Counter[int] = Counter()
+        self.tried_in: Counter[str] = Counter()  # by backend, of what a sandbox was opened for
         self.failed: dict[str, list[int]] = {}
 
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         self._actions = {item.nodeid: found for item in items if (found := actions_of(item))}
+        self._backends = {item.nodeid: found for item in items if (found := backend_of(item))}
         dropped = [item for item in items if item.nodeid not in self._actions]
         items[:] = [item for item in items if item.nodeid in self._actions]
         config.hook.pytest_deselected(items=dropped)
@@ -49,6 +59,8 @@ class Report:
         actions = self._actions.get(report.nodeid, [])
         if report.when == "call":
             self.tried.update(actions)
+            if report.nodeid in self._backends:
+                self.tried_in.update({self._backends[report.nodeid]: len(actions)})
         if report.failed or report.skipped:  # what was not tried has not been held
             self.failed[report.nodeid] = actions
 
@@ -60,6 +72,7 @@ class Report:
             "escaped": len(self.failed),
             "backends": list(BACKENDS),
             "backends_unavailable": UNAVAILABLE,
+            "by_backend": dict(sorted(self.tried_in.items())),
             "by_action": {str(action): self.tried[action] for action in ACTIONS},
             "without_a_test": missing,
             "failed": sorted(self.failed),

@@ -1,7 +1,8 @@
 """A real sandbox for tests, used inside `unprivileged.run`: runs Python snippets in and outside.
 
 `Lab(home)` makes a lower tree with one file. `inside(code)` runs the snippet in the sandbox,
-`outside(code)` the same snippet as the same uid without one: the positive control.
+`outside(code)` the same snippet as the same uid without one: the positive control. Which backend it
+is, the tests' fixture says (sandbox_backends), before it forks.
 """
 
 import asyncio
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox, own_python
+from wfhub_agent_runner.sandbox.container import ContainerSandbox
+from wfhub_agent_runner.sandbox.images import Image
 from wfhub_agent_runner.sandbox.port import SandboxResult, SandboxSpec
 from wfhub_common.messages import Limits
 
 MIB = 1024 * 1024
+image_in_use: Image | None = None  # None: bwrap
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Lab:
         self.lower = home / "lower"
         self.lower.mkdir(exist_ok=True)
         (self.lower / "old.txt").write_text("old\n")
-        self.sandbox = BwrapSandbox(scratch=home / "scratch")
+        self.sandbox = sandbox(home / "scratch")
 
     def layers(self, name: str = "layer") -> dict[str, Path]:
         folders = {kind: self.home / name / kind for kind in ("upper", "work")}
@@ -69,17 +73,29 @@ class Lab:
         return await self.run("/bin/sh", "-c", script, **fields)
 
     async def inside(self, code: str, *arguments: object, **fields: Any) -> Ran:
-        return await self.run(*_python(code, arguments), **fields)
+        words = _python(self.sandbox.interpreter, code, arguments)
+        return await self.run(*words, **fields)
 
     def outside(self, code: str, *arguments: object) -> str:
         ran = subprocess.run(
-            _python(code, arguments), capture_output=True, text=True, timeout=30, check=False
+            _python((str(own_python()),), code, arguments),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
         return ran.stdout + ran.stderr
 
 
-def _python(code: str, arguments: tuple[object, ...]) -> list[str]:
-    return [str(own_python()), "-I", "-S", "-c", code, *map(str, arguments)]
+def sandbox(scratch: Path) -> BwrapSandbox | ContainerSandbox:
+    image = image_in_use
+    if image is None:
+        return BwrapSandbox(scratch=scratch)
+    return ContainerSandbox(scratch=scratch, images={image.name: image}, default=image.name)
+
+
+def _python(words: tuple[str, ...], code: str, arguments: tuple[object, ...]) -> list[str]:
+    return [*words, "-I", "-S", "-c", code, *map(str, arguments)]
 
 
 def processes_with(token: str) -> list[int]:

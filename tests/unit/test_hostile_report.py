@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import sandbox_backends
+
 SUPPORT = Path(__file__).parent.parent / "support"
 
 
@@ -31,7 +33,9 @@ MARKED = "import pytest\n@pytest.mark.hostile(22)\ndef test_elsewhere(): pass\n"
 def test_all_actions_held(tmp_path: Path) -> None:
     code, line = run(tmp_path, ALL + MARKED + "def test_no_action(): assert False\n")
     assert (code, line["actions"], line["escaped"], line["without_a_test"]) == (0, 22, 0, [])
-    assert line["backends"] == ["bwrap"]
+    assert line["backends"] == list(sandbox_backends.AVAILABLE)
+    named = set(sandbox_backends.AVAILABLE) | set(dict(line["backends_unavailable"]))  # type: ignore[call-overload]
+    assert named == {"bwrap", "container", "kubernetes"}
 
 
 def test_an_escape_is_counted(tmp_path: Path) -> None:

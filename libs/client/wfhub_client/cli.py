@@ -98,6 +98,9 @@ def run(
             help="The agent may connect there, if the runner lets it; may be given again.",
         ),
     ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="What sandboxes are made of, if the runner has it.")
+    ] = None,
     setup: Annotated[
         list[str] | None,
         typer.Option(
@@ -161,6 +164,7 @@ def run(
         priority=priority,
         labels=label,
         egress=egress,
+        image=image,
         setup=setup,
         setup_egress=setup_egress,
         pool=pool,

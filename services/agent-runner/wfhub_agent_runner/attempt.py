@@ -33,11 +33,13 @@ from wfhub_agent_runner.evidence import Evidence
 from wfhub_agent_runner.gitwork.client import Use
 from wfhub_agent_runner.gitwork.workspaces import (
     About,
+    BaseCheckout,
     Layers,
     Lease,
     Snapshot,
     Workspaces,
 )
+from wfhub_agent_runner.image_policy import Chosen, ImagePolicy
 from wfhub_agent_runner.leases import Held
 from wfhub_agent_runner.logs import AttemptLog
 from wfhub_agent_runner.relay import GatewayRelay
@@ -64,13 +66,14 @@ class Parts:
     spool: Spool
     delivery: Delivery
     toolchains: Toolchains
-    python: str  # an interpreter inside every sandbox
+    python: tuple[str, ...]  # the words that start one inside every sandbox
     gateway_url: str
     set_ups: SetUps
     secrets: tuple[str, ...]  # of this process: masked in every log
     scratch: Path
     egress: EgressPolicy = field(default_factory=EgressPolicy)  # by default nothing
     caches: tuple[shared_caches.Rule, ...] = ()
+    images: ImagePolicy | None = None  # of a sandbox that has images
 
 
 class AgentAttempt:
@@ -80,6 +83,7 @@ class AgentAttempt:
         self._spec = assignment.spec
         self._held = held
         self._evidence = Evidence()
+        self._image = Chosen()
         self._caches = shared_caches.of(parts.caches, assignment.project)
         self._at = subjects.AttemptSubject(
             parts.runner_id, assignment.project_id, assignment.task_id, assignment.attempt_id
@@ -131,6 +135,7 @@ class AgentAttempt:
         use = Use(self._assigned.project, apply=spec.apply)
         base = evidence.base = await parts.workspaces.prepare(spec.repo, spec.base, use)
         await self._step("workspace-ready", base_commit=base.commit, ref=base.ref)
+        await self._choose_image(base)
         evidence.lease = await parts.workspaces.lease(base, self._assigned.attempt_id)
         stack.push_async_callback(self._release)
         if spec.setup and (failed := await self._set_up(scratch, evidence.lease)):
@@ -180,6 +185,15 @@ class AgentAttempt:
             return outcomes.Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")
         return outcomes.of_verdict(evidence.verdict)
 
+    async def _choose_image(self, base: BaseCheckout) -> None:
+        """Raises: Rejected for one that the task may not have."""
+        images, asked = self._parts.images, self._spec.image
+        if images is None:
+            self._parts.sandbox.describe(asked)  # which refuses any
+        else:
+            found = await self._parts.workspaces.image_of(base)
+            self._image = images.chosen(self._assigned.project, task=asked, repository=found)
+
     async def _release(self) -> None:
         assert self._evidence.lease is not None
         await self._parts.workspaces.release(self._evidence.lease)
@@ -205,7 +219,8 @@ class AgentAttempt:
                     cancel=self._held.cancel,
                 )
 
-        environment = str(parts.sandbox.describe().get("backend", ""))
+        sandbox = parts.sandbox.describe(self._image.image)
+        environment = f"{sandbox['backend']} {sandbox.get('image_digest', '')}".strip()
         key = key_of(self._assigned, lease, parts.toolchains, environment)
         done = await parts.set_ups.on(lease, key, run, self._held.cancel)
         self._evidence.lease, self._evidence.set_up = done.lease, done
@@ -227,6 +242,7 @@ class AgentAttempt:
             self._parts.toolchains.binds,
             self._caches,
             egress_socket,
+            self._image.image,
         )
 
     async def _agent(
@@ -262,6 +278,7 @@ class AgentAttempt:
                 files=plan.files,
                 gateway_socket=relay.socket_path,
                 egress_socket=egress_socket,
+                image=self._image.image,
                 idle_s=spec.limits.idle_s,
                 signs=relay.active_at,
             )
@@ -331,7 +348,11 @@ class AgentAttempt:
         observed = self._evidence.observed(
             self._parts.runner_id,
             self._spec,
-            {**self._parts.sandbox.describe(), "caches": list(self._caches)},
+            {
+                **self._parts.sandbox.describe(self._image.image),
+                **self._image.described(),
+                "caches": list(self._caches),
+            },
         )
         done = await self._parts.link.complete(
             self._held,

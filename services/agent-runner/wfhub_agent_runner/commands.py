@@ -29,6 +29,7 @@ class Surroundings:
     binds: Mapping[str, Path]
     caches: Mapping[str, Path]
     egress_socket: Path | None = None
+    image: str = ""
 
 
 async def run_all(
@@ -56,6 +57,7 @@ async def run_all(
             binds=within.binds,
             caches=within.caches,
             egress_socket=within.egress_socket,
+            image=within.image,
         )
         ran = await within.sandbox.run(spec, on_output=log.write, cancel=cancel)
         result = _result(command, ran, log_name)

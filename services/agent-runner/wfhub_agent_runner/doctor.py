@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import json
 import os
-import shutil
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,9 @@ from wfhub_common import privileges
 from wfhub_common.errors import Rejected
 
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
+from wfhub_agent_runner.sandbox.container import RUNTIME_DEFAULT, ContainerSandbox
+from wfhub_agent_runner.sandbox.images import ENGINE_DEFAULT, Image, ImageStore, make_fit
+from wfhub_agent_runner.sandbox.port import Sandbox
 from wfhub_agent_runner.sandbox.probes import probe
 
 _USER_NAMESPACES = (
@@ -37,6 +39,7 @@ _USER_NAMESPACES = (
     ),
     (Path("/proc/sys/user/max_user_namespaces"), "0", "sysctl user.max_user_namespaces=10000"),
 )
+_NOT_INSTALLED = {"image-no-engine", "sandbox-no-runtime"}
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,16 @@ async def bwrap(folder: Path) -> Backend:
         sandbox = BwrapSandbox(scratch=folder)
     except Rejected as e:
         return Backend("bwrap", False, e.message, _hint())
+    return await _probed("bwrap", sandbox)
+
+
+async def _probed(name: str, sandbox: Sandbox) -> Backend:
     results = await probe(sandbox)
     escaped = [f"{result.name}: {result.detail}" for result in results if not result.held]
     facts = {**sandbox.describe(), "probes": len(results)}
     if escaped:
-        return Backend("bwrap", False, "; ".join(escaped), _hint(), facts)
-    return Backend("bwrap", True, facts=facts)
+        return Backend(name, False, "; ".join(escaped), _hint(), facts)
+    return Backend(name, True, facts=facts)
 
 
 def _hint() -> str:
@@ -73,10 +80,26 @@ def _hint() -> str:
     return "see docs/architecture.md; inside a container the runner needs a seccomp profile of ours"
 
 
-def container() -> Backend:
-    found = [name for name in ("podman", "docker", "runsc") if shutil.which(name)]
-    why = "this backend is not built yet"
-    return Backend("container", False, why, "use bwrap", {"installed": found})
+async def container(folder: Path) -> Backend:
+    """Without an image: what every container has of the runner's own is enough for the probes."""
+    image = Image("none", "", folder / "root", {})
+    try:
+        ImageStore(folder, os.environ.get("CONTAINER_ENGINE", ENGINE_DEFAULT))
+        image.root.mkdir()
+        make_fit(image.root)
+        sandbox = ContainerSandbox(
+            scratch=folder / "scratch",
+            images={image.name: image},
+            default=image.name,
+            runtime=os.environ.get("CONTAINER_RUNTIME", RUNTIME_DEFAULT),
+        )
+    except Rejected as e:
+        return Backend("container", False, e.message, _do(e))
+    return await _probed("container", sandbox)
+
+
+def _do(error: Rejected) -> str:
+    return "apt-get install podman crun" if error.code in _NOT_INSTALLED else _hint()
 
 
 def kubernetes() -> Backend:
@@ -101,7 +124,12 @@ def _examined(folder: Path, uid: int) -> int:
     if os.geteuid() == 0:
         os.chown(folder, uid, uid)
         privileges.drop(uid, uid, keep_visible=privileges.code_paths(), keep_writable=(folder,))
-    backends = [asyncio.run(bwrap(folder / "sandbox")), container(), kubernetes()]
+    (folder / "container").mkdir()
+    backends = [
+        asyncio.run(bwrap(folder / "sandbox")),
+        asyncio.run(container(folder / "container")),
+        kubernetes(),
+    ]
     ready = any(backend.works for backend in backends)
     print(json.dumps({"backends": [asdict(each) for each in backends], "ready": ready}), flush=True)
     return 0 if ready else 1

@@ -34,7 +34,8 @@ from wfhub_agent_runner.gitwork.location import Policy
 from wfhub_agent_runner.gitwork.remote import credentials
 from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_agent_runner.leases import Leases
-from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
+from wfhub_agent_runner.sandbox import choice
+from wfhub_agent_runner.sandbox.port import Sandbox
 from wfhub_agent_runner.sandbox.probes import probe
 from wfhub_agent_runner.scheduler_link import SchedulerLink
 from wfhub_agent_runner.set_up import SetUps
@@ -75,6 +76,7 @@ def _become_unprivileged(
             *privileges.code_paths(),
             *settings.toolchain_paths(),
             *(rule.folder for rule in _caches(settings)),
+            *settings.sandbox().files(),
         ),
         keep_writable=(home,),
     )
@@ -137,7 +139,9 @@ async def _serve(
     incarnation = secrets.token_hex(8)
     tools = toolchains.of(settings.toolchain_paths())
     try:
-        sandbox = BwrapSandbox(scratch=settings.runner_home / "sandbox")
+        sandbox = await asyncio.to_thread(choice.opened, settings.sandbox(), settings.runner_home)
+    except ValueError as e:
+        raise SystemExit(f"bad settings: {e}") from e
     except Rejected as e:
         raise SystemExit(f"no sandbox works here, so no task is taken: {e.message}") from e
     await _refuse_if_escapable(sandbox)
@@ -166,13 +170,14 @@ async def _serve(
             spool=spool,
             delivery=delivery,
             toolchains=tools,
-            python=str(sandbox.python),
+            python=sandbox.interpreter,
             gateway_url=settings.gateway_url,
             set_ups=SetUps(workspaces),
             secrets=(settings.service_token, settings.nats_password),
             scratch=scratch,
             egress=settings.egress_policy(),
             caches=_caches(settings),
+            images=settings.image_policy(),
         )
 
         async def run(assignment: messages.Assignment) -> None:
@@ -226,14 +231,14 @@ async def _serve(
     await rpc.stop(broker)
 
 
-async def _refuse_if_escapable(sandbox: BwrapSandbox) -> None:
+async def _refuse_if_escapable(sandbox: Sandbox) -> None:
     escaped = [result for result in await probe(sandbox) if not result.held]
     if escaped:
         names = "; ".join(f"{result.name}: {result.detail}" for result in escaped)
         raise SystemExit(f"the sandbox does not hold, so no task is taken: {names}")
 
 
-async def _probe_again(settings: RunnerSettings, sandbox: BwrapSandbox, claims: Claims) -> None:
+async def _probe_again(settings: RunnerSettings, sandbox: Sandbox, claims: Claims) -> None:
     while True:
         await asyncio.sleep(settings.probe_every_s)
         escaped = [result.name for result in await probe(sandbox) if not result.held]
@@ -276,7 +281,7 @@ async def _register(
         name=settings.runner_name,
         slots=settings.runner_slots,
         labels=settings.labels(),
-        backend="bwrap",
+        backend=settings.sandbox_backend,
         version=version("workflow-hub"),
     )
     told = ""

@@ -1,13 +1,17 @@
 """Settings of the runner, read once from its environment."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 from wfhub_common import egress
 from wfhub_common.settings import BrokerSettings
 
+from wfhub_agent_runner import image_policy
 from wfhub_agent_runner.egress_policy import EgressPolicy
 from wfhub_agent_runner.gitwork.eviction import Budget
+from wfhub_agent_runner.image_policy import ImagePolicy
+from wfhub_agent_runner.sandbox.choice import Choice
 
 _LABEL = "[a-z0-9][a-z0-9._=-]{0,62}"
 
@@ -41,6 +45,16 @@ class RunnerSettings(BrokerSettings):
     proofs_url: str
     gateway_url: str
     service_token: str = ""
+    sandbox_backend: Literal["bwrap", "container"] = "bwrap"
+    # For `container`: what fetches images, what starts containers, and which images there are.
+    container_engine: str = "podman"
+    container_runtime: str = "crun"
+    container_image: str = ""  # the default; a name, or docker-archive:/file, oci-archive:/file
+    container_auth_file: Path | None = None  # containers-auth.json(5), of registries
+    container_images: str = ""  # others: image=project,project;image=* (image_policy)
+    http_proxy: str = ""  # this and the next: of the engine, on its way to registries
+    https_proxy: str = ""
+    no_proxy: str = ""
     probe_every_s: float = 300.0  # escape probes through the real backend
     ready_file: Path | None = None  # written once registered, for a supervisor
 
@@ -62,6 +76,34 @@ class RunnerSettings(BrokerSettings):
 
     def cache_budget(self) -> Budget:
         return Budget(self.cache_bytes_max, self.cache_age_s, self.disk_free_bytes_min)
+
+    def image_policy(self) -> ImagePolicy | None:
+        """None: the backend has no images."""
+        if self.sandbox_backend == "bwrap":
+            return None
+        return image_policy.parse(self.container_image, self.container_images)
+
+    def sandbox(self) -> Choice:
+        policy = self.image_policy()
+        engine_env = {
+            "REGISTRY_AUTH_FILE": self.container_auth_file,
+            "HTTP_PROXY": self.http_proxy,
+            "HTTPS_PROXY": self.https_proxy,
+            "NO_PROXY": self.no_proxy,
+        }
+        return Choice(
+            backend=self.sandbox_backend,
+            images=policy.names() if policy else (),
+            engine=self.container_engine,
+            runtime=self.container_runtime,
+            engine_env={name: str(value) for name, value in engine_env.items() if value},
+        )
+
+    @field_validator("container_images")
+    @classmethod
+    def _image_rules(cls, value: str) -> str:
+        image_policy.parse("", value)
+        return value
 
     def labels(self) -> tuple[str, ...]:
         return tuple(sorted(set(self.runner_labels.split(",")) - {""}))

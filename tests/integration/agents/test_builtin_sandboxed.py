@@ -25,7 +25,7 @@ def calls(name: str, **arguments: Any) -> dict[str, Any]:
 async def session(home: Path, spec: AgentSpec, *answers: dict[str, Any]) -> tuple[Ran, list[Any]]:
     """The agent's run on a workspace with old.txt, and what the model was asked."""
     lab = Lab(home)
-    plan = table.plan(spec, prompt="Make it new.", python=str(own_python()))
+    plan = table.plan(spec, prompt="Make it new.", python=(str(own_python()),))
     with scripted_model.serving(answers) as script:
         gateway = script.url.removesuffix("/v1")
         relay = GatewayRelay(socket_path=home / "s", gateway_url=gateway, token="wat_real")

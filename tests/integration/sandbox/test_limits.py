@@ -96,9 +96,10 @@ def test_within_the_memory_nothing_happens(tmp_path: Path) -> None:
 def test_memory_spread_over_processes_is_added_up(tmp_path: Path) -> None:
     async def work() -> Ran:
         eater = EAT_MEMORY.replace('"', "'")
-        script = f'for i in 1 2 3 4; do "$0" -I -S -c "{eater}" 24 & done; wait'
+        script = f'for i in 1 2 3 4; do "$@" -I -S -c "{eater}" 24 & done; wait'
         lab = Lab(tmp_path)
-        return await lab.run("/bin/sh", "-c", script, str(lab.sandbox.python), limits=SMALL)
+        words = ("/bin/sh", "-c", script, "sh", *lab.sandbox.interpreter)
+        return await lab.run(*words, limits=SMALL)
 
     exceeded(unprivileged.run(tmp_path, work), "memory", 64 * MIB)
 

@@ -285,7 +285,7 @@ def test_an_agent_in_a_sandbox_streams_through_the_relay(tmp_path: Path) -> None
                 first = asyncio.Event()
                 run = asyncio.create_task(
                     lab.run(
-                        *(str(lab.sandbox.python), "-c", AGENT, GATEWAY_URL),
+                        *(*lab.sandbox.interpreter, "-c", AGENT, GATEWAY_URL),
                         gateway_socket=served.socket_path,
                         started=first,
                     )
@@ -337,7 +337,7 @@ print("done")
             )
             async with served:
                 ran = await lab.run(
-                    *(str(lab.sandbox.python), "-c", code, GATEWAY_URL),
+                    *(*lab.sandbox.interpreter, "-c", code, GATEWAY_URL),
                     gateway_socket=served.socket_path,
                 )
             return ran.output, json.dumps(served.statuses)

@@ -7,7 +7,9 @@ from wfhub_common.messages import AgentSpec
 
 
 def plan(spec: AgentSpec, prompt: str = "Fix {it}.") -> table.AgentPlan:
-    return table.plan(spec, prompt=prompt, python="/usr/bin/python3", gateway="http://127.0.0.1:1")
+    return table.plan(
+        spec, prompt=prompt, python=("/usr/bin/python3",), gateway="http://127.0.0.1:1"
+    )
 
 
 def test_the_builtin_agent_is_a_file_run_by_the_toolchains_python() -> None:

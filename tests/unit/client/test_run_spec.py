@@ -85,6 +85,7 @@ def test_egress_is_left_to_its_default_unless_asked_for() -> None:
             "idle_s",
             "retry_on",
             "backoff_s",
+            "image",
             "setup",
             "setup_egress",
         ]

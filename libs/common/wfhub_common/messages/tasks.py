@@ -97,6 +97,8 @@ class TaskSpec(Command):
     # host:port that the agent may connect to, if the runner's operator allows them; sandboxes of
     # verification never get any.
     egress: tuple[EgressEntry, ...] = Field((), max_length=limits.EGRESS_HOSTS_MAX)
+    # What its sandboxes are made of, if its runner has images and lets the project use this one.
+    image: str = Field("", max_length=limits.URL_CHARS_MAX, pattern=r"^[A-Za-z0-9._/:@-]*$")
     limits: Limits = Limits()
     retry: Retry = Retry()
     queue_s: int | None = Field(None, ge=1, le=30 * 86_400)  # longest wait for its first runner

@@ -8,7 +8,7 @@ below FILES the agent cannot change.
 Raises: Rejected("agent-unknown"), Rejected("agent-needs-argv").
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -81,12 +81,20 @@ def lookup(name: str) -> AgentEntry:
         raise Rejected("agent-unknown", message, known=known) from None
 
 
-def plan(spec: AgentSpec, *, prompt: str, python: str, gateway: str = GATEWAY_URL) -> AgentPlan:
-    """How to start the agent of a task. `python`: an interpreter inside the sandbox; `gateway`:
+def _words(
+    template: Sequence[str], python: Sequence[str], values: Mapping[str, str]
+) -> Iterator[str]:
+    for part in template:
+        yield from python if part == "{python}" else (part.format_map(values),)
+
+
+def plan(
+    spec: AgentSpec, *, prompt: str, python: tuple[str, ...], gateway: str = GATEWAY_URL
+) -> AgentPlan:
+    """How to start the agent of a task. `python`: the words that start one inside; `gateway`:
     the relay's URL inside, without /v1. A spec with `argv` is a command whatever its name."""
     entry = ENTRIES[COMMAND] if spec.argv else lookup(spec.name)
     values = {
-        "python": python,
         "prompt": prompt,
         "prompt_file": PROMPT_FILE,
         "model": spec.model or "",
@@ -96,7 +104,7 @@ def plan(spec: AgentSpec, *, prompt: str, python: str, gateway: str = GATEWAY_UR
         "key": DUMMY_KEY,
         "home": HOME,
     }
-    argv = spec.argv or tuple(part.format_map(values) for part in entry.argv)
+    argv = spec.argv or tuple(_words(entry.argv, python, values))
     if not argv:
         raise Rejected("agent-needs-argv", "the agent `command` needs agent.argv, the program")
     env = {name: template.format_map(values) for name, template in entry.env.items()}

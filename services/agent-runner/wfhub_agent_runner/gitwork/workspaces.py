@@ -33,12 +33,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dulwich.objects import ObjectID
 from wfhub_common import ids
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
 from wfhub_common.messages import PublishOrder
 
-from wfhub_agent_runner.gitwork import attempts, directory, eviction, setups
+from wfhub_agent_runner.gitwork import attempts, devcontainer, directory, eviction, setups
 from wfhub_agent_runner.gitwork.attempts import BaseCheckout, Layers, Lease, Snapshot
 from wfhub_agent_runner.gitwork.client import NOBODY, RepoAccess, Use
 from wfhub_agent_runner.gitwork.commit import About
@@ -90,6 +91,10 @@ class Workspaces:
 
     async def prepare(self, repo: str, base: str | None, use: Use = NOBODY) -> BaseCheckout:
         return await self._run(self._prepare, repo, base, use)
+
+    async def image_of(self, base: BaseCheckout) -> str:
+        """What the repository's devcontainer.json asks for; empty: nothing."""
+        return await self._run(self._image_of, base)
 
     async def lease(self, base: BaseCheckout, attempt_id: str) -> Lease:
         return await self._run(self._lease, base, ids.checked(attempt_id, "att"))
@@ -182,6 +187,10 @@ class Workspaces:
         return BaseCheckout(
             repo, found.commit, mirror.tree_of(found.commit), found.ref, mirror, lower_dirs
         )
+
+    def _image_of(self, base: BaseCheckout) -> str:
+        with base.mirror.store() as store:
+            return devcontainer.image_at(store, ObjectID(base.tree.encode()))
 
     @contextmanager
     def _mirror(self, of: str) -> Iterator[Mirror]:

@@ -78,7 +78,7 @@ def options(spec: SandboxSpec, host: Host, fds: Descriptors, layer: Layer) -> li
         *("--unshare-cgroup-try", "--disable-userns", "--assert-userns-disabled"),
         *("--uid", str(UID), "--gid", str(GID), "--hostname", "sandbox", "--cap-drop", "ALL"),
         *("--new-session", "--die-with-parent", "--clearenv"),
-        *_environment(spec),
+        *_setenv(environment(spec)),
         *("--ro-bind", "/usr", "/usr"),
     ]
     for path, target in host.system_links.items():
@@ -94,7 +94,7 @@ def options(spec: SandboxSpec, host: Host, fds: Descriptors, layer: Layer) -> li
         *("--size", size, "--perms", "0700", "--tmpfs", HOME),
         *("--dir", "/run"),
     ]
-    for _, inside, socket in _sockets(spec):
+    for _, inside, socket in sockets(spec):
         words += ["--ro-bind", str(socket), inside]
     own = {} if host.python_prefix is None else {str(host.python_prefix): host.python_prefix}
     for inside, source in sorted({**own, **spec.binds}.items()):  # a folder before what is in it
@@ -120,8 +120,7 @@ def options(spec: SandboxSpec, host: Host, fds: Descriptors, layer: Layer) -> li
 def _caches(spec: SandboxSpec, layer: Layer) -> list[str]:
     words: list[str] = []
     for path, source in sorted(spec.caches.items()):
-        if not _plain(path) or not path.startswith(f"{HOME}/"):
-            raise Rejected("sandbox-cache", f"a cache belongs below {HOME}, not at {path[:200]!r}")
+        checked_cache(path)
         if (over := layer.caches.get(path)) is None:
             words += ["--ro-bind", str(source), path]
         else:
@@ -130,16 +129,28 @@ def _caches(spec: SandboxSpec, layer: Layer) -> list[str]:
     return words
 
 
+def checked_cache(path: str) -> str:
+    """Raises: Rejected unless it lies where a cache may."""
+    if not _plain(path) or not path.startswith(f"{HOME}/"):
+        raise Rejected("sandbox-cache", f"a cache belongs below {HOME}, not at {path[:200]!r}")
+    return path
+
+
 def command(spec: SandboxSpec, host: Host, report: int) -> list[str]:
-    words = [str(host.python), "-I", "-S", INSIDE, "--report", str(report)]
-    for name, number in _rlimits(spec.limits).items():
+    return [str(host.python), "-I", "-S", INSIDE, *first_words(spec, report)]
+
+
+def first_words(spec: SandboxSpec, report: int) -> list[str]:
+    """What inside.py is told."""
+    words = ["--report", str(report)]
+    for name, number in rlimits(spec.limits).items():
         words += ["--limit", f"{name}={number}"]
-    for port, inside, _ in _sockets(spec):
+    for port, inside, _ in sockets(spec):
         words += ["--forward", f"{port}={inside}"]
     return [*words, "--", *spec.argv]
 
 
-def _sockets(spec: SandboxSpec) -> list[tuple[int, str, Path]]:
+def sockets(spec: SandboxSpec) -> list[tuple[int, str, Path]]:
     """(port on 127.0.0.1 inside, path inside, path outside) of each way out."""
     ways = (
         (GATEWAY_PORT, GATEWAY_SOCKET, spec.gateway_socket),
@@ -157,6 +168,14 @@ def checked_file(path: str) -> str:
 
 
 def _bind(source: Path, inside: str) -> Sequence[str]:
+    checked_bind(inside)
+    if PurePosixPath(inside).is_relative_to("/usr") and str(source) == inside:
+        return ()  # /usr is there already
+    return ("--ro-bind", str(source), inside)
+
+
+def checked_bind(inside: str) -> str:
+    """Raises: Rejected unless nothing of the sandbox's own would be covered there."""
     covers = [
         p for p in (*_OURS, "/usr", "/tmp", HOME) if p == inside or p.startswith(f"{inside}/")
     ]
@@ -168,16 +187,14 @@ def _bind(source: Path, inside: str) -> Sequence[str]:
             " sandbox's own; choose an absolute folder outside of "
             + ", ".join((*_OURS, "/usr", "/tmp")),
         )
-    if PurePosixPath(inside).is_relative_to("/usr") and str(source) == inside:
-        return ()  # /usr is there already
-    return ("--ro-bind", str(source), inside)
+    return inside
 
 
 def _plain(path: str) -> bool:
     return path.startswith("/") and os.path.normpath(path) == path and not path.startswith("//")
 
 
-def _environment(spec: SandboxSpec) -> list[str]:
+def environment(spec: SandboxSpec) -> dict[str, str]:
     values = {"PATH": SYSTEM_PATH, "HOME": HOME, "LANG": "C.UTF-8"}
     values |= {"USER": "agent", "LOGNAME": "agent", "TMPDIR": "/tmp"}
     if spec.egress_socket is not None:  # programs disagree about the case
@@ -185,10 +202,14 @@ def _environment(spec: SandboxSpec) -> list[str]:
             values |= {name: EGRESS_URL, name.upper(): EGRESS_URL}
         values |= {"no_proxy": NOT_PROXIED, "NO_PROXY": NOT_PROXIED}
     values |= spec.env
+    return values
+
+
+def _setenv(values: Mapping[str, str]) -> list[str]:
     return [word for name, value in values.items() for word in ("--setenv", name, value)]
 
 
-def _rlimits(limits: Limits) -> dict[str, int]:
+def rlimits(limits: Limits) -> dict[str, int]:
     return {
         "CORE": 0,
         "FSIZE": limits.file_bytes,

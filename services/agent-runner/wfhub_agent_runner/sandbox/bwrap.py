@@ -63,16 +63,21 @@ class BwrapSandbox:
         self.scratch = scratch
         self.python = Path(python or own_python())
         bwrap, self._version = find_bwrap()
-        self._host = Host(bwrap, self.python, _prefix(self.python), arguments.system_links())
+        self._host = Host(bwrap, self.python, prefix_of(self.python), arguments.system_links())
         self._layer_kind = layers.probe(bwrap, scratch)
         self._cgroups = Cgroups.open(cgroup_root) if cgroup_root is not None else None
         self._filter = seccomp.program(platform.machine())
         assert inside.__file__ is not None
         source = Path(inside.__file__)
         # Compiled for the same interpreter; another one may not read it, but any reads the source.
-        self._inside = _compiled(source) if self.python == own_python() else source.read_bytes()
+        self._inside = compiled(source) if self.python == own_python() else source.read_bytes()
 
-    def describe(self) -> dict[str, Any]:
+    @property
+    def interpreter(self) -> tuple[str, ...]:
+        return (str(self.python),)
+
+    def describe(self, image: str = "") -> dict[str, Any]:
+        no_images(image)
         return {
             "backend": "bwrap",
             "version": self._version,
@@ -88,6 +93,7 @@ class BwrapSandbox:
         began = time.monotonic()
         async with contextlib.AsyncExitStack() as stack:
             try:
+                no_images(spec.image)
                 layer = await stack.enter_async_context(
                     layers.prepared(self._layer_kind, spec, scratch=self.scratch)
                 )
@@ -167,7 +173,16 @@ class _Opened:
             os.close(descriptor)
 
 
-def _compiled(source: Path) -> bytes:
+def no_images(image: str) -> None:
+    if image:
+        raise Rejected(
+            "image-unsupported",
+            f"this runner's sandbox has no images, so none can be {image[:200]!r}: leave the image"
+            " out, or ask the operator for SANDBOX_BACKEND=container",
+        )
+
+
+def compiled(source: Path) -> bytes:
     """As a .pyc file that is never compared with its source (PEP 552)."""
     code = compile(source.read_bytes(), source.name, "exec", dont_inherit=True)
     unchecked = (0b01).to_bytes(4, "little") + bytes(8)
@@ -179,7 +194,7 @@ def own_python() -> Path:
     return Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
 
 
-def _prefix(python: Path) -> Path | None:
+def prefix_of(python: Path) -> Path | None:
     if python.is_relative_to("/usr"):
         return None
     own = Path(sys.base_prefix)

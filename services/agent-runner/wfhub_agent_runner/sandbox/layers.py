@@ -25,6 +25,7 @@ from wfhub_agent_runner.sandbox.port import SandboxSpec
 from wfhub_agent_runner.sandbox.usage import Usage, tree_usage
 
 PROBE_TIMEOUT_S = 20.0
+PROBE_SCRIPT = "echo new > new && rm old"
 _OPAQUE = "user.overlay.opaque"
 
 
@@ -53,21 +54,27 @@ class CacheLayer:
 
 def probe(bwrap: Path, scratch: Path) -> LayerKind:
     """Tries an overlay with layers in `scratch`, as the uid that runs would have."""
+
+    def command(folder: Path) -> list[str]:
+        at = str(folder / "mount")
+        return [
+            *(str(bwrap), "--unshare-user", "--ro-bind", "/", "/"),
+            *("--overlay-src", str(folder / "lower")),
+            *("--overlay", str(folder / "upper"), str(folder / "work"), at, "--chdir", at),
+            *("--", "/bin/sh", "-c", PROBE_SCRIPT),
+        ]
+
+    return probe_by(command, scratch)
+
+
+def probe_by(command: Callable[[Path], list[str]], scratch: Path) -> LayerKind:
+    """`command(folder)` runs PROBE_SCRIPT in an overlay of that folder's lower, upper and work."""
     with temporary_folder(scratch) as folder:
         for name in ("lower", "upper", "work", "mount"):
             (folder / name).mkdir()
         (folder / "lower" / "old").touch()
-        at = str(folder / "mount")
         tried = subprocess.run(
-            [
-                *(str(bwrap), "--unshare-user", "--ro-bind", "/", "/"),
-                *("--overlay-src", str(folder / "lower")),
-                *("--overlay", str(folder / "upper"), str(folder / "work"), at, "--chdir", at),
-                *("--", "/bin/sh", "-c", "echo new > new && rm old"),
-            ],
-            capture_output=True,
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
+            command(folder), capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
         )
         upper = folder / "upper"
         if not tried.returncode and (upper / "new").exists() and is_whiteout(upper / "old"):
@@ -123,6 +130,13 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         remove_tree(folder)
+
+
+def sweep(scratch: Path) -> None:
+    """Removes what runs of an earlier process left there."""
+    for pattern in ("sandbox-*", "container-*"):
+        for folder in scratch.glob(pattern):
+            remove_tree(folder)
 
 
 def remove_tree(root: Path) -> None:

@@ -38,7 +38,8 @@ class SandboxSpec:
 
     `caches` maps a path below HOME to a host folder: what is written there is thrown away, where it
     can be written at all. `binds` maps a path inside to a host path, read-only. `files` maps a
-    path inside to content: read-only below FILES, the agent's own below HOME and /tmp.
+    path inside to content: read-only below FILES, the agent's own below HOME and /tmp. `image`: one
+    of the backend's images by its name; without one, its default.
     """
 
     argv: tuple[str, ...]
@@ -56,6 +57,7 @@ class SandboxSpec:
     gateway_socket: Path | None = None
     egress_socket: Path | None = None  # of a proxy, which the environment then names
     idle_s: float | None = None  # ends a run that shows no sign of life for so long
+    image: str = ""
     signs: Callable[[], float] = never  # when (time.monotonic) it last showed one beside its output
 
 
@@ -113,14 +115,25 @@ OnOutput = Callable[[bytes], Awaitable[None]]
 
 
 class Sandbox(Protocol):
+    @property
+    def interpreter(self) -> tuple[str, ...]:
+        """The words that start a Python of the runner's version inside."""
+        ...
+
+    @property
+    def scratch(self) -> Path:
+        """A folder of the runner's, on the file system of the layers that specs name."""
+        ...
+
     async def run(
         self, spec: SandboxSpec, *, on_output: OnOutput, cancel: asyncio.Event
     ) -> SandboxResult:
         """stdout and stderr, merged, reach `on_output` in order; stdin is empty."""
         ...
 
-    def describe(self) -> dict[str, Any]:
-        """The policy in force, for the proof: backend, version, how each limit is held."""
+    def describe(self, image: str = "") -> dict[str, Any]:
+        """The policy in force, for the proof: backend, version, how each limit is held; of a
+        backend with images, which one by its digest. Raises: Rejected for an unknown image."""
         ...
 
 

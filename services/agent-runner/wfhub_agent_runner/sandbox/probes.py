@@ -18,9 +18,8 @@ from pathlib import Path
 from wfhub_common.messages import Limits
 
 from wfhub_agent_runner.sandbox import escapes
-from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
 from wfhub_agent_runner.sandbox.layers import temporary_folder
-from wfhub_agent_runner.sandbox.port import FILES, SandboxSpec, described
+from wfhub_agent_runner.sandbox.port import FILES, Sandbox, SandboxSpec, described
 
 PROBE_TIMEOUT_S = 30.0
 OUTPUT_BYTES_MAX = 64 * 1024
@@ -40,7 +39,7 @@ class ProbeResult:
     control: str = ""
 
 
-async def probe(sandbox: BwrapSandbox) -> list[ProbeResult]:
+async def probe(sandbox: Sandbox) -> list[ProbeResult]:
     with temporary_folder(sandbox.scratch) as folder, _host_listener() as port:
         canary = folder / "canary"
         canary.write_text("not for agents")
@@ -53,7 +52,7 @@ async def probe(sandbox: BwrapSandbox) -> list[ProbeResult]:
             output.append(chunk)
 
         spec = SandboxSpec(
-            argv=(str(sandbox.python), "-I", "-S", _SCRIPT, json.dumps(facts)),
+            argv=(*sandbox.interpreter, "-I", "-S", _SCRIPT, json.dumps(facts)),
             lower=folder / "lower",
             upper=folder / "upper",
             work=folder / "work",
@@ -90,7 +89,7 @@ def _controls(canary: Path, port: int) -> dict[str, str]:
         "read-host-file": f"the runner read {size} bytes of it",
         "reach-the-host": "the runner connected to it",
         "see-host-processes": f"the runner is in {os.readlink(_PID_SPACE)}",
-        "new-user-namespace": "bwrap made one to run this",
+        "new-user-namespace": "one was made to run this",
     }
 
 

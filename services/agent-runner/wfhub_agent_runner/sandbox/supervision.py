@@ -16,6 +16,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from wfhub_agent_runner.sandbox.cgroup import Group
 from wfhub_agent_runner.sandbox.layers import Layer
@@ -40,7 +41,9 @@ TAIL_BYTES = 2000  # of the output, for the message when bwrap itself fails
 
 @dataclass(frozen=True)
 class Started:
-    """bwrap runs. `unblocks`: a byte here starts the command, once it is in its cgroup."""
+    """bwrap runs. `unblocks`: a byte here starts the command, once it is in its cgroup.
+    `pid_file`: where another starter than bwrap says which process is the init, before inside.py
+    reports anything; `status` is not used then."""
 
     process: subprocess.Popen[bytes]
     output: int
@@ -48,6 +51,7 @@ class Started:
     report: int
     unblocks: int | None
     group: Group | None
+    pid_file: Path | None = None
 
 
 async def supervise(
@@ -115,8 +119,12 @@ class _Life:
     async def begun(self) -> int | None:
         """Waits until bwrap has made the sandbox's init, or has failed. To kill bwrap before would
         leave an init that waits for it for ever. Repeatable."""
-        await self.status.first_line.wait()
-        first = _child_pid(self.status.text)
+        if self._started.pid_file is None:
+            await self.status.first_line.wait()
+            first = _child_pid(self.status.text)
+        else:
+            await self.report.first_line.wait()
+            first = _pid_in(self._started.pid_file)
         if first is not None and self._init is None:
             with contextlib.suppress(ProcessLookupError):
                 self._init = os.pidfd_open(first)
@@ -264,6 +272,12 @@ async def _clear(life: _Life, tasks: list[asyncio.Task[Outcome | None]]) -> None
 def _child_pid(text: bytes) -> int | None:
     with contextlib.suppress(ValueError, KeyError):
         return int(json.loads(text.split(b"\n", 1)[0])["child-pid"])
+    return None
+
+
+def _pid_in(file: Path) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return int(file.read_text())
     return None
 
 

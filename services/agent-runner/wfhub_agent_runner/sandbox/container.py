@@ -1,0 +1,229 @@
+"""The container adapter of the sandbox port: an image's root, run by an OCI runtime, without root.
+
+Each run is put together by stage.py in a user namespace of the runner's own uid, and started by the
+runtime from a fixed bundle: no engine, no daemon, no socket of either is there while tasks run. The
+container is left only by its end: first.py is its first process, which ends when the runner does.
+Must be used from one thread that outlives it, and never as root.
+Raises: Rejected from the constructor when this machine cannot confine so.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wfhub_common.errors import Rejected
+
+from wfhub_agent_runner.sandbox import arguments, bundle, first, inside, layers, seccomp, stage
+from wfhub_agent_runner.sandbox.bwrap import compiled, own_python, prefix_of
+from wfhub_agent_runner.sandbox.images import Image
+from wfhub_agent_runner.sandbox.interpreter import gathered
+from wfhub_agent_runner.sandbox.layers import LayerKind
+from wfhub_agent_runner.sandbox.port import (
+    FILES,
+    CannotStart,
+    OnOutput,
+    SandboxResult,
+    SandboxSpec,
+)
+from wfhub_agent_runner.sandbox.supervision import Started, supervise
+
+RUNTIME_DEFAULT = "crun"
+RUNTIME_TIMEOUT_S = 10.0
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class ContainerSandbox:
+    """`images` by their names, of which `default` is the one without a name. `runtime`: crun's
+    name or path. `scratch`: as BwrapSandbox's. Raises: Rejected."""
+
+    def __init__(
+        self,
+        *,
+        scratch: Path,
+        images: Mapping[str, Image],
+        default: str,
+        runtime: str = RUNTIME_DEFAULT,
+    ) -> None:
+        if 0 in (*os.getresuid(), *os.getresgid()):
+            raise Rejected(
+                "sandbox-as-root",
+                "the runner has real uid or gid 0, which lets a sandbox change the host: start it"
+                " as a service uid, or as root through wfhub_common.privileges",
+            )
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.scratch = scratch
+        self._images, self._default = dict(images), default
+        self._image("")
+        self._runtime, self._version = find_runtime(runtime)
+        self._stage = [str(own_python()), "-I", "-S", stage.__file__]
+        if layers.probe_by(self._probe_command, scratch) is not LayerKind.OVERLAY:
+            raise Rejected(
+                "sandbox-layers",
+                f"{scratch} cannot hold an overlay's upper layer, which a container needs: put"
+                " the runner's home on ext4, xfs, btrfs or tmpfs, or use SANDBOX_BACKEND=bwrap",
+            )
+        kept = scratch.with_name(f"{scratch.name}-python")
+        python = own_python()
+        prefix = prefix_of(python)
+        self._own = bundle.Own(
+            interpreter=gathered(python, kept, bundle.PYTHON),
+            binds={} if prefix is None else {str(prefix): prefix},
+        )
+        self._filter = seccomp.program(platform.machine())
+        own = {arguments.INSIDE: inside, bundle.FIRST: first}
+        self._programs = {
+            path: compiled(Path(str(module.__file__))) for path, module in own.items()
+        }
+
+    @property
+    def interpreter(self) -> tuple[str, ...]:
+        return self._own.interpreter.words
+
+    def describe(self, image: str = "") -> dict[str, Any]:
+        chosen = self._image(image)
+        return {
+            "backend": "container",
+            "version": self._version,
+            "image": chosen.name,
+            "image_digest": chosen.digest,
+            "uid": os.getuid(),
+            "layer": LayerKind.OVERLAY.value,
+            "memory": "watchdog",
+            "seccomp_sha256": hashlib.sha256(self._filter).hexdigest(),
+        }
+
+    async def run(
+        self, spec: SandboxSpec, *, on_output: OnOutput, cancel: asyncio.Event
+    ) -> SandboxResult:
+        began = time.monotonic()
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                image = self._image(spec.image)
+                layer = await stack.enter_async_context(
+                    layers.prepared(LayerKind.OVERLAY, spec, scratch=self.scratch)
+                )
+                folder = Path(tempfile.mkdtemp(prefix="container-", dir=self.scratch))
+                stack.push_async_callback(asyncio.to_thread, layers.remove_tree, folder)
+                started = self._start(spec, image, layer, bundle.Place.below(folder), stack)
+            except (Rejected, OSError) as e:
+                duration_ms = int((time.monotonic() - began) * 1000)
+                return SandboxResult(CannotStart(str(e)), duration_ms, 0, False)
+            return await supervise(started, spec, layer, on_output, cancel, began)
+
+    def _start(
+        self,
+        spec: SandboxSpec,
+        image: Image,
+        layer: layers.Layer,
+        place: bundle.Place,
+        stack: contextlib.AsyncExitStack,
+    ) -> Started:
+        """Raises: OSError, Rejected. Once it returns, the process is the supervisor's."""
+        place.make()
+        self._write_files(spec, place)
+        output, output_writes = _pipe(stack)
+        report, report_writes = _pipe(stack)
+        status, status_writes = _pipe(stack)
+        made = bundle.config(
+            spec, image, self._own, place, seccomp=self._filter, report=report_writes
+        )
+        (place.bundle / "config.json").write_text(json.dumps(made))
+        folder = place.folder
+        pid_file, planned = folder / "pid", folder / "plan.json"
+        plan = bundle.plan(spec, image, self._own, layer, place)
+        plan["argv"] = [
+            *(str(self._runtime), "--root", str(folder / "state"), "--cgroup-manager", "disabled"),
+            *("run", "--bundle", str(place.bundle), "--pid-file", str(pid_file)),
+            *("--preserve-fds", str(report_writes - 2), "wfhub"),
+        ]
+        planned.write_text(json.dumps(plan))
+        process = subprocess.Popen(  # by this thread, whose end would be the sandbox's
+            [*self._stage, str(planned)],
+            stdin=subprocess.DEVNULL,
+            stdout=output_writes,
+            stderr=output_writes,
+            env={},
+            cwd="/",
+            pass_fds=[report_writes],
+        )
+        for descriptor in (output_writes, report_writes, status_writes):
+            os.close(descriptor)
+        return Started(process, output, status, report, None, None, pid_file)
+
+    def _write_files(self, spec: SandboxSpec, place: bundle.Place) -> None:
+        for number, path in enumerate(bundle.copied(spec)):
+            (place.files / str(number)).write_bytes(spec.files[path])
+        below_run = {path: data for path, data in spec.files.items() if path.startswith(FILES)}
+        below_run |= self._programs
+        for path, data in below_run.items():
+            file = place.run / Path(path).relative_to(bundle.RUN)
+            for parent in reversed(file.relative_to(place.run).parents[:-1]):
+                (place.run / parent).mkdir(exist_ok=True)
+                (place.run / parent).chmod(0o755)
+            file.write_bytes(data)
+            file.chmod(0o444)
+        for _, path, _ in arguments.sockets(spec):
+            (place.run / Path(path).relative_to(bundle.RUN)).touch()
+
+    def _image(self, name: str) -> Image:
+        try:
+            return self._images[name or self._default]
+        except KeyError:
+            raise Rejected(
+                "image-unknown",
+                f"this runner has no image {(name or self._default)[:200]!r}: its operator names"
+                " them in CONTAINER_IMAGE and CONTAINER_IMAGES",
+            ) from None
+
+    def _probe_command(self, folder: Path) -> list[str]:
+        names = ("lower", "upper", "work", "mount")
+        script = f'cd "$0" && {layers.PROBE_SCRIPT}'
+        plan = {
+            "root": [str(folder / name) for name in names],
+            "steps": [],
+            "argv": ["/bin/sh", "-c", script, str(folder / "mount")],
+        }
+        (folder / "plan.json").write_text(json.dumps(plan))
+        return [*self._stage, str(folder / "plan.json")]
+
+
+def _pipe(stack: contextlib.AsyncExitStack) -> tuple[int, int]:
+    """(to read, to write): the reading end is closed with the stack."""
+    reads, writes = os.pipe()
+    stack.callback(os.close, reads)
+    return reads, writes
+
+
+def find_runtime(name: str) -> tuple[Path, str]:
+    """crun, and its version. Raises: Rejected."""
+    found = shutil.which(name, path=_SYSTEM_PATH)
+    if found is None:
+        raise Rejected(
+            "sandbox-no-runtime", f"there is no {name} here: install crun, or set CONTAINER_RUNTIME"
+        )
+    try:
+        ran = subprocess.run(
+            [found, "--version"], capture_output=True, timeout=RUNTIME_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as e:
+        raise Rejected("sandbox-no-runtime", f"{found} does not run: {e}") from e
+    version = re.match(rb"crun version (\S+)", ran.stdout)
+    if version is None:
+        said = ran.stdout[:60].decode(errors="replace").strip()
+        raise Rejected(
+            "sandbox-runtime",
+            f"{found} is not crun ({said!r}): only crun maps an ordinary uid alone, and takes our"
+            " seccomp program as it is",
+        )
+    return Path(found), f"crun {version[1].decode()}"

@@ -1,0 +1,68 @@
+"""One test body over every sandbox backend that this machine can run.
+
+A folder's conftest imports `backend`, `container_image` and `pytest_generate_tests`. A test that
+opens a sandbox by `sandbox_lab` runs once for each of AVAILABLE, but for a test with the marker
+`only_backend(name)`. MISSING says of each other backend why it is not run here.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import image_lab
+import pytest
+import sandbox_lab
+import unprivileged
+from wfhub_agent_runner.sandbox.images import Image, ImageStore
+
+PROGRAMS = {"podman": "fetches and unpacks images", "crun": "starts containers"}
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def missing() -> dict[str, str]:
+    absent = [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
+    why = "; ".join(f"{name}, which {PROGRAMS[name]}, is not installed" for name in absent)
+    return {"container": why} if absent else {}
+
+
+MISSING = missing()
+AVAILABLE = tuple(name for name in ("bwrap", "container") if name not in MISSING)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames and "sandbox_lab" in _modules_of(metafunc):
+        only = [mark.args[0] for mark in metafunc.definition.iter_markers("only_backend")]
+        metafunc.parametrize("backend", only or AVAILABLE, indirect=True)
+
+
+def _modules_of(metafunc: pytest.Metafunc) -> set[str]:
+    names = {getattr(each, "__module__", "") for each in vars(metafunc.module).values()}
+    return {name for name in names if name}
+
+
+@pytest.fixture(autouse=True)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Its name."""
+    name = getattr(request, "param", "bwrap")
+    if name == "container":
+        sandbox_lab.image_in_use = request.getfixturevalue("container_image")
+    yield name
+    sandbox_lab.image_in_use = None
+
+
+@pytest.fixture(scope="session")
+def container_image() -> Iterator[Image]:
+    """The tests' image, unpacked by the real engine as the runner's uid."""
+    folder = Path(tempfile.mkdtemp(prefix="wfhub-test-images-"))
+    folder.chmod(0o755)  # every test's own uid reads the root below it
+    archive = image_lab.archive(folder)
+
+    async def work() -> Image:
+        return ImageStore(folder).prepared(f"docker-archive:{archive}")
+
+    try:
+        yield unprivileged.run(folder, work)
+    finally:
+        shutil.rmtree(folder, ignore_errors=os.geteuid() != 0)
