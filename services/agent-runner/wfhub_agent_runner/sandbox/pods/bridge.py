@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Bridge:
             self._server.close()
 
     @contextlib.contextmanager
-    def admitting(self, ways: Mapping[str, Path]):  # type: ignore[no-untyped-def]
+    def admitting(self, ways: Mapping[str, Path]) -> Iterator[str]:
         """Yields the secret that opens `ways` (name → socket) meanwhile."""
         secret = secrets.token_urlsafe(32)
         self._admitted[secret] = ways

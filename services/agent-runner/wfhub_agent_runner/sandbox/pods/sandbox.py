@@ -102,8 +102,8 @@ class KubernetesSandbox:
         if spec.binds:
             raise Rejected(
                 "sandbox-bind",
-                f"a pod cannot see {min(spec.binds)} of the runner's machine: build what agents need"
-                " into the sandbox image, and leave TOOLCHAINS empty",
+                f"a pod cannot see {min(spec.binds)} of the runner's machine: build what agents"
+                " need into the sandbox image, and leave TOOLCHAINS empty",
             )
         ways = {
             inside_path: (str(port), outside)
@@ -112,7 +112,7 @@ class KubernetesSandbox:
         async with layers.prepared(LayerKind.COPY, spec, scratch=self.scratch) as layer:
             with (
                 layers.temporary_folder(self.scratch) as folder,
-                self.bridge.admitting({way: socket for way, socket in ways.values()}) as secret,
+                self.bridge.admitting(dict(ways.values())) as secret,
             ):
                 files = folder / "files"
                 self._lay_out(spec, files)
@@ -299,7 +299,7 @@ async def opened(
     pods: Pods, *, host: str, port: int, pod_ip: str, scratch: Path
 ) -> KubernetesSandbox:
     """In a pod of the cluster, with its service account. Raises: Rejected."""
-    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
     if not scratch.is_relative_to(pods.claim_root):
         raise Rejected("sandbox-claim", f"{scratch} is not on the claim at {pods.claim_root}")
     where = f"[{host}]" if ":" in host else host

@@ -22,9 +22,10 @@ def main() -> None:
         with open(os.path.join(here, name), "rb") as source, open(path, "wb") as target:
             target.write(source.read())
     report = os.open(TERMINATION, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(report, REPORT, inheritable=True)
+    os.dup2(report, REPORT)
+    os.set_inheritable(REPORT, True)  # dup2 leaves a descriptor alone that is that one already
     os.chdir(told["cwd"])
-    os.execve(sys.executable, [sys.executable, "-I", "-S", *told["argv"]], told["env"])
+    os.execve(sys.executable, [sys.executable, "-I", "-S", *told["argv"]], told["env"])  # noqa: S606
 
 
 if __name__ == "__main__":
