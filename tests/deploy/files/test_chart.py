@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy_tools import ROOT, tool
+from deploy_tools import KUBERNETES_VERSIONS, ROOT, tool
 
 CHART = ROOT / "deploy" / "helm" / "workflow-hub"
 EXAMPLES = sorted(path.stem for path in (CHART / "examples").glob("*.yaml"))
 GOLDEN = Path(__file__).with_name("golden.yaml")
-VERSIONS = ("1.35.0", "1.36.0", "1.37.0")  # the newest that kubernetes-validate has
 CUSTOM = {"ScaledObject", "TriggerAuthentication"}  # KEDA's: no schema of Kubernetes
 SERVICE_PODS = {"api", "scheduler", "proof-store", "gateway", "agent-runner", "provision"}
 Object = dict[str, Any]
@@ -62,7 +61,7 @@ def test_it_lints(example: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 def test_every_object_of_every_example_is_valid(version: str, tmp_path: Path) -> None:
     """One run for all: the validator takes long to start."""
     different = {
@@ -267,6 +266,37 @@ def test_all_traffic_is_denied_but_for_exactly_these_flows() -> None:
         assert not policies.reaches_outside(component, "93.184.216.34", 443), component
 
 
+def test_an_agents_pod_reaches_its_runner_and_not_even_dns() -> None:
+    found = objects(rendered("pods"))
+    policies = Policies(found)
+    policies.components.add("agent")
+    reached = {
+        (target, port)
+        for target in policies.components
+        for port in (4222, 5432, 6222, 8070, 8080, 8081, 8090)
+        if policies.allowed("agent", target, port)
+    }
+    assert reached == {("agent-runner", 8070)}
+    assert [each["to"] for each in _egress(found, "agent")] == [
+        [{"podSelector": {"matchLabels": policies.labels("agent-runner")}}]
+    ]
+    (namespace,) = [each for each in found if each["kind"] == "Namespace"]
+    enforced = namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+    assert enforced == "restricted"
+    for name, pod in pods(found):
+        assert "hostUsers" not in pod, name
+        assert not [c for c in containers(pod) if "procMount" in c["securityContext"]], name
+
+
+def _egress(found: list[Object], component: str) -> list[Object]:
+    (policy,) = [
+        each["spec"]
+        for each in found
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == f"hub-{component}"
+    ]
+    return list(policy["egress"])
+
+
 @pytest.mark.parametrize("example", ["", *EXAMPLES])
 def test_nobody_has_rights_in_the_cluster_but_the_provisioner_over_its_own_secrets(
     example: str,
@@ -276,10 +306,15 @@ def test_nobody_has_rights_in_the_cluster_but_the_provisioner_over_its_own_secre
     assert not {"ClusterRole", "ClusterRoleBinding"} & kinds
     for role in (each for each in found if each["kind"] == "Role"):
         for rule in role["rules"]:
-            assert rule["resources"] == ["secrets"]
             assert "*" not in rule["verbs"]
-            assert rule["verbs"] == ["create"] or rule["resourceNames"]
-    assert ("Role" in kinds) == (example != "own-secrets")
+            if role["metadata"]["name"] == "hub-agent-runner":
+                assert rule["resources"][0] in {"jobs", "pods", "pods/log"}
+            else:
+                assert rule["resources"] == ["secrets"]
+                assert rule["verbs"] == ["create"] or rule["resourceNames"]
+    roles = {each["metadata"]["name"] for each in found if each["kind"] == "Role"}
+    provisioned = {"hub-provision"} if example != "own-secrets" else set()
+    assert roles == provisioned | ({"hub-agent-runner"} if example == "pods" else set())
 
 
 @pytest.mark.parametrize(
@@ -292,6 +327,7 @@ def test_nobody_has_rights_in_the_cluster_but_the_provisioner_over_its_own_secre
         (["runner.replicas=9"], "runner.replicasMax"),
         (["postgres.bundled=false"], "postgres.urlSecret is needed"),
         (["nats.bundled=false"], "nats.url is needed"),
+        (["runner.backend=kubernetes"], "runner.pods.image is needed"),
         (["gateway.baseUrl=models"], "baseUrl"),
     ],
 )

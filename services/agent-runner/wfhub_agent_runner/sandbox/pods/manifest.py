@@ -39,6 +39,7 @@ class Pods:
     claim: str  # a ReadWriteMany claim that the runner has mounted too
     claim_root: Path  # where
     uid: int  # the runner's: what the agent writes has to be its own
+    instance: str = ""  # of the installation, a label
     runtime_class: str = ""
     cpu: str = "1"
     pull_secret: str = ""
@@ -61,6 +62,8 @@ def job(
         "app.kubernetes.io/component": "agent",
         "app.kubernetes.io/managed-by": "wfhub-runner",
     }
+    if pods.instance:
+        labels["app.kubernetes.io/instance"] = pods.instance
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

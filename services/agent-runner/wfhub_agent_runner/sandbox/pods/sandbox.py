@@ -295,23 +295,39 @@ async def _disk(running: asyncio.Event, spec: SandboxSpec, layer: Layer) -> Outc
         await asyncio.sleep(DISK_POLL_S)
 
 
-async def opened(
-    pods: Pods, *, host: str, port: int, pod_ip: str, scratch: Path
-) -> KubernetesSandbox:
+@dataclass(frozen=True)
+class Here:
+    """Where this runner is in its cluster."""
+
+    api_host: str
+    api_port: int
+    pod_ip: str
+    bridge_port: int
+
+
+async def opened(pods: Pods, here: Here, *, scratch: Path) -> KubernetesSandbox:
     """In a pod of the cluster, with its service account. Raises: Rejected."""
-    await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
     if not scratch.is_relative_to(pods.claim_root):
-        raise Rejected("sandbox-claim", f"{scratch} is not on the claim at {pods.claim_root}")
-    where = f"[{host}]" if ":" in host else host
+        raise Rejected(
+            "sandbox-claim",
+            f"the runner's home {scratch.parent} is not on the claim at {pods.claim_root}, which"
+            " pods share with it: set RUNNER_HOME and SANDBOX_CLAIM_ROOT",
+        )
+    await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
+    await asyncio.to_thread(layers.sweep, scratch)
+    where = f"[{here.api_host}]" if ":" in here.api_host else here.api_host
     try:
         trusted = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
         client = httpx.AsyncClient(
-            base_url=f"https://{where}:{port}", verify=trusted, timeout=TIMEOUT_S, trust_env=False
+            base_url=f"https://{where}:{here.api_port}",
+            verify=trusted,
+            timeout=TIMEOUT_S,
+            trust_env=False,
         )
         cluster = Cluster(client, pods.namespace)
         version = await cluster.version()
+        bridge = Bridge(here.pod_ip, here.bridge_port)
+        await bridge.start()
     except (OSError, CannotAsk) as e:
         raise Rejected("sandbox-no-cluster", f"the Kubernetes API cannot be asked: {e}") from e
-    bridge = Bridge(pod_ip)
-    await bridge.start()
     return KubernetesSandbox(cluster, pods, bridge, scratch, version)
