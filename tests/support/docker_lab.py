@@ -24,6 +24,11 @@ COMPOSE = ROOT / "deploy" / "compose"
 BASE = "wfhub-test-base:bookworm"
 PACKAGES = "python3,python3-venv,ca-certificates"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+IDENTITY = [
+    part
+    for setting in ("safe.directory=*", "user.name=t", "user.email=t@example.org")
+    for part in ("-c", setting)
+]
 TARGETS = (
     *("api", "scheduler", "proof-store", "llm-gateway", "agent-runner"),
     *("admin", "nats", "postgres"),
@@ -155,6 +160,12 @@ def hand_on(builder: Daemon, host: Daemon, tags: list[str]) -> None:
     saved.unlink()
 
 
+def git(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(["git", *IDENTITY, *arguments], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 @dataclass
 class Site:
     """An installation: compose.yaml with an .env, a folder of workspaces, as a user has them."""
@@ -163,6 +174,7 @@ class Site:
     folder: Path
     env_lines: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=lambda: ["compose.yaml"])
+    project: str = "workflow-hub"
 
     def make(self) -> None:
         for name in ("workspaces", "config"):
@@ -175,10 +187,21 @@ class Site:
         ]
         (self.folder / "env").write_text("\n".join(lines) + "\n")
 
+    def repository(self, name: str) -> Path:
+        """A new one among the workspaces, the runner's own."""
+        repo = self.folder / "workspaces" / name
+        repo.mkdir()
+        git("init", "-q", "-b", "main", cwd=repo)
+        (repo / "README.md").write_text("colour\n")
+        git("add", "-A", cwd=repo)
+        git("commit", "-q", "-m", "first", cwd=repo)
+        subprocess.run(["chown", "-R", "1000:1000", str(repo)], check=True)
+        return repo
+
     def compose(self, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
-                tool("docker-compose"),
+                *(tool("docker-compose"), "-p", self.project),
                 *(part for file in self.files for part in ("-f", str(COMPOSE / file))),
                 *("--env-file", str(self.folder / "env")),
                 *arguments,
@@ -207,7 +230,7 @@ class Site:
         return dict(json.loads(lines[-1]))
 
     def container(self, service: str) -> str:
-        return f"workflow-hub-{service}-1"
+        return f"{self.project}-{service}-1"
 
     def execute(self, service: str, *argv: str) -> subprocess.CompletedProcess[str]:
         return self.host.tried("exec", self.container(service), *argv, timeout_s=60)

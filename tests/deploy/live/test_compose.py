@@ -7,39 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from docker_lab import Daemon, Site, build
+from docker_lab import Daemon, Site, build, git
 
 pytestmark = pytest.mark.timeout(1500)
 
 SERVICES = ("api", "scheduler", "proof-store", "llm-gateway", "agent-runner")
-IDENTITY = [
-    part
-    for setting in ("safe.directory=*", "user.name=t", "user.email=t@example.org")
-    for part in ("-c", setting)
-]
 ONE_EDIT = Path(__file__).with_name("one_edit_model.py")
-
-
-def git(*arguments: str, cwd: Path) -> str:
-    done = subprocess.run(
-        ["git", *IDENTITY, *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def repository(site: Site, name: str) -> Path:
-    repo = site.folder / "workspaces" / name
-    repo.mkdir()
-    git("init", "-q", "-b", "main", cwd=repo)
-    (repo / "README.md").write_text("colour\n")
-    git("add", "-A", cwd=repo)
-    git("commit", "-q", "-m", "first", cwd=repo)
-    subprocess.run(["chown", "-R", "1000:1000", str(repo)], check=True)
-    return repo
 
 
 def test_every_container_is_healthy_and_nobody_in_particular(site: Site) -> None:
@@ -57,7 +30,7 @@ def test_every_container_is_healthy_and_nobody_in_particular(site: Site) -> None
 
 
 def test_a_task_on_a_mounted_repository_becomes_one_branch_and_a_proof(site: Site) -> None:
-    repo = repository(site, "app")
+    repo = site.repository("app")
     result = site.wfhub_json(
         *("run", "--repo", "mount:app", "--prompt", "American spelling"),
         *("--agent-cmd", "sh -c 'sed -i s/colour/color/ README.md; git status'"),
@@ -71,7 +44,7 @@ def test_a_task_on_a_mounted_repository_becomes_one_branch_and_a_proof(site: Sit
 
 
 def test_the_built_in_agent_reaches_a_model_on_the_host_through_the_gateway(site: Site) -> None:
-    repo = repository(site, "modelled")
+    repo = site.repository("modelled")
     model = subprocess.Popen(
         site.host.inside(sys.executable, str(ONE_EDIT), "12434"), stdout=subprocess.PIPE, text=True
     )
@@ -92,7 +65,7 @@ def test_the_built_in_agent_reaches_a_model_on_the_host_through_the_gateway(site
 
 @pytest.mark.parametrize("killed", ["agent-runner", "scheduler", "nats", "postgres"])
 def test_a_container_killed_in_mid_task_costs_time_only(site: Site, killed: str) -> None:
-    repo = repository(site, f"killed-{killed}")
+    repo = site.repository(f"killed-{killed}")
     submitted = site.wfhub_json(
         *("run", "--detach", "--repo", f"mount:killed-{killed}", "--prompt", "x"),
         *("--agent-cmd", "sh -c 'sleep 8; echo done > result.txt'"),
@@ -210,7 +183,7 @@ def test_a_runner_that_was_taken_over_stays_in_its_container(site: Site, act: st
 
 @pytest.mark.hostile(2)
 def test_an_agent_finds_nothing_of_the_runner_or_the_host(site: Site) -> None:
-    repository(site, "curious")
+    site.repository("curious")
     look = (
         "sh -c 'ls /run/wfhub /workspaces /var/lib/wfhub /tmp/wfhub-secrets /opt/wfhub >> seen.txt"
         " 2>&1; ls /proc | grep -c ^[0-9] >> seen.txt; env >> seen.txt;"
