@@ -46,6 +46,7 @@ def test_what_was_backed_up_is_there_after_everything_was_removed(
     shell(commands("For a backup stop first"))
     assert {path.stem for path in tmp_path.glob("*.tar")} >= {"state", "postgres", "proofs"}
     assert site.compose("down", "-v").returncode == 0
+    assert site.compose("up", "--no-start", "--no-build").returncode == 0
     shell(commands("To restore"))
     site.up()
     shown = site.wfhub("status", done["task_id"], "--json")
