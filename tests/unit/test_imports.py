@@ -15,11 +15,12 @@ ALLOWED = {
     "wfhub_agent_runner": {"wfhub_common"},
     "wfhub_proof_store": {"wfhub_common"},
     "wfhub_llm_gateway": {"wfhub_common"},
-    "wfhub_local": {"wfhub_common", "wfhub_client"},
+    "wfhub_admin": {"wfhub_common"},
+    "wfhub_local": {"wfhub_common", "wfhub_client", "wfhub_admin"},
 }
 FOLDERS = {
     folder.name: folder
-    for pattern in ("services/*/wfhub_*", "libs/*/wfhub_*", "deploy/local/wfhub_*")
+    for pattern in ("services/*/wfhub_*", "libs/*/wfhub_*", "deploy/*/wfhub_*")
     for folder in ROOT.glob(pattern)
 }
 

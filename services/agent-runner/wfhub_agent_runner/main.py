@@ -39,11 +39,12 @@ from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_agent_runner.leases import Leases
 from wfhub_agent_runner.sandbox import choice, delegation
 from wfhub_agent_runner.sandbox.layers import LayerKind
+from wfhub_agent_runner.sandbox.pods import sandbox as pods
 from wfhub_agent_runner.sandbox.port import Sandbox
 from wfhub_agent_runner.sandbox.probes import probe
 from wfhub_agent_runner.scheduler_link import SchedulerLink
 from wfhub_agent_runner.set_up import SetUps
-from wfhub_agent_runner.settings import RunnerSettings
+from wfhub_agent_runner.settings import PodsSettings, RunnerSettings
 from wfhub_agent_runner.spool import Spool
 
 HTTP_TIMEOUT_S = 30.0
@@ -156,9 +157,7 @@ async def _serve(
     incarnation = secrets.token_hex(8)
     tools = toolchains.of(settings.toolchain_paths())
     try:
-        sandbox = await asyncio.to_thread(
-            choice.opened, settings.sandbox(), settings.runner_home, cgroups
-        )
+        sandbox = await _sandbox(settings, cgroups)
     except ValueError as e:
         raise SystemExit(f"bad settings: {e}") from e
     except Rejected as e:
@@ -266,6 +265,7 @@ async def _serve(
             asyncio.create_task(claims.loop()),
             asyncio.create_task(leases.keep(every_s=registered.heartbeat_s)),
             asyncio.create_task(delivery.deliver_leftovers(but_of=set(registered.kept))),
+            asyncio.create_task(service.beat(settings.ready_file)),
             asyncio.create_task(_tidy_again(workspaces)),
             asyncio.create_task(_probe_again(settings, sandbox, claims)),
             asyncio.create_task(_register_again(settings, broker, incarnation, leases, stop)),
@@ -282,6 +282,24 @@ async def _serve(
         await asyncio.gather(*again, return_exceptions=True)
         await claims.drain()
     await rpc.stop(broker)
+
+
+async def _sandbox(settings: RunnerSettings, cgroups: Sequence[Path]) -> Sandbox:
+    """Raises: Rejected, ValueError, SystemExit."""
+    if settings.sandbox_backend != "kubernetes":
+        return await asyncio.to_thread(
+            choice.opened, settings.sandbox(), settings.runner_home, cgroups
+        )
+    log.warning("the kubernetes sandbox is unproven: it has not run on a real cluster yet")
+    told = PodsSettings.from_env(os.environ)
+    here = pods.Here(
+        told.kubernetes_service_host,
+        told.kubernetes_service_port,
+        told.pod_ip,
+        told.sandbox_bridge_port,
+    )
+    scratch = settings.runner_home / "sandbox"
+    return await pods.opened(told.pods(os.getuid()), here, scratch=scratch)
 
 
 async def _refuse_if_escapable(sandbox: Sandbox) -> None:

@@ -5,13 +5,14 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 from wfhub_common import egress
-from wfhub_common.settings import BrokerSettings
+from wfhub_common.settings import BrokerSettings, Settings
 
 from wfhub_agent_runner import egress_policy, image_policy
 from wfhub_agent_runner.egress_policy import EgressRules
 from wfhub_agent_runner.gitwork.eviction import Budget
 from wfhub_agent_runner.image_policy import ImagePolicy
 from wfhub_agent_runner.sandbox.choice import AUTH_FILE, Choice
+from wfhub_agent_runner.sandbox.pods.manifest import Pods
 
 NO_CGROUP = "none"
 _LABEL = "[a-z0-9][a-z0-9._=-]{0,62}"
@@ -50,7 +51,7 @@ class RunnerSettings(BrokerSettings):
     proofs_url: str
     gateway_url: str
     service_token: str = ""
-    sandbox_backend: Literal["bwrap", "container"] = "bwrap"
+    sandbox_backend: Literal["bwrap", "container", "kubernetes"] = "bwrap"
     # For `container`: what fetches images, what starts containers, and which images there are.
     container_engine: str = "podman"
     container_runtime: str = "crun"
@@ -127,3 +128,35 @@ class RunnerSettings(BrokerSettings):
 
     def repo_root_paths(self) -> tuple[Path, ...]:
         return tuple(Path(part) for part in self.repo_roots.split(":") if part)
+
+
+class PodsSettings(Settings):
+    """Of SANDBOX_BACKEND=kubernetes, which is unproven: see sandbox/pods."""
+
+    sandbox_image: str = Field(min_length=1)  # what agents run in; with a Python as `python3`
+    sandbox_sidecar_image: str = Field(min_length=1)  # the runner's own
+    sandbox_claim: str = Field(min_length=1)  # ReadWriteMany; RUNNER_HOME lies on it
+    sandbox_claim_root: Path  # where this runner has it
+    sandbox_namespace: str = Field(min_length=1)
+    sandbox_instance: str = ""  # a label, which network policies go by
+    sandbox_runtime_class: str = ""
+    sandbox_cpu: str = "1"
+    sandbox_pull_secret: str = ""
+    sandbox_bridge_port: int = Field(8070, ge=0, le=65535)
+    pod_ip: str = Field(min_length=1)
+    kubernetes_service_host: str = Field(min_length=1)  # this and the next by the kubelet
+    kubernetes_service_port: int = 443
+
+    def pods(self, uid: int) -> Pods:
+        return Pods(
+            namespace=self.sandbox_namespace,
+            image=self.sandbox_image,
+            sidecar_image=self.sandbox_sidecar_image,
+            claim=self.sandbox_claim,
+            claim_root=self.sandbox_claim_root,
+            uid=uid,
+            instance=self.sandbox_instance,
+            runtime_class=self.sandbox_runtime_class,
+            cpu=self.sandbox_cpu,
+            pull_secret=self.sandbox_pull_secret,
+        )

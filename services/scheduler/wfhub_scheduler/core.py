@@ -66,6 +66,7 @@ class Core:
     workflows: Bell = field(default_factory=Bell)  # rung when a task of a workflow ended
     events: Bell = field(default_factory=Bell)  # rung when the outbox may hold new rows
     sweeps: Bell = field(default_factory=Bell)  # never rung: sweeping goes by the clock
+    stream_replicas: int = 1
     groups: dict[str, Any] = field(default_factory=dict)  # commands that are answered in groups
 
     async def commit(self, work: Callable[[Tx], Awaitable[T]]) -> T:

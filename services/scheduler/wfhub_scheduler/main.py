@@ -66,9 +66,9 @@ async def serve(settings: SchedulerSettings, stop: Stop) -> None:
         settings.stop_grace_s,
         settings.attempt_margin_s,
     )
-    core = Core(engine, broker, timing)
+    core = Core(engine, broker, timing, stream_replicas=settings.stream_replicas)
     handlers.subscribe(core, ReceiptCheck(settings.proof_public_key_file))
-    working = asyncio.create_task(_work(core))
+    working = asyncio.create_task(_work(core, settings))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     try:
@@ -85,13 +85,14 @@ async def serve(settings: SchedulerSettings, stop: Stop) -> None:
         raise SystemExit(f"scheduler ended: {stop.why}; start it again")
 
 
-async def _work(core: Core) -> None:
+async def _work(core: Core, settings: SchedulerSettings) -> None:
     await _database(core.engine)
-    await _provision(core.broker)
+    await _provision(core.broker, core.stream_replicas)
     await core.broker.start()
     logger.info("scheduler ready")
     sweeper = Sweeper(core)
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(service.beat(settings.ready_file))
         tasks.create_task(Relay(core).run())
         tasks.create_task(Sealing(core).run())
         tasks.create_task(every("sweep", core.sweeps, sweeper.period_s, sweeper.turn))
@@ -116,12 +117,12 @@ async def _database(engine: AsyncEngine) -> None:
             return
 
 
-async def _provision(broker: NatsBroker) -> None:
+async def _provision(broker: NatsBroker, replicas: int) -> None:
     """nats-py tries to connect until it can; JetStream may come up a little after the port."""
     js = (await broker.connect()).jetstream()
     while True:
         try:
-            await streams.provision(js)
+            await streams.provision(js, replicas=replicas)
         except Exception as e:  # noqa: BLE001 - whatever it is, the answer is to try again
             logger.warning("waiting for JetStream", why=repr(e))
             await asyncio.sleep(START_WAIT_S_MAX)

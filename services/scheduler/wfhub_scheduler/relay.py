@@ -124,7 +124,7 @@ class Relay:
         client = self._core.broker.connection
         js = client.jetstream(timeout=LOOK_TIMEOUT_S)
         if time.monotonic() - self._checked_at > CHECK_S:
-            await _make_missing(js)
+            await _make_missing(js, self._core.stream_replicas)
             await self._look(js, connection)
         end = self._end or await self._look(js, connection)
         noted, noted_at = end.at, time.monotonic()
@@ -153,7 +153,7 @@ class Relay:
 
     async def _look(self, js: JetStreamContext, connection: AsyncConnection) -> StreamEnd:
         """The stream's end: where we left it, or compared anew."""
-        state = await _events_state(js)
+        state = await _events_state(js, self._core.stream_replicas)
         self._checked_at = time.monotonic()
         end = self._end
         emptied = end is not None and end.at != START and state.messages == 0
@@ -187,20 +187,20 @@ async def _read_end(js: JetStreamContext, state: StreamState) -> StreamEnd:
     return StreamEnd(state.last_seq, Position(event.wfhubgeneration, event.wfhubpos), event.id)
 
 
-async def _events_state(js: JetStreamContext) -> StreamState:
+async def _events_state(js: JetStreamContext, replicas: int) -> StreamState:
     try:
         return (await js.stream_info(subjects.EVENTS_STREAM)).state
     except NotFoundError:
-        await _make_missing(js)
+        await _make_missing(js, replicas)
         return (await js.stream_info(subjects.EVENTS_STREAM)).state
 
 
-async def _make_missing(js: JetStreamContext) -> None:
-    for config in streams.configs():
+async def _make_missing(js: JetStreamContext, replicas: int) -> None:
+    for config in streams.configs(replicas):
         assert config.name is not None
         try:
             await js.stream_info(config.name)
         except NotFoundError:
             log.warning("a stream is missing, making it", stream=config.name)
-            await streams.provision(js)
+            await streams.provision(js, replicas=replicas)
             return

@@ -1,5 +1,7 @@
 """Settings of the scheduler, read once from the environment. Units: `*_s` seconds."""
 
+from pathlib import Path
+
 from pydantic import Field
 from wfhub_common import limits
 from wfhub_common.settings import BrokerSettings, Settings
@@ -13,6 +15,8 @@ class SchedulerSettings(BrokerSettings):
     retry_base_s: float = Field(2.0, gt=0)  # of publications and proofs; doubles from there
     stop_grace_s: float = Field(300.0, gt=0)  # for a runner told to stop to hand in its evidence
     attempt_margin_s: float = Field(3600.0, gt=0)  # beside a task's limits: checkout, outages
+    stream_replicas: int = Field(1, ge=1, le=5)  # of each stream; 3 where NATS has three servers
+    ready_file: Path | None = None  # touched every few seconds once it works, for a supervisor
 
 
 class MigrateSettings(Settings):

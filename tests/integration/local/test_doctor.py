@@ -52,4 +52,4 @@ def test_it_reads_well() -> None:
     done = doctor()
     assert done.returncode == 0, done.stderr
     assert "bwrap       works" in done.stdout
-    assert "why: this backend is not built yet" in done.stdout
+    assert "why: unproven" in done.stdout

@@ -3,10 +3,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from wfhub_admin.files import private_file
 from wfhub_common import ids
 from wfhub_common.httpauth import sender_of
 from wfhub_local.credentials import hand_over, load_or_create
-from wfhub_local.layout import Layout, private_file
+from wfhub_local.layout import Layout
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from wfhub_admin.files import private_folder
 from wfhub_local import services
 from wfhub_local.credentials import load_or_create
-from wfhub_local.layout import Layout, private_folder
+from wfhub_local.layout import Layout
 from wfhub_local.processes import Process
 from wfhub_local.services import Setting, Where
 from wfhub_local.settings import Options

@@ -179,7 +179,7 @@ def starting(
     return Start(
         argv=spec.argv,
         paths=_candidates(spec.argv[0], path),
-        limits=_rlimits(spec, cpu_held=cpu_held),
+        limits=rlimits(spec, cpu_held=cpu_held),
         report=report,
         passed=passed,
         ports=[port for port, _, _ in ways],
@@ -263,7 +263,7 @@ def cpu_time_s(spec: SandboxSpec) -> float | None:
     return None if millicores is None else millicores / 1000 * spec.wall_s
 
 
-def _rlimits(spec: SandboxSpec, *, cpu_held: bool) -> dict[str, int]:
+def rlimits(spec: SandboxSpec, *, cpu_held: bool) -> dict[str, int]:
     """Never more than this process may give."""
     limits = spec.limits
     wanted = {

@@ -1,9 +1,10 @@
-"""Roles, schemas and migrations in one short-lived process: `python -m wfhub_local.bootstrap`.
+"""Roles, schemas and migrations in one short-lived process: `python -m wfhub_admin.database`.
 
 Reads a Plan as JSON from standard input (it holds passwords) and ends with 0 when every schema is
 at its newest revision. Idempotent. Services are found by name and not imported: only their
 migrations are read. A process of its own because Alembic is heavy and migrations are not the
 supervisor's to run.
+Raises: SystemExit when the server does not answer within the time it was given.
 """
 
 import asyncio
@@ -11,11 +12,27 @@ import hashlib
 import importlib.util
 import json
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from wfhub_common import subjects
+
+from wfhub_admin.credentials import DATABASE_ADMIN, DATABASE_ROLES, Credentials
+
 DATABASE = "wfhub"
+WAIT_S_MAX = 300.0  # for a server that starts at the same time, recovery after a kill included
+WAIT_POLL_S = 0.5
+
+# service → (schema, package), in the order of their migrations: the scheduler's views are
+# granted to the API's role.
+SCHEMAS = {
+    subjects.SCHEDULER: ("sched", "wfhub_scheduler"),
+    subjects.PROOF_STORE: ("proofs", "wfhub_proof_store"),
+    subjects.GATEWAY: ("gateway", "wfhub_llm_gateway"),
+    subjects.API: ("api", "wfhub_api"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,39 @@ class Plan:
     def from_json(text: str) -> "Plan":
         found = json.loads(text)
         return Plan(**{**found, "schemas": tuple(Schema(**s) for s in found["schemas"])})
+
+
+def server_url(role: str, password: str, host: str, port: int) -> str:
+    """Without a database name."""
+    return f"postgresql://{role}:{password}@{host}:{port}"
+
+
+def service_url(credentials: Credentials, service: str, host: str, port: int) -> str:
+    role = DATABASE_ROLES[service]
+    return f"{server_url(role, credentials.database[role], host, port)}/{DATABASE}"
+
+
+def own(credentials: Credentials, host: str, port: int) -> Plan:
+    """Of a server that is ours: a role for each service."""
+    passwords = credentials.database
+    return Plan(
+        schemas=tuple(
+            Schema(
+                schema,
+                package,
+                service_url(credentials, service, host, port),
+                DATABASE_ROLES[service],
+            )
+            for service, (schema, package) in SCHEMAS.items()
+        ),
+        admin_url=server_url(DATABASE_ADMIN, passwords[DATABASE_ADMIN], host, port),
+        passwords={role: passwords[role] for role in DATABASE_ROLES.values()},
+    )
+
+
+def external(url: str) -> Plan:
+    """Of a server that is its operator's: used as the URL says, by all."""
+    return Plan(tuple(Schema(schema, package, url) for schema, package in SCHEMAS.values()))
 
 
 def migrations(package: str) -> Path | None:
@@ -97,6 +147,29 @@ async def end_creating(plan: Plan) -> None:
             await database.execute(f"REVOKE CREATE ON DATABASE {DATABASE} FROM {schema.role}")
     finally:
         await database.close()
+
+
+async def _answers(url: str) -> str:
+    """Empty, or why it does not. A wrong password is final."""
+    import asyncpg
+
+    try:
+        await (await asyncpg.connect(url, timeout=WAIT_POLL_S * 10)).close()
+    except asyncpg.InvalidAuthorizationSpecificationError as e:
+        raise SystemExit(f"the database refuses the password that was given: {e}") from e
+    except (OSError, TimeoutError, asyncpg.PostgresError) as e:
+        return str(e) or type(e).__name__
+    return ""
+
+
+def wait(plan: Plan, *, within_s: float = WAIT_S_MAX) -> None:
+    """Raises: SystemExit."""
+    url = f"{plan.admin_url}/postgres" if plan.admin_url else plan.schemas[0].url
+    deadline = time.monotonic() + within_s
+    while why := asyncio.run(_answers(url)):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the database did not answer within {within_s:.0f} s: {why}")
+        time.sleep(WAIT_POLL_S)
 
 
 def carry_out(plan: Plan) -> None:

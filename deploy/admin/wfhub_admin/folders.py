@@ -1,0 +1,48 @@
+"""An installation's secrets as folders, one a reader: what compose mounts as volumes.
+
+`state` keeps the truth (credentials.json and the signing key). Each reader's folder holds its
+files, its uid's alone, written anew each time; a file that is no longer its own is removed.
+Raises: SystemExit when the truth is lost but readers have files that were made from it.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from wfhub_common import signing
+
+from wfhub_admin import credentials
+from wfhub_admin.credentials import Credentials
+from wfhub_admin.files import private_file, private_folder
+from wfhub_admin.outlay import POSTGRES, Outlay, Truth
+
+CREDENTIALS, KEY = "credentials.json", "signing-key"
+
+
+def truth(state: Path, secrets: Path, *, runners: int) -> Truth:
+    """Made at the first time, with identities for at least `runners` runners."""
+    file = state / CREDENTIALS
+    if file.exists():
+        before = Credentials.from_json(file.read_text())
+    elif (secrets / POSTGRES / "password").exists():
+        raise SystemExit(
+            f"{file} is lost, but there are secrets that were made from it: restore that volume"
+            " from a backup, or remove all volumes and lose what is in them"
+        )
+    else:
+        before = credentials.new()
+    after = credentials.with_identities(before, runners)
+    if after != before:
+        private_file(file, after.to_json(), os.geteuid())
+    signing.load_or_create_private_key(state / KEY)
+    return Truth(after, (state / KEY).read_text(), signing.public_key_path(state / KEY).read_text())
+
+
+def write(made: Outlay, secrets: Path, uids: Mapping[str, int]) -> None:
+    for reader, files in made.items():
+        folder = private_folder(secrets / reader, uids[reader])
+        for old in folder.iterdir():
+            if old.name not in files:
+                old.unlink()
+        for name, content in files.items():
+            private_file(folder / name, content, uids[reader])

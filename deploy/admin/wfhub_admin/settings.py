@@ -1,0 +1,63 @@
+"""What `wfhub-admin` reads from its environment."""
+
+from dataclasses import replace
+
+from pydantic import Field, field_validator
+from wfhub_common import privileges
+from wfhub_common.settings import Settings
+
+from wfhub_admin.outlay import CLIENT, KEEPER, NATS, POSTGRES, RUNNERS, Where
+
+RUNNERS_MAX = 256
+_SERVICE_UIDS = privileges.SERVICE_UIDS
+
+
+class ProvisionSettings(Settings):
+    """Of `wfhub-admin secrets`."""
+
+    runners_max: int = Field(8, ge=1, le=RUNNERS_MAX)  # identities, not processes
+    runner_uid: int = Field(_SERVICE_UIDS["runner"], ge=1)
+    nats_url: str = f"nats://{NATS}:4222"
+    nats_users: bool = True  # no: an external broker, without the users that we would make
+    database_url: str = Field("", repr=False)  # of an external server
+    openai_api_key: str = Field("", repr=False)
+    secret_prefix: str = "workflow-hub"  # in a cluster: of the Secrets' names, the release's name
+    namespace: str = ""
+    kubernetes_service_host: str = ""  # set by the kubelet
+    kubernetes_service_port: int = 443
+    nats_servers: int = Field(1, ge=1, le=9)
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, value: str) -> str:
+        if value and not value.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
+        return value
+
+    def where(self) -> Where:
+        return Where(
+            nats_url=self.nats_url,
+            nats_users=self.nats_users,
+            database_url=self.database_url,
+        )
+
+    def where_in_cluster(self) -> Where:
+        prefix, servers = self.secret_prefix, range(self.nats_servers)
+        routes = tuple(f"nats://{prefix}-nats-{n}.{prefix}-nats-peers:6222" for n in servers)
+        return replace(
+            self.where(),
+            postgres_host=f"{prefix}-{POSTGRES}",
+            nats_routes=routes if self.nats_servers > 1 else (),
+            runner_names=tuple(f"{prefix}-agent-runner-{n}" for n in range(RUNNERS_MAX)),
+        )
+
+    def provider_keys(self) -> dict[str, str]:
+        return {"OPENAI_API_KEY": self.openai_api_key}  # an empty file is no key
+
+    def uids(self) -> dict[str, int]:
+        return {
+            **{name: _SERVICE_UIDS[name] for name in _SERVICE_UIDS if name != "runner"},
+            RUNNERS: self.runner_uid,
+            CLIENT: self.runner_uid,
+            KEEPER: _SERVICE_UIDS[POSTGRES],
+        }

@@ -1,0 +1,78 @@
+"""How a run's pod ended, or why it cannot begin: pure, from the pod's status.
+
+The command's own end is what inside.py wrote into the termination message. Anything else is
+told by the kubelet: out of memory, evicted for its disk, past its deadline.
+"""
+
+import signal
+from typing import Any
+
+from wfhub_common.messages import Limits
+
+from wfhub_agent_runner.sandbox.pods.manifest import AGENT
+from wfhub_agent_runner.sandbox.port import (
+    CannotStart,
+    Exited,
+    LimitExceeded,
+    Outcome,
+    Signalled,
+    TimedOut,
+)
+
+# Reasons to wait that no waiting mends. ErrImagePull is not one: it is tried again.
+HOPELESS = {
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+    "ErrImageNeverPull",
+}
+SIGNAL_BASE = 128
+
+
+def cannot_start(pod: dict[str, Any]) -> str:
+    """Empty while it may still start."""
+    status = pod.get("status", {})
+    for each in (status.get("initContainerStatuses") or []) + (
+        status.get("containerStatuses") or []
+    ):
+        waiting = each.get("state", {}).get("waiting") or {}
+        if waiting.get("reason") in HOPELESS:
+            return f"{each['name']}: {waiting['reason']}: {waiting.get('message', '')}".strip(": ")
+    return ""
+
+
+def ended(pod: dict[str, Any], limits: Limits) -> Outcome | None:
+    """None while it runs."""
+    status = pod.get("status", {})
+    reason, message = status.get("reason", ""), status.get("message", "")
+    for each in status.get("containerStatuses") or []:
+        found = each.get("state", {}).get("terminated")
+        if each["name"] == AGENT and found and reason not in {"Evicted", "DeadlineExceeded"}:
+            return _terminated(found, limits)
+    if reason == "DeadlineExceeded":
+        return TimedOut(float(pod.get("spec", {}).get("activeDeadlineSeconds") or 0))
+    if reason == "Evicted" and ("ephemeral" in message or "emptyDir" in message.replace(" ", "")):
+        return LimitExceeded("disk", limits.disk_bytes)
+    if status.get("phase") == "Failed":
+        return CannotStart(f"the pod failed: {reason} {message}".strip())
+    return None
+
+
+def _terminated(found: dict[str, Any], limits: Limits) -> Outcome:
+    if found.get("reason") == "OOMKilled":
+        return LimitExceeded("memory", limits.memory_bytes)
+    lines = (found.get("message") or "").splitlines()
+    for line in lines:
+        word, _, rest = line.partition(" ")
+        if word == "exited" and rest.isdecimal():
+            return Exited(int(rest))
+        if word == "signalled" and rest.isdecimal():
+            return Signalled(int(rest))
+        if word == "cannot-start":
+            return CannotStart(rest)
+    if "starting" in lines:  # the agent killed its own first process
+        return Signalled(signal.SIGKILL)
+    code = int(found.get("exitCode", 0))
+    return CannotStart(f"the pod's first process ended with {code}: {found.get('reason', '')}")

@@ -1,0 +1,343 @@
+"""The kubernetes adapter of the sandbox port: one Job a run, its tree on a claim that both mount.
+
+Unproven: it has not passed the sandbox contract tests on a real cluster. The tree is a copy (a
+pod may not mount an overlay), so a run costs what the repository weighs. A run ends by deleting
+its Job, and `run` returns only when the API server has no pod of it any more. Folders of the
+runner's machine cannot be bound into a pod: toolchains belong into the image; shared caches are
+not there.
+Raises: Rejected from `opened` when the cluster cannot be asked.
+"""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import ssl
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from wfhub_common.errors import Rejected
+from wfhub_common.log import get_logger
+
+from wfhub_agent_runner.sandbox import arguments, layers, leftovers
+from wfhub_agent_runner.sandbox.layers import Layer, LayerKind
+from wfhub_agent_runner.sandbox.pods import inside, start
+from wfhub_agent_runner.sandbox.pods.api import ACCOUNT, TIMEOUT_S, CannotAsk, Cluster
+from wfhub_agent_runner.sandbox.pods.bridge import Bridge
+from wfhub_agent_runner.sandbox.pods.manifest import AGENT, Folders, Pods, job
+from wfhub_agent_runner.sandbox.pods.outcome import cannot_start, ended
+from wfhub_agent_runner.sandbox.port import (
+    FILES,
+    Cancelled,
+    CannotStart,
+    LimitExceeded,
+    OnOutput,
+    Outcome,
+    SandboxResult,
+    SandboxSpec,
+    TimedOut,
+)
+from wfhub_agent_runner.sandbox.watchdog import INODES_MAX
+
+POLL_S = 0.5
+DISK_POLL_S = 5.0  # the claim may be a network's: counting is slow there
+START_S_MAX = 600.0  # scheduling, and an image that has to be fetched
+GONE_S_MAX = 300.0
+OUTAGE_S_MAX = 60.0  # of the API server, in a run
+OWN = "own"
+
+log = get_logger(__name__)
+
+
+@dataclass
+class KubernetesSandbox:
+    cluster: Cluster
+    pods: Pods
+    bridge: Bridge
+    scratch: Path  # below the claim's root
+    version: str = ""
+    poll_s: float = POLL_S
+    interpreter: tuple[str, ...] = ("python3",)
+    _sources: dict[str, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, module in (("start.py", start), ("inside.py", inside)):
+            assert module.__file__ is not None
+            self._sources[name] = Path(module.__file__).read_bytes()
+
+    def describe(self, image: str = "") -> dict[str, Any]:
+        if image and image != self.pods.image:
+            raise Rejected("image-unknown", f"{image[:200]!r} is not an image of this runner's")
+        return {
+            "backend": "kubernetes",
+            "version": self.version,
+            "uid": self.pods.uid,
+            "image": self.pods.image,
+            "layer": LayerKind.COPY.value,
+            "memory": "cgroup",
+            "runtime_class": self.pods.runtime_class,
+            "proven": False,
+        }
+
+    async def run(
+        self, spec: SandboxSpec, *, on_output: OnOutput, cancel: asyncio.Event
+    ) -> SandboxResult:
+        began = time.monotonic()
+        output = _Output(on_output, spec.limits.output_bytes)
+        try:
+            async with self._prepared(spec) as (layer, folders):
+                outcome = await self._one_job(spec, layer, folders, output, cancel)
+        except (Rejected, OSError) as e:
+            outcome = CannotStart(str(e))
+        duration_ms = int((time.monotonic() - began) * 1000)
+        return SandboxResult(outcome, duration_ms, output.passed, output.truncated)
+
+    @contextlib.asynccontextmanager
+    async def _prepared(self, spec: SandboxSpec) -> AsyncIterator[tuple[Layer, Folders]]:
+        """Raises: Rejected, OSError."""
+        if spec.binds:
+            raise Rejected(
+                "sandbox-bind",
+                f"a pod cannot see {min(spec.binds)} of the runner's machine: build what agents"
+                " need into the sandbox image, and leave TOOLCHAINS empty",
+            )
+        ways = {
+            inside_path: (str(port), outside)
+            for port, inside_path, outside in arguments.sockets(spec)
+        }
+        async with layers.prepared(LayerKind.COPY, spec, scratch=self.scratch) as layer:
+            with (
+                layers.temporary_folder(self.scratch) as folder,
+                self.bridge.admitting(dict(ways.values())) as secret,
+            ):
+                files = folder / "files"
+                self._lay_out(spec, files)
+                bridge = None
+                if ways:
+                    bridge = folder / "bridge"
+                    bridge.mkdir()
+                    told = {
+                        "host": self.bridge.host,
+                        "port": self.bridge.port,
+                        "secret": secret,
+                        "sockets": {way: path for path, (way, _) in ways.items()},
+                    }
+                    (bridge / "bridge.json").write_text(json.dumps(told))
+                yield layer, Folders(layer.upper, files, bridge)
+
+    def _lay_out(self, spec: SandboxSpec, files: Path) -> None:
+        (files / OWN).mkdir(parents=True)
+        own: dict[str, str] = {}
+        contents = {arguments.checked_file(path): data for path, data in spec.files.items()}
+        for number, (path, data) in enumerate(contents.items()):
+            if path.startswith(f"{FILES}/"):
+                target = files / path.removeprefix(f"{FILES}/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+            else:
+                own[path] = f"{OWN}/{number}"
+                target = files / own[path]
+            target.write_bytes(data)
+        for name, source in self._sources.items():
+            (files / name).write_bytes(source)
+        argv = [f"{FILES}/inside.py", *_first_words(spec)]
+        told = {"argv": argv, "env": arguments.environment(spec), "cwd": spec.cwd, "own": own}
+        (files / "start.json").write_text(json.dumps(told))
+
+    async def _one_job(
+        self,
+        spec: SandboxSpec,
+        layer: Layer,
+        folders: Folders,
+        output: "_Output",
+        cancel: asyncio.Event,
+    ) -> Outcome:
+        name = f"wfhub-run-{secrets.token_hex(8)}"
+        manifest = job(name, self.pods, folders, limits=spec.limits, wall_s=spec.wall_s)
+        running = asyncio.Event()
+        reasons = [
+            asyncio.create_task(self._life(name, manifest, spec, output, running)),
+            asyncio.create_task(_late(running, spec.wall_s)),
+            asyncio.create_task(_asked(cancel)),
+            asyncio.create_task(_idle(running, spec, output)),
+            asyncio.create_task(_disk(running, spec, layer)),
+        ]
+        try:
+            done, _ = await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+            # Of two at once the command's own end is the truth.
+            outcome = next(task for task in reasons if task in done).result()
+        finally:
+            gone = await asyncio.shield(self._removed(name, reasons))
+        return outcome if gone else CannotStart(f"the pod of {name} could not be ended")
+
+    async def _life(
+        self,
+        name: str,
+        manifest: dict[str, Any],
+        spec: SandboxSpec,
+        output: "_Output",
+        running: asyncio.Event,
+    ) -> Outcome:
+        try:
+            await self.cluster.create_job(manifest)
+        except CannotAsk as e:
+            return CannotStart(str(e))
+        deadline = time.monotonic() + START_S_MAX
+        silent_since: float | None = None
+        while True:
+            try:
+                pod = await self.cluster.pod_of(name)
+                silent_since = None
+                if pod is not None:
+                    if why := cannot_start(pod):
+                        return CannotStart(why)
+                    if ended(pod, spec.limits) is None and _is_running(pod):
+                        running.set()
+                    if running.is_set() or ended(pod, spec.limits) is not None:
+                        await self._follow(pod, output)
+                        if output.truncated:
+                            return LimitExceeded("output", spec.limits.output_bytes)
+                        pod = await self.cluster.pod_of(name)
+                        outcome = ended(pod, spec.limits) if pod else None
+                        if outcome is not None:
+                            return outcome
+                elif running.is_set():
+                    return CannotStart("the pod was taken away, as by a drained node")
+            except CannotAsk as e:
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > OUTAGE_S_MAX:
+                    return CannotStart(str(e))
+            if not running.is_set() and time.monotonic() > deadline:
+                return CannotStart(f"no node ran the pod within {START_S_MAX:.0f} s")
+            await asyncio.sleep(self.poll_s)
+
+    async def _follow(self, pod: dict[str, Any], output: "_Output") -> None:
+        """The log from its beginning, past what was passed on: a follow may break at any time."""
+        skip = output.seen
+        async with self.cluster.log(pod["metadata"]["name"], AGENT) as chunks:
+            async for chunk in chunks:
+                fresh, skip = chunk[skip:], max(0, skip - len(chunk))
+                if fresh and not await output.take(fresh):
+                    return
+
+    async def _removed(self, name: str, tasks: list[asyncio.Task[Outcome]]) -> bool:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        deadline = time.monotonic() + GONE_S_MAX
+        while time.monotonic() < deadline:
+            with contextlib.suppress(CannotAsk):
+                await self.cluster.delete_job(name)
+                if await self.cluster.job(name) is None and await self.cluster.pod_of(name) is None:
+                    return True
+            await asyncio.sleep(self.poll_s)
+        log.error("a pod could not be ended", job=name)
+        return False
+
+
+class _Output:
+    def __init__(self, on_output: OnOutput, limit: int) -> None:
+        self._on_output, self._limit = on_output, limit
+        self.passed = self.seen = 0
+        self.last_at = time.monotonic()
+        self.truncated = False
+
+    async def take(self, chunk: bytes) -> bool:
+        """False when it was too much."""
+        self.seen += len(chunk)
+        room = self._limit - self.passed
+        self.truncated = len(chunk) > room
+        self.passed += len(chunk[:room])
+        if chunk[:room]:
+            await self._on_output(chunk[:room])
+        self.last_at = time.monotonic()
+        return not self.truncated
+
+
+def _is_running(pod: dict[str, Any]) -> bool:
+    states = pod.get("status", {}).get("containerStatuses") or []
+    return any("running" in each.get("state", {}) for each in states if each["name"] == AGENT)
+
+
+async def _late(running: asyncio.Event, wall_s: float) -> Outcome:
+    await running.wait()
+    await asyncio.sleep(wall_s)
+    return TimedOut(wall_s)
+
+
+async def _asked(cancel: asyncio.Event) -> Outcome:
+    await cancel.wait()
+    return Cancelled()
+
+
+async def _idle(running: asyncio.Event, spec: SandboxSpec, output: _Output) -> Outcome:
+    await running.wait()
+    began = time.monotonic()
+    while spec.idle_s is not None:
+        idle_s = time.monotonic() - max(began, output.last_at, spec.signs())
+        if idle_s >= spec.idle_s:
+            return LimitExceeded("idle", int(idle_s))
+        await asyncio.sleep(spec.idle_s - idle_s)
+    return await asyncio.Future()
+
+
+async def _disk(running: asyncio.Event, spec: SandboxSpec, layer: Layer) -> Outcome:
+    await running.wait()
+    while True:
+        used = await asyncio.to_thread(layer.used)
+        if used.bytes > spec.limits.disk_bytes:
+            return LimitExceeded("disk", used.bytes)
+        if used.inodes > INODES_MAX:
+            return LimitExceeded("inodes", used.inodes)
+        await asyncio.sleep(DISK_POLL_S)
+
+
+@dataclass(frozen=True)
+class Here:
+    """Where this runner is in its cluster."""
+
+    api_host: str
+    api_port: int
+    pod_ip: str
+    bridge_port: int
+
+
+def _first_words(spec: SandboxSpec) -> list[str]:
+    """What inside.py is told. CPU is the pod's own limit."""
+    words = ["--report", str(start.REPORT)]
+    for name, number in arguments.rlimits(spec, cpu_held=True).items():
+        words += ["--limit", f"{name}={number}"]
+    for port, path, _ in arguments.sockets(spec):
+        words += ["--forward", f"{port}={path}"]
+    return [*words, "--", *spec.argv]
+
+
+async def opened(pods: Pods, here: Here, *, scratch: Path) -> KubernetesSandbox:
+    """In a pod of the cluster, with its service account. Raises: Rejected."""
+    if not scratch.is_relative_to(pods.claim_root):
+        raise Rejected(
+            "sandbox-claim",
+            f"the runner's home {scratch.parent} is not on the claim at {pods.claim_root}, which"
+            " pods share with it: set RUNNER_HOME and SANDBOX_CLAIM_ROOT",
+        )
+    await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
+    await asyncio.to_thread(leftovers.sweep, scratch)
+    where = f"[{here.api_host}]" if ":" in here.api_host else here.api_host
+    try:
+        trusted = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+        client = httpx.AsyncClient(
+            base_url=f"https://{where}:{here.api_port}",
+            verify=trusted,
+            timeout=TIMEOUT_S,
+            trust_env=False,
+        )
+        cluster = Cluster(client, pods.namespace)
+        version = await cluster.version()
+        bridge = Bridge(here.pod_ip, here.bridge_port)
+        await bridge.start()
+    except (OSError, CannotAsk) as e:
+        raise Rejected("sandbox-no-cluster", f"the Kubernetes API cannot be asked: {e}") from e
+    return KubernetesSandbox(cluster, pods, bridge, scratch, version)

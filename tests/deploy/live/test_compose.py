@@ -1,0 +1,236 @@
+"""`docker compose up`, for real: what a team on one server does with it, and what goes wrong."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from docker_lab import Daemon, Site, build, git
+
+pytestmark = pytest.mark.timeout(1500)
+
+SERVICES = ("api", "scheduler", "proof-store", "llm-gateway", "agent-runner")
+ONE_EDIT = Path(__file__).with_name("one_edit_model.py")
+
+
+def test_every_container_is_healthy_and_nobody_in_particular(site: Site) -> None:
+    for service in (*SERVICES, "postgres", "nats"):
+        (found,) = json.loads(site.host.docker("inspect", site.container(service)))
+        assert found["State"]["Health"]["Status"] == "healthy", service
+        assert found["HostConfig"]["ReadonlyRootfs"] is True, service
+        assert found["HostConfig"]["Privileged"] is False, service
+        status = site.python(service, "print(open('/proc/self/status').read())")
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        assert "0" not in fields["Uid"].split(), service
+        assert {fields[name].strip() for name in ("CapPrm", "CapEff", "CapBnd")} == {"0" * 16}
+        assert fields["NoNewPrivs"].strip() == "1", service
+        assert fields["Seccomp"].strip() == "2", service
+
+
+def test_a_task_on_a_mounted_repository_becomes_one_branch_and_a_proof(site: Site) -> None:
+    repo = site.repository("app")
+    result = site.wfhub_json(
+        *("run", "--repo", "mount:app", "--prompt", "American spelling"),
+        *("--agent-cmd", "sh -c 'sed -i s/colour/color/ README.md; git status'"),
+        *("--verify", "grep -qx color README.md"),
+    )
+    assert (result["state"], result["verdict"]) == ("succeeded", "passed"), result
+    assert git("show", f"{result['branch']}:README.md", cwd=repo) == "color"
+    assert git("status", "--porcelain", cwd=repo) == ""
+    verified = site.wfhub("proof", "verify", result["proof_id"])
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_the_built_in_agent_reaches_a_model_on_the_host_through_the_gateway(site: Site) -> None:
+    repo = site.repository("modelled")
+    model = subprocess.Popen(
+        site.host.inside(sys.executable, str(ONE_EDIT), "12434"), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert model.stdout is not None
+        assert model.stdout.readline().strip() == "ready"
+        result = site.wfhub_json(
+            *("run", "--repo", "mount:modelled", "--prompt", "American spelling"),
+            *("--agent", "builtin", "--verify", "grep -qx color README.md"),
+        )
+    finally:
+        model.kill()
+        model.wait()
+    assert (result["state"], result["verdict"]) == ("succeeded", "passed"), result
+    assert result["tokens"] > 0
+    assert git("show", f"{result['branch']}:README.md", cwd=repo) == "color"
+
+
+@pytest.mark.parametrize("killed", ["agent-runner", "scheduler", "nats", "postgres"])
+def test_a_container_killed_in_mid_task_costs_time_only(site: Site, killed: str) -> None:
+    repo = site.repository(f"killed-{killed}")
+    submitted = site.wfhub_json(
+        *("run", "--detach", "--repo", f"mount:killed-{killed}", "--prompt", "x"),
+        *("--agent-cmd", "sh -c 'sleep 8; echo done > result.txt'"),
+    )
+    task = submitted["task_id"]
+    wait_for(site, task, {"running"}, within_s=60)
+    site.host.docker("kill", site.container(killed))
+    # `docker kill` counts as the operator's own stop; a crash would be restarted by the daemon.
+    site.host.docker("start", site.container(killed))
+    shown = wait_for(site, task, {"succeeded", "failed", "cancelled"}, within_s=200)
+    assert shown["state"] == "succeeded", shown
+    assert git("show", f"wfhub/{task}:result.txt", cwd=repo) == "done"
+
+
+def test_down_and_up_again_loses_nothing(site: Site) -> None:
+    before = site.wfhub("list").stdout
+    token = site.compose(
+        "run", "--rm", "-T", "--entrypoint", "cat", "wfhub", "/run/wfhub/admin-token"
+    )
+    result = site.wfhub_json(
+        *("run", "--repo", "mount:app", "--prompt", "x"),
+        *("--agent-cmd", "sh -c 'echo kept > kept.txt'"),
+    )
+    assert result["state"] == "succeeded", result
+    waiting = site.wfhub_json(
+        *("run", "--detach", "--repo", "mount:app", "--prompt", "x"),
+        *("--agent-cmd", "sh -c 'sleep 5; echo later > later.txt'"),
+    )
+    assert site.compose("down").returncode == 0
+    took_s = site.up()
+    print(f"\ncompose up again: {took_s:.1f} s")
+    assert token.stdout, token.stderr
+    again = site.compose(
+        "run", "--rm", "-T", "--entrypoint", "cat", "wfhub", "/run/wfhub/admin-token"
+    )
+    assert again.stdout == token.stdout
+    assert before.strip().splitlines()[-1] in site.wfhub("list").stdout
+    assert site.wfhub("proof", "verify", result["proof_id"]).returncode == 0
+    done = wait_for(site, waiting["task_id"], {"succeeded", "failed"}, within_s=200)
+    assert done["state"] == "succeeded", done
+
+
+def admin_token(site: Site) -> str:
+    command = ("--entrypoint", "cat", "wfhub", "/run/wfhub/admin-token")
+    done = site.compose("run", "--rm", "-T", *command)
+    assert done.stdout.startswith("wht_"), done.stderr
+    return done.stdout
+
+
+def wait_for(site: Site, task: str, states: set[str], *, within_s: float) -> dict[str, object]:
+    deadline = time.monotonic() + within_s
+    while True:
+        done = site.wfhub("status", task, "--json")
+        if done.returncode == 0:
+            shown = dict(json.loads(done.stdout.strip().splitlines()[-1]))
+            if shown["state"] in states:
+                return shown
+        assert time.monotonic() < deadline, done.stdout + done.stderr
+
+
+REACH = """
+import socket
+for host, port in {targets}:
+    try:
+        socket.create_connection((host, port), 3).close()
+        print(host, port, "reached")
+    except OSError as e:
+        print(host, port, "refused", e)
+"""
+
+
+def test_each_container_reaches_what_it_needs_and_no_more(site: Site) -> None:
+    postgres, nats, store = ("postgres", 5432), ("nats", 4222), ("proof-store", 8081)
+    gateway = ("llm-gateway", 8090)
+    seen = {
+        service: site.python(service, REACH.format(targets=[postgres, nats, store, gateway]))
+        for service in ("agent-runner", "scheduler", "api")
+    }
+    assert "postgres 5432 refused" in seen["agent-runner"]
+    assert "nats 4222 reached" in seen["agent-runner"]
+    assert "proof-store 8081 reached" in seen["agent-runner"]
+    assert "llm-gateway 8090 reached" in seen["agent-runner"]
+    assert "postgres 5432 reached" in seen["scheduler"]  # the control: it is there
+
+
+HOSTILE = {
+    "write the root": "open('/usr/x', 'w')",
+    "write the kernel's settings": "open('/proc/sys/kernel/core_pattern', 'w')",
+    "trigger sysrq": "open('/proc/sysrq-trigger', 'w')",
+    "become root": "import os; os.setuid(0)",
+    "a socket that crosses namespaces": "import socket; socket.socket(40, 1)",
+    "load a module": "import ctypes; assert ctypes.CDLL(None).syscall(313, 0, b'', 0) == 0",
+    "use a keyring": "import ctypes; assert ctypes.CDLL(None).syscall(250, 0, -3, 0) >= 0",
+    "use io_uring": "import ctypes; assert ctypes.CDLL(None).syscall(425, 1, 0) >= 0",
+    "join a namespace": (
+        "import ctypes; assert ctypes.CDLL(None).setns(open('/proc/1/ns/uts').fileno(), 0) == 0"
+    ),
+    "load a BPF program": "import ctypes; assert ctypes.CDLL(None).syscall(321, 0, 0, 0) >= 0",
+    "set the clock": "import time; time.clock_settime(time.CLOCK_REALTIME, time.time())",
+    "read another's secrets": "open('/run/wfhub/database-url').read()",
+    "make a device": "import os; os.mknod('/tmp/d', 0o20666, os.makedev(1, 1))",
+    "mount on the host's side": (
+        "import ctypes; assert ctypes.CDLL(None).mount(b't', b'/tmp', b'tmpfs', 0, None) == 0"
+    ),
+}
+
+
+@pytest.mark.hostile(2)
+@pytest.mark.parametrize("act", HOSTILE)
+def test_a_runner_that_was_taken_over_stays_in_its_container(site: Site, act: str) -> None:
+    said = site.python("agent-runner", f"{HOSTILE[act]}\nprint('got ' + 'through')")
+    assert "got through" not in said, f"{act}: {said}"
+    assert "Error" in said, said  # it was tried, and the kernel said no
+
+
+@pytest.mark.hostile(2)
+def test_an_agent_finds_nothing_of_the_runner_or_the_host(site: Site) -> None:
+    site.repository("curious")
+    look = (
+        "sh -c 'ls /run/wfhub /workspaces /var/lib/wfhub /tmp/wfhub-secrets /opt/wfhub >> seen.txt"
+        " 2>&1; ls /proc | grep -c ^[0-9] >> seen.txt; env >> seen.txt;"
+        " cat /etc/shadow >> seen.txt 2>&1; true'"
+    )
+    result = site.wfhub_json("run", "--repo", "mount:curious", "--prompt", "x", "--agent-cmd", look)
+    assert result["state"] == "succeeded", result
+    seen = git("show", f"{result['branch']}:seen.txt", cwd=site.folder / "workspaces" / "curious")
+    assert seen.count("No such file or directory") >= 5, seen
+    assert "wsp_" not in seen
+    assert "NATS" not in seen
+
+
+def test_runners_without_a_disk_each_have_an_identity_of_their_own(site: Site) -> None:
+    """Option 3: mirrors and checkouts in memory, several runners."""
+    before, site.files = site.files, ["compose.yaml", "git-based.yaml"]
+    try:
+        site.up("--scale", "agent-runner=2")
+        (folder,) = site.execute("agent-runner", "ls", "/var/lib/wfhub").stdout.split()
+        other = site.host.docker("exec", "workflow-hub-agent-runner-2", "ls", "/var/lib/wfhub")
+        assert {folder, other.strip()} == {"runner-1", "runner-2"}
+        kind = site.execute("agent-runner", "stat", "-f", "-c", "%T", "/var/lib/wfhub")
+        assert kind.stdout.strip() == "tmpfs"
+        doctor = ("python", "-I", "-m", "wfhub_agent_runner.doctor", "--uid", "1000")
+        assert json.loads(site.execute("agent-runner", *doctor).stdout)["ready"] is True
+    finally:
+        site.files = before
+        site.up("--scale", "agent-runner=1")
+
+
+def test_without_its_seccomp_profile_a_runner_says_so_and_takes_no_task(site: Site) -> None:
+    done = site.host.tried(
+        *("run", "--rm", "--user", "1000", "--read-only", "--cap-drop", "ALL"),
+        *("--tmpfs", "/tmp", "workflow-hub/agent-runner:0.1.0"),
+        *("python", "-I", "-m", "wfhub_agent_runner.doctor", "--uid", "1000"),
+    )
+    found = json.loads(done.stdout)
+    assert found["ready"] is False
+    assert "seccomp profile" in found["backends"][0]["do"], found
+
+
+def test_two_builds_give_the_same_files(builder: Daemon) -> None:
+    digests = "find /opt/wfhub -type f -print0 | sort -z | xargs -0 sha256sum"
+    again = build(builder, "api", "--no-cache", tag="workflow-hub/api:again")
+    first, second = (
+        builder.docker("run", "--rm", "--network", "none", tag, "sh", "-c", digests)
+        for tag in ("workflow-hub/api:0.1.0", again)
+    )
+    assert first == second
+    assert first.count("\n") > 1000
