@@ -128,7 +128,7 @@ def runner_of(stack: Stack) -> psutil.Process | None:
 def test_a_runner_killed_in_mid_task_ends_in_success_on_the_second_attempt(
     stack: Stack, repository: Path
 ) -> None:
-    agent = "sh -c 'echo started; sleep 3; echo done > result.txt'"
+    agent = "sh -c 'echo started; sleep 3.0401; echo done > result.txt'"
     run = subprocess.Popen(
         [WFHUB, "run", "--json", "--repo", str(repository), "--agent-cmd", agent],
         env=stack.env(),
@@ -140,7 +140,7 @@ def test_a_runner_killed_in_mid_task_ends_in_success_on_the_second_attempt(
     def agents() -> list[psutil.Process]:
         return [
             p for p in psutil.process_iter(["cmdline"])
-            if p.info["cmdline"] and p.info["cmdline"][:1] == ["sleep"]
+            if p.info["cmdline"] == ["sleep", "3.0401"]  # no other's of this machine
         ]  # fmt: skip
 
     (agent_process,) = eventually(agents)

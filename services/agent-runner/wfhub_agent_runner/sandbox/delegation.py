@@ -4,26 +4,25 @@ Called once at the start, as root before privileges are dropped (the folders the
 or as the uid that runs. Below the cgroup that this process is in, `wfhub-<runner>` is made: on v1
 in each controller's hierarchy; on v2 once, with a leaf that this process moves into, because the
 kernel lets a uid move processes only within what was delegated to it.
-As root a small process stays behind, which removes the folders when the runner is gone. Without
-root the runner leaves them to its next start, which takes them over.
+As root a small process stays behind (cgroup_keeper), which removes the folders when the runner is
+gone. Without root the runner leaves them to its next start, which makes them anew.
 Raises: nothing of its own; what cannot be is a `Delegated` without folders, and says why.
 """
 
 import contextlib
 import os
-import signal
-import time
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from wfhub_agent_runner.sandbox import cgroup_keeper
 from wfhub_agent_runner.sandbox.cgroup import CONTROLLERS
+from wfhub_agent_runner.sandbox.cgroup_keeper import LEAF, remove
 
-LEAF = "runner"
-REMOVE_S_MAX = 5.0  # for the last processes of killed sandboxes to be gone
-REMOVE_AGAIN_S = 0.02
 _HANDED_OVER = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks")
+_started: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _delegate_v2(own: Path, name: str, uid: int) -> Path:
         (folder / "cgroup.subtree_control").write_text(words)
     except OSError as e:
         (own / "cgroup.procs").write_text(str(os.getpid()))
-        _remove(folder)
+        remove(folder)
         raise OSError(
             f"its controllers cannot be enabled ({e.strerror}): other processes are in it"
         ) from e
@@ -138,52 +137,20 @@ def _hand_over(folder: Path, uid: int) -> None:
 def _make_empty(folder: Path) -> None:
     """What an earlier run of the same runner left is not taken over, but removed."""
     with contextlib.suppress(FileNotFoundError):
-        _remove(folder)
+        remove(folder)
     folder.mkdir(exist_ok=True)
 
 
-def _remove(folder: Path) -> None:
-    """Raises: OSError while a process is left in it."""
-    for entry in list(folder.iterdir()):
-        if entry.is_dir():
-            _remove(entry)
-    folder.rmdir()
-
-
-def _remove_at_the_end(folders: list[Path]) -> None:
+def _remove_at_the_end(folders: Sequence[Path]) -> None:
     if os.geteuid() != 0:
         return
-    waits, ours = os.pipe()
-    if os.fork() == 0:
-        try:
-            _wait_and_remove(waits, folders)
-        finally:
-            os._exit(0)
-    os.close(waits)
-    os.set_inheritable(ours, False)  # and never closed: it ends with this process
-
-
-def _wait_and_remove(waits: int, folders: list[Path]) -> NoReturn:
-    os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    os.dup2(waits, 0)
-    os.closerange(1, 4096)
-    os.chdir("/")
-    os.read(0, 1)
-    until = time.monotonic() + REMOVE_S_MAX
-    while folders and time.monotonic() < until:
-        for folder in list(folders):
-            with contextlib.suppress(OSError):
-                if (folder / LEAF).is_dir():  # where this process is, too
-                    (folder.parent / "cgroup.procs").write_text(str(os.getpid()))
-            try:
-                _remove(folder)
-            except FileNotFoundError:
-                folders.remove(folder)
-            except OSError:
-                continue
-            else:
-                folders.remove(folder)
-        time.sleep(REMOVE_AGAIN_S)
-    os._exit(0)
+    keeper = subprocess.Popen(
+        [sys.executable, "-I", "-S", cgroup_keeper.__file__, *map(str, folders)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        start_new_session=True,  # a signal to our group must not end it before us
+    )
+    _started.append(keeper)  # its stdin ends with this process; nothing waits for it
