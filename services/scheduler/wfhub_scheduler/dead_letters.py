@@ -6,8 +6,9 @@ seal      | a proof that was refused              | the first time: the refusal 
 sealing   | our own work on a task's proof        | the TURN_FAILURES_MAX-th time
 schedule  | firing a schedule                     | the same
 workflow  | bringing a workflow on                | the same
+sweep     | ending a task whose time or lease is over | the same
 
-The last three are turns: while its letter is open, the entity has none. An outage (database,
+The last four are turns: while its letter is open, the entity has none. An outage (database,
 broker, network) is never counted. Open letters are decided by replays.py, and told on WFHUB_DLQ as
 a hint.
 A turn looks only at what is not put aside: `WHERE … AND {not_aside("workflow", "w.workflow_id")}`
@@ -31,7 +32,7 @@ __all__ = ["Letter"]
 RPC_FAILURES_MAX = 5
 TURN_FAILURES_MAX = 10
 RPC, SEAL = "rpc", "seal"
-SEALING, SCHEDULE = "sealing", "schedule"
+SEALING, SCHEDULE, SWEEP = "sealing", "schedule", "sweep"
 LETTERS = DeadLetters("sched")
 OUTAGES = (RetryLater, nats.errors.Error, OSError, TimeoutError)
 

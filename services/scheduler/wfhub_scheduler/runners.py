@@ -19,6 +19,7 @@ from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.heartbeats import why_over
 from wfhub_scheduler.rows import TASK_COLUMNS, as_task
 from wfhub_scheduler.states import AttemptEvent
+from wfhub_scheduler.sweeping import SWEPT, swept
 from wfhub_scheduler.transitions import Ending, Transitions
 
 LOSE_AT_ONCE = 200  # attempts in one transaction; the next one follows at once
@@ -55,7 +56,7 @@ _EXPIRED = text(f"""
 SELECT a.attempt_id AS over, {TASK_COLUMNS}
   FROM sched.attempt a JOIN sched.task t ON t.task_id = a.task_id
  WHERE a.state IN ('leased', 'running', 'verifying') AND a.lease_until < now()
-   AND t.current_attempt = a.attempt_id
+   AND t.current_attempt = a.attempt_id AND {SWEPT}
  ORDER BY a.lease_until LIMIT :count FOR UPDATE OF t SKIP LOCKED
 """)  # noqa: S608 - our own column list
 
@@ -103,10 +104,12 @@ async def register(core: Core, sender: str, command: Register) -> Registered:
 async def lose_expired(core: Core) -> bool:
     """End attempts whose lease ran out, all in one transaction; True: there may be more."""
 
-    async def work(tx: Tx) -> int:
-        found = (await tx.connection.execute(_EXPIRED, {"count": LOSE_AT_ONCE})).all()
+    async def work(tx: Tx, only: str | None, tasks: list[str]) -> int:
+        of = {"count": LOSE_AT_ONCE, "only": only}
+        found = (await tx.connection.execute(_EXPIRED, of)).all()
         if not found:
             return 0
+        tasks += [row.task_id for row in found]
         moves = Transitions(tx, {row.task_id: as_task(row) for row in found})
         attempts = [row.over for row in found]
         await moves.lock_attempts(attempts)
@@ -117,7 +120,7 @@ async def lose_expired(core: Core) -> bool:
         await moves.write()
         return len(found)
 
-    return await core.commit(work) == LOSE_AT_ONCE
+    return await swept(core, work) == LOSE_AT_ONCE
 
 
 async def _lose_earlier(tx: Tx, *, attempts: list[str], runner_id: str, incarnation: str) -> None:

@@ -1,6 +1,7 @@
 """Timeouts that nobody reports: the queue's (`queue_s`) and the task's (`deadline_at`).
 
-Each is one indexed statement that finds and locks what is over, and one transaction for all of it.
+Each is one indexed statement that finds and locks what is over, and one transaction for all of it
+(sweeping.py: but for what fails in it).
 Tasks that somebody else holds are left to the next turn, a second later.
 Raises: nothing of its own.
 """
@@ -11,6 +12,7 @@ from wfhub_common.log import get_logger
 from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.rows import TASK_COLUMNS, as_task
 from wfhub_scheduler.states import TaskEvent
+from wfhub_scheduler.sweeping import SWEPT, swept
 from wfhub_scheduler.transitions import Transitions
 
 TIMEOUTS_AT_ONCE = 200  # tasks in one transaction; the next one follows at once
@@ -22,13 +24,13 @@ _OVER = {
     TaskEvent.QUEUE_TIMEOUT: text(f"""
 SELECT {TASK_COLUMNS} FROM sched.task t
  WHERE queue_until <= now() AND queue_until IS NOT NULL AND state = 'ready'
-   AND attempts_used + infra_losses = 0
+   AND attempts_used + infra_losses = 0 AND {SWEPT}
  ORDER BY queue_until LIMIT :count FOR UPDATE SKIP LOCKED
 """),  # noqa: S608 - our own column list
     TaskEvent.DEADLINE: text(f"""
 SELECT {TASK_COLUMNS} FROM sched.task t
  WHERE deadline_at <= now() AND deadline_at IS NOT NULL AND stopping_since IS NULL
-   AND state IN ('blocked', 'ready', 'running', 'sealing')
+   AND state IN ('blocked', 'ready', 'running', 'sealing') AND {SWEPT}
  ORDER BY deadline_at LIMIT :count FOR UPDATE SKIP LOCKED
 """),  # noqa: S608 - our own column list
 }
@@ -41,14 +43,16 @@ _SAID = {
 async def end_overdue(core: Core, event: TaskEvent) -> bool:
     """QUEUE_TIMEOUT or DEADLINE, for whatever task it is time; True: there may be more."""
 
-    async def work(tx: Tx) -> int:
-        rows = (await tx.connection.execute(_OVER[event], {"count": TIMEOUTS_AT_ONCE})).all()
+    async def work(tx: Tx, only: str | None, found: list[str]) -> int:
+        of = {"count": TIMEOUTS_AT_ONCE, "only": only}
+        rows = (await tx.connection.execute(_OVER[event], of)).all()
+        found += [row.task_id for row in rows]
         moves = Transitions(tx, {row.task_id: as_task(row) for row in rows})
         moved = [moves.timed_out(row.task_id, event, _SAID[event]) for row in rows]
         await moves.write()
         return sum(moved)
 
-    count = await core.commit(work)
+    count = await swept(core, work)
     if count:
         log.info("tasks timed out", event_=event.value, tasks=count)
     return count == TIMEOUTS_AT_ONCE

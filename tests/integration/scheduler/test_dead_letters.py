@@ -235,6 +235,27 @@ async def test_a_task_whose_proof_cannot_even_be_asked_for_is_put_aside_alone(
     await hub.in_state(bad, "publishing")
 
 
+async def test_a_poisoned_task_does_not_keep_others_from_timing_out(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wfhub_scheduler.dead_letters, "TURN_FAILURES_MAX", 2)
+    await poisoned(hub, "task", "NEW.title = 'poison' AND NEW.state = 'failed'")
+    bad = (await hub.submit(queue_s=1, title="poison")).task_id
+    others = [(await hub.submit(queue_s=1)).task_id for _ in range(3)]
+    for task_id in others:
+        await hub.in_state(task_id, "failed")
+
+    async def letter() -> asyncpg.Record | None:
+        return next(iter(await letters(hub)), None)
+
+    found = await until(letter, "put aside")
+    assert (found["source"], found["subject"], found["failures"]) == ("sweep", bad, 2)
+    assert (await hub.task(bad))["state"] == "ready"
+    await cured(hub)
+    await replay(hub, found["dead_letter_id"])
+    await hub.in_state(bad, "failed")
+
+
 @pytest.fixture
 async def engine(idle_hub: Hub) -> AsyncIterator[AsyncEngine]:
     made = db.make_engine(idle_hub.settings.database_url, application="test")
