@@ -44,7 +44,7 @@ class Stack:
         return done.returncode, json.loads(lines[-1]), done.stderr
 
 
-def start(data: Path, **env: str) -> Stack:
+def start(data: Path, *, ready_s: float = READY_S_MAX, **env: str) -> Stack:
     process = subprocess.Popen(
         [WFHUB, "up", "--data", str(data), "--port", "0"],
         env={**{k: v for k, v in os.environ.items() if not k.startswith("WFHUB_")}, **env},
@@ -54,7 +54,7 @@ def start(data: Path, **env: str) -> Stack:
     )
     assert process.stdout is not None
     seen: list[str] = []
-    deadline = time.monotonic() + READY_S_MAX
+    deadline = time.monotonic() + ready_s
     for line in process.stdout:
         seen.append(line)
         if line.startswith("ready "):

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(
     "container" in sandbox_backends.MISSING,
     reason=f"not run here: {sandbox_backends.MISSING.get('container')}",
 )
+READY_S_MAX = 240.0  # two images are fetched and unpacked first
 
 
 @dataclass
@@ -48,6 +49,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
         names.append(f"docker-archive:{image_lab.archive(folder / word, extra=said)}")
     running = start(
         tmp_path_factory.mktemp("container-stack") / "data",
+        ready_s=READY_S_MAX,
         LLM_PROVIDER="openai",
         LLM_BASE_URL="http://127.0.0.1:9",
         SANDBOX_BACKEND="container",
