@@ -160,7 +160,8 @@ _SETTLE = text("""
 WITH held AS MATERIALIZED (
     SELECT attempt_id, accounts, reserved_tokens, reserved_nusd, reserved_wall_ms
       FROM gateway.exchange
-     WHERE attempt_id = :attempt_id AND seq = :seq AND state = 'open' FOR UPDATE),
+     WHERE attempt_id = :attempt_id AND seq = :seq AND state = 'open'
+       AND (NOT :free OR accounts = '{}') FOR UPDATE),
 linked AS (
     UPDATE gateway.attempt a
        SET chain_count = a.chain_count + 1,
@@ -185,11 +186,13 @@ SELECT accounts, reserved_tokens, reserved_nusd, reserved_wall_ms FROM held
 class Ledger:
     def __init__(self, engine: AsyncEngine, instance_id: str = "") -> None:
         self._engine, self._instance_id = engine, instance_id
+        # One statement is a transaction by itself: one round trip in place of three.
+        self._by_itself = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     async def open(self, opening: Opening) -> Entry:
-        # Whatever is not limited costs one statement.
         work = self._open_limited if opening.limits else self._open_free
-        return await db.retried(self._engine, lambda connection: work(connection, opening))
+        engine = self._engine if opening.limits else self._by_itself
+        return await db.retried(engine, lambda connection: work(connection, opening))
 
     async def _open_free(self, connection: AsyncConnection, opening: Opening) -> Entry:
         given = grant((), _ask(opening))
@@ -265,17 +268,19 @@ class Ledger:
             opening.request_digest,
             opening.started_at,
         )
-        return await settle_row(self._engine, row, settlement)
+        values, record = settling(row, settlement)
+        if not opening.limits:
+            async with db.transaction(self._by_itself) as connection:
+                done = await connection.execute(_SETTLE, {**values, "free": True})
+                if done.one_or_none() is not None:
+                    return record
+        # It is held in accounts, perhaps in one that was made since; or it is settled already.
+        await db.retried(self._engine, lambda connection: settle_in(connection, values))
+        return record
 
 
-async def settle_row(engine: AsyncEngine, row: OpenRow, settlement: Settlement) -> bytes:
-    async def work(connection: AsyncConnection) -> bytes:
-        return await settle_in(connection, row, settlement)
-
-    return await db.retried(engine, work)
-
-
-async def settle_in(connection: AsyncConnection, row: OpenRow, settlement: Settlement) -> bytes:
+def settling(row: OpenRow, settlement: Settlement) -> tuple[dict[str, Any], bytes]:
+    """The statement's values, and the record."""
     values = {**settlement.__dict__, "attempt_id": row.attempt_id, "seq": row.seq}
     values["note"] = settlement.note[:NOTE_CHARS_MAX]
     fields = {
@@ -290,15 +295,18 @@ async def settle_in(connection: AsyncConnection, row: OpenRow, settlement: Settl
     }
     record = exchange_chain.record(row.attempt_id, fields)
     values["record_digest"] = digests.of_bytes(record)
-    held = (await connection.execute(_SETTLE, values)).one_or_none()
+    return values, record
+
+
+async def settle_in(connection: AsyncConnection, values: dict[str, Any]) -> None:
+    held = (await connection.execute(_SETTLE, {**values, "free": False})).one_or_none()
     if held is not None:
         await accounts.settle(
             connection,
             held.accounts,
             Amount(held.reserved_tokens, held.reserved_nusd, held.reserved_wall_ms),
-            Amount(settlement.charged_tokens, settlement.charged_nusd, settlement.duration_ms),
+            Amount(values["charged_tokens"], values["charged_nusd"], values["duration_ms"]),
         )
-    return record
 
 
 def stamp(at: datetime) -> str:
