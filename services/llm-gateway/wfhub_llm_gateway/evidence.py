@@ -45,15 +45,15 @@ class Evidence:
             if loop.time() > deadline or all(row["state"] == "settled" for row in rows):
                 break
             await asyncio.sleep(_SETTLED_POLL_S)
+        ends = {row["link"]: row["chain_digest"] for row in rows}
         exchanges = tuple(_exchange(dict(row)) for row in rows)
-        last = max(exchanges, key=lambda e: e.link, default=None)
         return messages.Exchanges(
             attempt_id=attempt_id,
             exchanges=exchanges,
             prompt_tokens=sum(e.prompt_tokens for e in exchanges),
             completion_tokens=sum(e.completion_tokens for e in exchanges),
             nusd=sum(e.nusd for e in exchanges),
-            chain_digest="" if last is None else last.chain_digest,
+            chain_digest=ends[max(ends)] if ends else "",
         )
 
     async def usage(self, task_id: str) -> messages.Usage:
@@ -63,6 +63,7 @@ class Evidence:
 
 
 def _exchange(row: dict[str, Any]) -> messages.Exchange:
+    del row["chain_digest"]
     started_at: datetime = row.pop("started_at")
     if row.pop("state") == "open":
         row["note"] = NOT_SETTLED

@@ -111,7 +111,8 @@ class Exchanger:
         provider = replay or self.provider
         asks = provider.candidates(request.model)
         price = self.pricing.highest(asks)
-        if price is None and any(limit.nusd is not None for limit in limits):
+        costs = request.operation != "count"
+        if costs and price is None and any(limit.nusd is not None for limit in limits):
             raise refusals.price_unknown(request.model)
         prompt, completion = reserve(request)
         kept = await self.keep(request.raw)

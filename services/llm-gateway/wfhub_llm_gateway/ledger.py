@@ -26,8 +26,8 @@ from wfhub_llm_gateway.budgets.accounts import Subjects
 from wfhub_llm_gateway.budgets.grants import Amount, Ask, Grant, Refused, grant
 from wfhub_llm_gateway.budgets.prices import FREE, Price
 
-# Bounded by what fits one reply to `exchanges` (RPC_BYTES_MAX): about 600 bytes each.
-EXCHANGES_PER_ATTEMPT_MAX = 1200
+# Bounded by what fits one reply to `exchanges` (RPC_BYTES_MAX): up to 780 bytes each.
+EXCHANGES_PER_ATTEMPT_MAX = 1000
 NOTE_CHARS_MAX = 120
 COMPLETION_RESERVE_TOKENS = 512  # of a stream, at first
 WHOLE_RESERVE_TOKENS = 8192  # of an answer that is not streamed and whose client sets no length
