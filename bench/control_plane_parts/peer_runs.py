@@ -48,7 +48,7 @@ def python() -> Path:
         if not binary.exists():
             run([sys.executable, "-m", "venv", venv])
         pip = [binary, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-        run([*pip, "--require-hashes", "-r", LOCK], timeout_s=600)
+        run([*pip, "--require-hashes", "--no-deps", "-r", LOCK], timeout_s=900)
         stamp.touch()
     return binary
 

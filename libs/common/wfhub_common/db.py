@@ -130,6 +130,12 @@ async def retried(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitab
     raise AssertionError("unreachable")
 
 
+def autocommitting(engine: AsyncEngine) -> AsyncEngine:
+    """The same connections, for statements that are a transaction each: no trips to begin and to
+    commit. With `retried`."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
 def migrate(url: str, *, schema: str, migrations: Path) -> None:
     """Bring `schema` to the newest revision in `migrations` (Alembic). Blocking; safe to run
     from several processes at once (an advisory lock is held). Idempotent."""

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import messages
 from wfhub_common.db import transaction
 
-from wfhub_llm_gateway.ledger import NOT_SETTLED, stamp
+from wfhub_llm_gateway.ledger import NOT_SETTLED
+from wfhub_llm_gateway.settlements import stamp
 
 SETTLED_WAIT_S = 2.0  # `exchanges` waits so long for streams that were cut a moment ago
 _SETTLED_POLL_S = 0.1

@@ -18,13 +18,13 @@ from wfhub_common.log import get_logger
 from wfhub_common.messages import TokenInfo
 
 from wfhub_llm_gateway import cuts, ledger, sse, translation
-from wfhub_llm_gateway.cassette import Response
 from wfhub_llm_gateway.cuts import Cut
 from wfhub_llm_gateway.exchanger import Exchanger, Opened, Progress
 from wfhub_llm_gateway.formats import BY_NAME
 from wfhub_llm_gateway.formats.asked import UpstreamFailed, error_headers, status_of
 from wfhub_llm_gateway.formats.framing import frames_of
 from wfhub_llm_gateway.provider import Answer
+from wfhub_llm_gateway.translation.recording import recorded
 from wfhub_llm_gateway.usage import Tap
 
 CLIENT_STALL_S = 300.0  # a client takes nothing of what is there for it
@@ -112,19 +112,39 @@ class ExchangeResponse:
                 events = list(splitter.feed(chunk))
             except ValueError as e:
                 raise UpstreamFailed("upstream-malformed", f"the model server: {e}") from e
-            for event in events:
-                await self._pass_on(event, send)
+            await self._pass_on(events, send)
         if splitter.rest:  # a server that leaves out the last blank line
-            await self._pass_on(splitter.rest, send)
+            await self._pass_on([splitter.rest], send)
 
-    async def _pass_on(self, event: bytes, send: Send) -> None:
+    async def _pass_on(self, events: list[bytes], send: Send) -> None:
+        """What came in one piece goes on in one: a write costs more than all else here."""
+        passed = bytearray()
+        try:
+            for event in events:
+                await self._admit(event)
+                passed += self._progress.frames.frame(event)
+                self._progress.tap.sent_count += 1
+        except WfhubError:
+            await self._send(bytes(passed), send)
+            raise
+        await self._send(bytes(passed), send)
+
+    async def _admit(self, event: bytes) -> None:
+        """Raises: UpstreamFailed, Rejected for an event that the client is not to have."""
         progress = self._progress
         progress.tap.event(event)
+        if progress.tap.malformed:  # a client would choke on it, and not say why
+            raise UpstreamFailed(
+                "upstream-malformed", "the model server's stream has an event that is not JSON"
+            )
         while progress.entry.counts_tokens and progress.missing_tokens > 0:
             tokens = max(ledger.EXTEND_TOKENS, progress.missing_tokens)
             more = await self._x.ledger.extend(progress.entry, tokens=tokens)
             progress.entry = progress.entry.with_more(more)
-        framed = progress.frames.frame(event)
+
+    async def _send(self, framed: bytes, send: Send) -> None:
+        if not framed:
+            return
         self._keep(framed)
         try:
             # A client that is slow holds up the server: nothing piles up here.
@@ -182,19 +202,16 @@ class ExchangeResponse:
 
     def _record(self) -> None:
         progress = self._progress
-        if self._recorder is None or self._request.format != "chat":
+        if self._recorder is None or self._request.operation != "generate":
             return
         headers = {k: v for k, v in progress.headers.items() if k == "content-type"}
+        events = progress.tap.events if progress.stream else None
         try:
-            if progress.stream:
-                events = tuple(progress.tap.events)
-                response = Response(progress.status, True, None, events, headers)
-            else:
-                body = json.loads(progress.body)
-                response = Response(progress.status, False, body, (), headers)
-            self._recorder.add(self._request.value, response)
+            self._recorder.add(
+                *recorded(self._request, progress.status, headers, bytes(progress.body), events)
+            )
         # The client gets its answer all the same.
-        except (ValueError, RecursionError, OSError) as e:
+        except (ValueError, LookupError, TypeError, RecursionError, OSError, WfhubError) as e:
             log.error("exchange not recorded", attempt_id=self._info.attempt_id, error=str(e))
 
 

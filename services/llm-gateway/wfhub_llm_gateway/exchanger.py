@@ -23,10 +23,11 @@ from wfhub_llm_gateway.cuts import OpenStreams
 from wfhub_llm_gateway.formats.asked import Asked
 from wfhub_llm_gateway.formats.clamping import clamped
 from wfhub_llm_gateway.formats.framing import Frames
-from wfhub_llm_gateway.ledger import Entry, Ledger, Settlement
+from wfhub_llm_gateway.ledger import Entry, Ledger
 from wfhub_llm_gateway.metrics import Metrics
 from wfhub_llm_gateway.provider import Provider
 from wfhub_llm_gateway.recorder import Recorder
+from wfhub_llm_gateway.settlements import Settlement
 from wfhub_llm_gateway.spans import Spans
 from wfhub_llm_gateway.spool import Spool
 from wfhub_llm_gateway.tapes import Tapes

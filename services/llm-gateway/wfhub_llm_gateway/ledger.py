@@ -17,18 +17,19 @@ from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from wfhub_common import db, digests, exchange_chain
+from wfhub_common import db
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SpendingLimit
 
-from wfhub_llm_gateway.budgets import accounts, refusals
+from wfhub_llm_gateway import settlements
+from wfhub_llm_gateway.budgets import accounts, at_once, refusals
 from wfhub_llm_gateway.budgets.accounts import Subjects
-from wfhub_llm_gateway.budgets.grants import Amount, Ask, Grant, Refused, grant
+from wfhub_llm_gateway.budgets.grants import Ask, Grant, Refused, grant
 from wfhub_llm_gateway.budgets.prices import FREE, Price
+from wfhub_llm_gateway.settlements import OpenRow, Settlement
 
 # Bounded by what fits one reply to `exchanges` (RPC_BYTES_MAX): up to 780 bytes each.
 EXCHANGES_PER_ATTEMPT_MAX = 1000
-NOTE_CHARS_MAX = 120
 COMPLETION_RESERVE_TOKENS = 512  # of a stream, at first
 WHOLE_RESERVE_TOKENS = 8192  # of an answer that is not streamed and whose client sets no length
 EXTEND_TOKENS = 256  # what a stream reserves at a time beyond that
@@ -94,35 +95,6 @@ class Entry:
         return any(limit.wall_ms is not None for limit in _running(self.opening))
 
 
-@dataclass(frozen=True)
-class Settlement:
-    status: int
-    code: str
-    provider: str
-    model: str
-    response_digest: str
-    response_bytes: int
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cached_tokens: int
-    charged_tokens: int
-    charged_nusd: int
-    first_byte_ms: int | None
-    duration_ms: int
-    note: str
-
-
-@dataclass(frozen=True)
-class OpenRow:
-    """A row that is about to be settled, as it stands."""
-
-    seq: int
-    attempt_id: str
-    replayed: bool
-    request_digest: str
-    started_at: datetime
-
-
 _NUMBER = """
 INSERT INTO gateway.attempt (attempt_id, task_id, project_id, exchange_count)
 VALUES (:attempt_id, :task_id, :project_id, 1)
@@ -155,46 +127,29 @@ UPDATE gateway.exchange SET reserved_tokens = reserved_tokens + :tokens,
  WHERE attempt_id = :attempt_id AND seq = :seq
 """)
 
-# Only an open row is settled, linked, and its reservation given back, once.
-_SETTLE = text("""
-WITH held AS MATERIALIZED (
-    SELECT attempt_id, accounts, reserved_tokens, reserved_nusd, reserved_wall_ms
-      FROM gateway.exchange
-     WHERE attempt_id = :attempt_id AND seq = :seq AND state = 'open'
-       AND (NOT :free OR accounts = '{}') FOR UPDATE),
-linked AS (
-    UPDATE gateway.attempt a
-       SET chain_count = a.chain_count + 1,
-           chain_digest = 'sha256:' || encode(sha256(convert_to(
-               a.chain_digest || ' ' || :record_digest, 'UTF8')), 'hex')
-      FROM held WHERE a.attempt_id = held.attempt_id
-    RETURNING a.chain_count, a.chain_digest),
-settled AS (
-    UPDATE gateway.exchange
-       SET state = 'settled', status = :status, code = :code, provider = :provider, model = :model,
-           response_digest = :response_digest, response_bytes = :response_bytes,
-           prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
-           cached_tokens = :cached_tokens, charged_tokens = :charged_tokens,
-           charged_nusd = :charged_nusd, first_byte_ms = :first_byte_ms,
-           duration_ms = :duration_ms, note = :note, record_digest = :record_digest,
-           link = linked.chain_count, chain_digest = linked.chain_digest
-      FROM linked WHERE attempt_id = :attempt_id AND seq = :seq)
-SELECT accounts, reserved_tokens, reserved_nusd, reserved_wall_ms FROM held
-""")
-
 
 class Ledger:
     def __init__(self, engine: AsyncEngine, instance_id: str = "") -> None:
         self._engine, self._instance_id = engine, instance_id
-        # One statement is a transaction by itself: one round trip in place of three.
-        self._by_itself = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._single = db.autocommitting(engine)
 
     async def open(self, opening: Opening) -> Entry:
-        work = self._open_limited if opening.limits else self._open_free
-        engine = self._engine if opening.limits else self._by_itself
-        return await db.retried(engine, lambda connection: work(connection, opening))
+        # What is not limited, or fits whole, costs one statement.
+        single = self._open_fitting if opening.limits else self._open_free
+        entry = await db.retried(self._single, lambda connection: single(connection, opening))
+        if entry is not None:
+            return entry
+        careful = self._open_limited
+        return await db.retried(self._engine, lambda connection: careful(connection, opening))
 
-    async def _open_free(self, connection: AsyncConnection, opening: Opening) -> Entry:
+    async def _open_fitting(self, connection: AsyncConnection, opening: Opening) -> Entry | None:
+        given = grant((), _ask(opening))
+        limited = at_once.values_of(opening.limits, opening.subjects, given.amount)
+        values = self._values(opening, given) | limited
+        seq = (await connection.execute(at_once.OPEN_AT_ONCE, values)).scalar()
+        return None if seq is None else Entry(opening, seq, given)
+
+    async def _open_free(self, connection: AsyncConnection, opening: Opening) -> Entry | None:
         given = grant((), _ask(opening))
         seq = (await connection.execute(_OPEN, self._values(opening, given))).scalar()
         if seq is None:
@@ -268,49 +223,7 @@ class Ledger:
             opening.request_digest,
             opening.started_at,
         )
-        values, record = settling(row, settlement)
-        if not opening.limits:
-            async with db.transaction(self._by_itself) as connection:
-                done = await connection.execute(_SETTLE, {**values, "free": True})
-                if done.one_or_none() is not None:
-                    return record
-        # It is held in accounts, perhaps in one that was made since; or it is settled already.
-        await db.retried(self._engine, lambda connection: settle_in(connection, values))
-        return record
-
-
-def settling(row: OpenRow, settlement: Settlement) -> tuple[dict[str, Any], bytes]:
-    """The statement's values, and the record."""
-    values = {**settlement.__dict__, "attempt_id": row.attempt_id, "seq": row.seq}
-    values["note"] = settlement.note[:NOTE_CHARS_MAX]
-    fields = {
-        **values,
-        "replayed": row.replayed,
-        "request_digest": row.request_digest,
-        "prompt_tokens": settlement.prompt_tokens or 0,
-        "completion_tokens": settlement.completion_tokens or 0,
-        "nusd": settlement.charged_nusd,
-        "started_at": stamp(row.started_at),
-        "first_byte_ms": -1 if settlement.first_byte_ms is None else settlement.first_byte_ms,
-    }
-    record = exchange_chain.record(row.attempt_id, fields)
-    values["record_digest"] = digests.of_bytes(record)
-    return values, record
-
-
-async def settle_in(connection: AsyncConnection, values: dict[str, Any]) -> None:
-    held = (await connection.execute(_SETTLE, {**values, "free": False})).one_or_none()
-    if held is not None:
-        await accounts.settle(
-            connection,
-            held.accounts,
-            Amount(held.reserved_tokens, held.reserved_nusd, held.reserved_wall_ms),
-            Amount(values["charged_tokens"], values["charged_nusd"], values["duration_ms"]),
-        )
-
-
-def stamp(at: datetime) -> str:
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return await settlements.settle(self._engine, row, settlement)
 
 
 def _ask(opening: Opening) -> Ask:

@@ -90,18 +90,19 @@ class Tap:
     estimated: int = 0
     model: str = ""
     events: list[str] = field(default_factory=list)  # data of the stream's events so far
-    event_count: int = 0  # of those with data
+    sent_count: int = 0  # events that went on to the client
     first: dict[str, Any] | None = None
+    malformed: bool = False  # an event's data was neither JSON nor a stream's end
 
     def event(self, raw: bytes) -> None:
         data = sse.data_of(raw)
         if data is None:
             return
-        self.event_count += 1
         if self.keep_events:
             self.events.append(data)
         chunk = completion.chunk_of(data)
         if chunk is None:
+            self.malformed = self.malformed or data.strip() not in ("", completion.DONE)
             return
         if self.first is None:
             self.first = chunk

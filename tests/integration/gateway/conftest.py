@@ -225,6 +225,7 @@ class Upstream:
 
     port: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)  # PUT …/blobs/sha256/<hex>
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)  # a client left a hanging answer
@@ -232,6 +233,7 @@ class Upstream:
     release: asyncio.Event = field(default_factory=asyncio.Event)  # of a held stream
     flooded_bytes: int = 0
     odd_stream: bytes = b""  # what the behaviour "stream" answers
+    script: Callable[[str], bytes] = lambda _path: b""  # what "script" answers, head and all
 
     def url(self, behaviour: str) -> str:
         return f"http://127.0.0.1:{self.port}/{behaviour}"
@@ -251,6 +253,7 @@ class Upstream:
                 writer.write(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n")
             else:
                 if body:
+                    self.bodies.append(body)
                     self.requests.append(json.loads(body))
                 await self.behave(path.split("/")[1], head, reader, writer)
             await writer.drain()
@@ -274,6 +277,32 @@ class Upstream:
                 writer.write(_json(400, {"error": {"message": "context length exceeded"}}))
             case "failing":
                 writer.write(_json(500, {"error": {"message": "out of memory"}}))
+            case "script":
+                writer.write(self.script(head.split()[1]))
+            case "limited":
+                body = {"error": {"message": "slow down", "code": "rate_limit"}}
+                writer.write(_json(429, body, "retry-after: 7"))
+            case "page":
+                writer.write(_head(503, "text/html", "content-length: 14") + b"<h1>down</h1>\n")
+            case "wrong-usage":
+                usage = {"prompt_tokens": -5, "completion_tokens": "many", "total_tokens": 2**70}
+                choices = [{**_choice("hello"), "delta": {"content": "hello"}}]
+                chunk = {"model": "double", "choices": choices, "usage": usage}
+                if self.requests[-1].get("stream"):
+                    data = b"data: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n"
+                    writer.write(_head(200, "text/event-stream") + data)
+                else:
+                    writer.write(_json(200, chunk))
+            case "huge":
+                content = "x" * HUGE_BYTES
+                if self.requests[-1].get("stream"):
+                    writer.write(_head(200, "text/event-stream") + _delta(content))
+                else:
+                    answer = {"model": "double", "choices": [_choice(content)], "usage": USAGE}
+                    writer.write(_json(200, answer))
+            case "stream-malformed":
+                body = _delta("one") + b'data: {"choices": [{"delta"\n\n' + _delta("two")
+                writer.write(_head(200, "text/event-stream") + body)
             case "busy":
                 slow = _json(429, {"error": {"message": "slow down"}}, "retry-after: 3600")
                 writer.write(slow)
@@ -326,6 +355,7 @@ class Upstream:
         self.hung_up.set()
 
 
+HUGE_BYTES = 10 * 1024 * 1024
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 
 
@@ -384,6 +414,28 @@ async def used_gateway(
     return gateway
 
 
+@pytest.fixture(scope="session")
+def llama_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with llama_server.serving(tmp_path_factory.mktemp("llama")) as url:
+        yield url
+
+
+@pytest.fixture
+async def llama(llama_process: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the model server itself, past the gateway, when it is ready and idle."""
+    async with httpx.AsyncClient(base_url=llama_process, timeout=60) as client:
+
+        async def idle() -> bool:
+            try:
+                slots = await client.get("/slots")
+            except httpx.TransportError:
+                return False
+            return slots.status_code == 200 and not any(s["is_processing"] for s in slots.json())
+
+        await eventually(idle)
+        yield client
+
+
 @pytest.fixture
 async def start_process(
     database_url: str, nats_url: str, tmp_path: Path, free_port: Callable[[], int]
@@ -410,25 +462,3 @@ async def start_process(
         if process.returncode is None:
             process.kill()
             await process.communicate()
-
-
-@pytest.fixture(scope="session")
-def llama_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with llama_server.serving(tmp_path_factory.mktemp("llama")) as url:
-        yield url
-
-
-@pytest.fixture
-async def llama(llama_process: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the model server itself, past the gateway, when it is ready and idle."""
-    async with httpx.AsyncClient(base_url=llama_process, timeout=60) as client:
-
-        async def idle() -> bool:
-            try:
-                slots = await client.get("/slots")
-            except httpx.TransportError:
-                return False
-            return slots.status_code == 200 and not any(s["is_processing"] for s in slots.json())
-
-        await eventually(idle)
-        yield client

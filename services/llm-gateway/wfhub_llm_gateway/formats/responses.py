@@ -82,7 +82,7 @@ class _Responses:
         }
         data = {
             "type": "response.failed",
-            "sequence_number": tap.event_count,
+            "sequence_number": tap.sent_count,
             "response": response,
         }
         return f"event: response.failed\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()

@@ -31,7 +31,9 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024  # of a whole answer, which is held to be tr
 async def asking(provider: Provider, asked: Asked, *, attempt_id: str) -> AsyncIterator[Answer]:
     if asked.format in provider.speaks:
         async with provider.ask(asked, attempt_id=attempt_id) as answer:
-            yield answer
+            # An error page of some proxy's before the server is in no format at all.
+            page = answer.status >= 400 and "json" not in answer.headers.get("content-type", "")
+            yield await _refused(answer, asked.format) if page else answer
         return
     if asked.operation == "count":
         yield _estimated(asked)
@@ -108,20 +110,22 @@ async def _streamed(
     custom = streams.Customised(request.custom_tools)
     splitter = sse.Splitter()
 
-    def written(raw: list[bytes]) -> bytes:
-        found = [event for each in raw if (value := _value(each)) for event in decoder.feed(value)]
+    def written(raw: bytes) -> bytes:
+        value = _value(raw)
+        found = decoder.feed(value) if value else []
         return b"".join(out for event in custom.passed(found) for out in encoder.feed(event))
 
     async for chunk in chunks:
         try:
-            events = list(splitter.feed(chunk))
+            for event in splitter.feed(chunk):
+                if out := written(event):
+                    yield out
         except ValueError as e:
             raise streams.odd(str(e)) from e
-        if out := written(events):
-            yield out
-    last = written([splitter.rest]) if splitter.rest else b""
+    if splitter.rest and (out := written(splitter.rest)):
+        yield out
     ending = custom.passed(decoder.end())
-    yield last + b"".join(out for event in ending for out in encoder.feed(event))
+    yield b"".join(out for event in ending for out in encoder.feed(event))
 
 
 def _value(event: bytes) -> dict[str, object] | None:

@@ -1,10 +1,12 @@
 """Small readings and writings that several formats share.
 
 A signature of another format's provider is `sealed` into the field that a format has for its own:
-`wfhub:<format>:<signature>`. `unsealed` finds whose it is.
+`wfhub:<format>:<signature>`, for Gemini in base64, which its clients insist on. `unsealed` finds
+whose it is.
 Raises: Rejected (`unsupported`, `request-malformed`, 400).
 """
 
+import base64
 import json
 import secrets
 from collections.abc import Iterable, Mapping
@@ -25,6 +27,7 @@ from wfhub_llm_gateway.translation.canonical import (
 )
 
 _SEAL = "wfhub:"
+_STANDARD = str.maketrans("-_", "+/")
 _FORMATS: Mapping[str, Format] = {name: name for name in get_args(Format)}
 # How many tokens of thinking an effort stands for, where a format counts them.
 THINKING_TOKENS = {"none": 0, "minimal": 1024, "low": 2048, "medium": 8192, "high": 16384}
@@ -38,18 +41,30 @@ CUSTOM_SCHEMA: Mapping[str, Any] = {
 
 
 def sealed(signature: str, origin: Format | None, into: Format) -> str:
-    return signature if origin in (into, None) else f"{_SEAL}{origin}:{signature}"
+    if origin in (into, None):
+        return signature
+    whole = f"{_SEAL}{origin}:{signature}"
+    return base64.b64encode(whole.encode()).decode() if into == "gemini" else whole
 
 
 def unsealed(text: Any, found_in: Format) -> tuple[str, Format | None]:
     """(signature, origin)."""
     if not isinstance(text, str) or not text:
         return "", None
-    if text.startswith(_SEAL):
-        name, _, signature = text.removeprefix(_SEAL).partition(":")
+    opened = _of_base64(text) if found_in == "gemini" else text
+    if opened.startswith(_SEAL):
+        name, _, signature = opened.removeprefix(_SEAL).partition(":")
         if name in _FORMATS and signature:
             return signature, _FORMATS[name]
     return text, found_in
+
+
+def _of_base64(text: str) -> str:
+    """ "" for what is none; clients write either alphabet."""
+    try:
+        return base64.b64decode(text.translate(_STANDARD) + "==").decode()
+    except ValueError:
+        return ""
 
 
 def image_of_url(url: Any) -> Image:
