@@ -78,6 +78,8 @@ lock:
 	  --no-emit-find-links --no-header --python-version 3.11 requirements/bench.in -o requirements/bench.lock
 	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --python-version 3.11 requirements/model.in -o requirements/model.lock
+	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --python-version 3.11 requirements/eval.in -o requirements/eval.lock
 	@rm -rf .lock-venv
 
 clean:

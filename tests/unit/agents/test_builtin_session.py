@@ -258,13 +258,34 @@ def test_calls_after_finish_are_not_carried_out(run_agent: RunAgent, workspace: 
     assert not (workspace / "late").exists()
 
 
-def test_results_get_short_once_a_session_has_had_its_share(
+def test_results_of_one_answer_get_short_once_it_has_had_its_share(
     run_agent: RunAgent, model: ModelDouble, workspace: Path
 ) -> None:
-    (workspace / "long").write_text("x" * 50_000)
-    read = ("read_file", {"path": "long"})
+    (workspace / "long").write_text("x\n" * 50_000)
+    read = ("read_file", {"path": "long", "line_count": 50_000})
     run_agent(whole(calls=(read,) * 32), finish())
     sizes = [len(m["content"]) for m in model.requests[1]["messages"] if m["role"] == "tool"]
-    assert sizes[0] > 19_000
+    assert sizes[0] > 15_000
     assert sizes[-1] < 1_200
-    assert sum(sizes) < 650_000
+    assert sum(sizes) < 150_000
+
+
+def test_after_an_edit_that_failed_later_ones_of_that_file_are_not_made(
+    run_agent: RunAgent, workspace: Path
+) -> None:
+    (workspace / "f").write_text("one\ntwo\n")
+    (workspace / "g").write_text("one\n")
+    ran = run_agent(
+        whole(
+            calls=(
+                ("patch_file", {"path": "f", "search": "three", "replace": "3"}),
+                ("patch_file", {"path": "./f", "search": "two", "replace": "2"}),
+                ("patch_file", {"path": "g", "search": "one", "replace": "1"}),
+            )
+        ),
+        whole(calls=(("patch_file", {"path": "f", "search": "two", "replace": "2"}),)),
+        finish(),
+    )
+    assert [r["ok"] for r in ran.of("tool_result")] == [False, False, True, True, True]
+    assert (workspace / "f").read_text() == "one\n2\n"
+    assert (workspace / "g").read_text() == "1\n"

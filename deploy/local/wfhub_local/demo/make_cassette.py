@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +43,35 @@ HEADER = {
 def make(folder: Folder) -> str:
     """The cassette's text, the same for the same turns, agent and repository."""
     folder.make_repository()
-    answers = [completion_of(turn, number) for number, turn in enumerate(TURNS, 1)]
+    lines = [HEADER, *exchanges(folder.repository, PROMPT, TURNS, toolchain=folder.toolchain)]
+    return text_of(lines)
+
+
+def text_of(lines: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def exchanges(
+    repository: Path, prompt: Path, turns: Sequence[Turn], *, toolchain: Path
+) -> list[dict[str, Any]]:
+    """The lines of a cassette for one session: what the agent asked, and the turns."""
+    answers = [completion_of(turn, number) for number, turn in enumerate(turns, 1)]
     # Not below the demo's folder: pytest would find this project's configuration there.
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Path(scratch) / "workspace"
-        shutil.copytree(folder.repository, workspace, ignore=shutil.ignore_patterns(".git"))
+        shutil.copytree(repository, workspace, ignore=shutil.ignore_patterns(".git"))
         with scripted_model.serving(answers) as script:
-            done = _run_agent(workspace, script.url, folder.toolchain)
-        if done.returncode != 0 or len(script.requests) != len(TURNS):
+            done = _run_agent(workspace, script.url, prompt, toolchain)
+        if done.returncode != 0 or len(script.requests) != len(turns):
             raise CannotPrepare(f"the agent ended with {done.returncode}:\n{done.stdout[-4000:]}")
-        lines = [HEADER]
+        lines: list[dict[str, Any]] = []
         for request, answer in zip(script.requests, answers, strict=True):
             messages = json.loads(settled(json.dumps(request["messages"]), workspace))
             messages[0]["content"] = "<any>"  # the agent's own words, free to change
             lines.append(
                 {"request": {"messages": messages}, "response": {"stream": False, "body": answer}}
             )
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return lines
 
 
 def completion_of(turn: Turn, number: int) -> dict[str, Any]:
@@ -80,12 +93,14 @@ def settled(text: str, workspace: Path) -> str:
     return re.sub(r"(passed|failed) in \d+\.\d+s", r"\1 in 0.10s", text)
 
 
-def _run_agent(workspace: Path, url: str, toolchain: Path) -> subprocess.CompletedProcess[str]:
+def _run_agent(
+    workspace: Path, url: str, prompt: Path, toolchain: Path
+) -> subprocess.CompletedProcess[str]:
     env = {
         "PATH": f"{toolchain / 'bin'}:/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "OPENAI_BASE_URL": url,
-        "WFHUB_PROMPT_FILE": str(PROMPT),
+        "WFHUB_PROMPT_FILE": str(prompt),
     }
     command = [sys.executable, "-P", "-m", AGENT_MODULE]
     return subprocess.run(

@@ -27,16 +27,23 @@ TEST_MESSAGE = b"Take test_parse.py of parse 1.18.0: its new test fails\n"
 
 def create(folder: Path, *, defective: Path, repaired: Path) -> str:
     """A fresh repository from the two archives; what was in `folder` is gone. Returns HEAD."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     files = sources.files_of(defective)
     with_test = {**files, TEST_FILE: sources.files_of(repaired)[TEST_FILE]}
+    return write(folder, (files, DEFECT_MESSAGE, RELEASED_AT), (with_test, TEST_MESSAGE, TEST_AT))
+
+
+def write(folder: Path, *stages: tuple[dict[str, SourceFile], bytes, int]) -> str:
+    """A fresh repository of these commits (files, message, Unix time), one after another, the last
+    checked out; what was in `folder` is gone. Returns HEAD."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    commits: list[Commit] = []
     with Repo.init(str(folder), default_branch=BRANCH) as repo:
-        first = _commit(repo, files, DEFECT_MESSAGE, RELEASED_AT, parents=[])
-        head = _commit(repo, with_test, TEST_MESSAGE, TEST_AT, parents=[first])
-        repo.refs[Ref(b"refs/heads/" + BRANCH)] = head.id
-        repo.get_worktree().reset_index(head.tree)
-    return head.id.decode()
+        for files, message, at in stages:
+            commits.append(_commit(repo, files, message, at, parents=commits[-1:]))
+        repo.refs[Ref(b"refs/heads/" + BRANCH)] = commits[-1].id
+        repo.get_worktree().reset_index(commits[-1].tree)
+    return commits[-1].id.decode()
 
 
 def _commit(

@@ -1,6 +1,6 @@
 """The demo's toolchain: a virtual environment with pytest, bound read-only into the sandbox.
 
-A folder with `bin/`, made once from toolchain.lock; the stack is given it as a toolchain.
+A folder with `bin/`, made once from a lock, toolchain.lock; the stack is given it as a toolchain.
 Raises: CannotPrepare.
 """
 
@@ -8,7 +8,6 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from importlib import resources
 from pathlib import Path
 
 from wfhub_local.demo.sources import CannotPrepare, pip
@@ -22,9 +21,11 @@ def python_of(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def make(folder: Path) -> Path:
+LOCK = Path(__file__).with_name("toolchain.lock")
+
+
+def make(folder: Path, lock: Path = LOCK) -> Path:
     """The toolchain in `folder`, made anew unless it is there and of the same lock."""
-    lock = resources.files("wfhub_local.demo") / "toolchain.lock"
     base = _base_python()
     made_of = f"{base} {hashlib.sha256(lock.read_bytes()).hexdigest()}\n"
     stamp = folder / STAMP
@@ -35,16 +36,15 @@ def make(folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CannotPrepare(f"`{' '.join(command)}` failed:\n{done.stderr.strip()}")
-    with resources.as_file(lock) as path:
-        pip(
-            python_of(folder),
-            "install",
-            "--no-deps",
-            "--require-hashes",
-            "--only-binary=:all:",
-            "--no-compile",
-            f"--requirement={path}",
-        )
+    pip(
+        python_of(folder),
+        "install",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+        "--no-compile",
+        f"--requirement={lock}",
+    )
     # Compiled here, once: the sandbox may only read it.
     subprocess.run([str(python_of(folder)), "-m", "compileall", "-q", str(folder)], check=False)
     stamp.write_text(made_of)

@@ -8,6 +8,7 @@ import traceback
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
 from .events import Events
+from .history import CONTEXT_TOKENS
 from .model import Model, ModelError
 from .session import Session
 from .tools import schema
@@ -31,12 +32,13 @@ def main(env: Mapping[str, str]) -> int:
             events=events,
         )
         steps_max = int(env.get("WFHUB_MAX_STEPS", STEPS_MAX))
+        context_tokens = int(env.get("WFHUB_CONTEXT_TOKENS", CONTEXT_TOKENS))
     except KeyError as e:
         return _failed(events, FAILED, "bad-settings", f"the variable {e.args[0]} is not set")
     except (OSError, ValueError) as e:
         return _failed(events, FAILED, "bad-settings", str(e))
     try:
-        return Session(model, events, prompt).run(steps_max)
+        return Session(model, events, prompt, context_tokens=context_tokens).run(steps_max)
     except ModelError as e:
         return _failed(events, NO_MODEL, e.code, str(e))
     except Exception as e:  # noqa: BLE001 - the exit code is what callers are promised

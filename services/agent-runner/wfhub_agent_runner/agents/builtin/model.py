@@ -25,6 +25,12 @@ RETRY_S_MAX = 60.0
 # Words in an error that say that waiting is no use: of our gateway, and of others.
 SPENT = re.compile("budget-exceeded|too-many-exchanges|insufficient_quota")
 ENDED = re.compile("token-inactive|attempt-ended|authentication_error|permission_error")
+# How servers say that the history is too long for the model (llama.cpp, OpenAI, vLLM, others).
+FULL = re.compile(
+    "context_length_exceeded|exceed_context_size|maximum context length|context window"
+    "|context size|prompt is too long|too many tokens",
+    re.IGNORECASE,
+)
 
 
 class ModelError(Exception):
@@ -99,6 +105,8 @@ def refused(status: int, body: bytes, retry_after: str | None) -> ModelError:
     # A spent budget is often a 429, but waiting does not bring it back.
     spent = status == 402 or (status == 429 and SPENT.search(text) is not None)
     code = "budget" if spent else "unauthorized" if status in (401, 403) else f"http-{status}"
+    if status in (400, 413, 422, 500) and FULL.search(text):
+        return ModelError("context-full", f"the history is too long: {clipped(text, 2000)}")
     asked = re.match(r"\d{1,6}(\.\d+)?$", (retry_after or "").strip())
     return ModelError(
         code,
@@ -134,6 +142,8 @@ def parsed(text: str) -> dict[str, Any]:
         raise ModelError("bad-answer", f"the answer is not JSON: {e}", retry=True) from e
     if not isinstance(value, dict) or value.get("error"):
         shown = clipped(text, 2000)
+        if FULL.search(shown):
+            raise ModelError("context-full", f"the history is too long: {shown}")
         final = SPENT.search(shown) or ENDED.search(shown)
         raise ModelError("model-error", f"the model answered with: {shown}", retry=not final)
     return value

@@ -1,25 +1,22 @@
-"""The tools: what a model may call, how its arguments are checked, and what each does.
+"""The tools: what a model may call, and how its arguments are checked.
 
-Every result is a text for the model, and depends on the workspace only: it holds no times.
+What they do is in shell.py (commands), files.py (files, as the model last saw them) and here (the
+plan). Every result is a text for the model, and depends on the workspace only: it holds no times.
 Raises: ToolError, OSError; the session answers both to the model.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import threading
-from typing import IO, Any, Callable  # noqa: UP035 - Python 3.8
+from typing import Any, Callable  # noqa: UP035 - Python 3.8
 
+from .errors import ToolError
 from .events import clipped
+from .files import READ_LINES, Files
+from .shell import COMMAND_S, COMMAND_S_MAX, Shell
 
-COMMAND_S, COMMAND_S_MAX = 120, 900
-OUTPUT_BYTES_MAX = 16_000  # of one command: head and tail
-READ_LINES = 400
-READ_BYTES_MAX = 64 * 1024 * 1024  # a larger file is for run_command with grep or sed
+PLAN_CHARS_MAX = 4_000
 
 # name → (description, {parameter: (type, required, description)})
 TOOLS: dict[str, tuple[str, dict[str, tuple[str, bool, str]]]] = {
@@ -39,7 +36,8 @@ TOOLS: dict[str, tuple[str, dict[str, tuple[str, bool, str]]]] = {
         },
     ),
     "write_file": (
-        "Write a whole file; folders are made as needed. To change a file use patch_file.",
+        "Write a whole file; folders are made as needed. To change a file use patch_file; one "
+        "that is there must have been read whole before.",
         {"path": ("string", True, "relative to the repository"), "content": ("string", True, "")},
     ),
     "patch_file": (
@@ -49,6 +47,10 @@ TOOLS: dict[str, tuple[str, dict[str, tuple[str, bool, str]]]] = {
             "search": ("string", True, "the text as it is, without line numbers"),
             "replace": ("string", True, "the text to be there instead"),
         },
+    ),
+    "update_plan": (
+        "Keep your plan, in place of the last: it stays in sight when earlier work is summed up.",
+        {"plan": ("string", True, "a short list: what is done, what is next")},
     ),
     "finish": ("End the work.", {"summary": ("string", True, "what was done, how it was tested")}),
 }
@@ -63,10 +65,6 @@ def schema() -> list[dict[str, Any]]:
         shape = {"type": "object", "properties": properties, "required": needed}
         functions.append({"name": name, "description": description, "parameters": shape})
     return [{"type": "function", "function": function} for function in functions]
-
-
-class ToolError(Exception):
-    """A call that could not be carried out; the text is what the model gets for it."""
 
 
 def call_in_text(text: str) -> dict[str, Any] | None:
@@ -107,89 +105,22 @@ def arguments_of(call: dict[str, Any], *, cut: bool) -> dict[str, Any]:
     return given
 
 
-class Kept:
-    """Head and tail of a command's output, however long it is."""
+class Toolbox:
+    """The tools of one session, and what they remember of it."""
 
     def __init__(self) -> None:
-        self.head, self.tail, self.dropped = b"", b"", 0
+        self.files, self.shell, self.plan = Files(), Shell(), ""
+        self.calls: dict[str, Callable[..., str]] = {
+            "run_command": self.shell.run,
+            "read_file": self.files.read,
+            "write_file": self.files.write,
+            "patch_file": self.files.patch,
+            "update_plan": self.update_plan,
+            "finish": lambda summary: summary,
+        }
 
-    def read(self, pipe: IO[bytes]) -> None:
-        half = OUTPUT_BYTES_MAX // 2
-        for chunk in iter(lambda: os.read(pipe.fileno(), 65536), b""):
-            room = half - len(self.head)
-            self.head += chunk[:room]
-            tail = self.tail + chunk[room:]
-            self.dropped += max(0, len(tail) - half)
-            self.tail = tail[-half:]
-
-    def text(self) -> str:
-        missing = b"\n[... %d bytes left out ...]\n" % self.dropped if self.dropped else b""
-        return (self.head + missing + self.tail).decode("utf-8", "replace")
-
-
-def run_command(command: str, timeout_s: int = COMMAND_S) -> str:
-    timeout_s = max(1, min(timeout_s, COMMAND_S_MAX))
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # so that a timeout ends all that the command started
-    )
-    kept = Kept()
-    reader = threading.Thread(target=kept.read, args=(process.stdout,), daemon=True)
-    reader.start()
-    try:
-        ended = f"exit code: {process.wait(timeout_s)}"
-    except subprocess.TimeoutExpired:
-        ended = f"killed: it ran longer than {timeout_s} s"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    reader.join(2.0)  # a process left in the background may hold the pipe: do not wait for it
-    return f"{ended}\n{kept.text()}"
-
-
-def content_of(path: str) -> bytes:
-    if os.path.getsize(path) > READ_BYTES_MAX:
-        raise ToolError(f"{path} is over {READ_BYTES_MAX} bytes: use run_command on it")
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def read_file(path: str, start_line: int = 1, line_count: int = READ_LINES) -> str:
-    lines = content_of(path).decode("utf-8", "replace").split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    start = max(1, start_line)
-    if start > max(1, len(lines)):
-        raise ToolError(f"{path} has only {len(lines)} lines")
-    chosen = lines[start - 1 : start - 1 + max(1, line_count)]
-    numbered = "\n".join(f"{n}\t{line}" for n, line in enumerate(chosen, start))
-    return f"{path}, lines {start} to {start + len(chosen) - 1} of {len(lines)}:\n{numbered}"
-
-
-def write_file(path: str, content: str) -> str:
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(path, "wb") as file:
-        size = file.write(content.encode("utf-8", "replace"))
-    return f"wrote {size} bytes to {path}"
-
-
-def patch_file(path: str, search: str, replace: str) -> str:
-    before, old = content_of(path), search.encode("utf-8", "replace")
-    count = before.count(old) if old else 0
-    if count != 1:
-        hint = "read it again and copy exactly" if count == 0 else "add lines around it"
-        raise ToolError(f"`search` must occur once in {path}, but occurs {count} times; {hint}")
-    with open(path, "wb") as file:
-        file.write(before.replace(old, replace.encode("utf-8", "replace")))
-    return f"patched {path} at line {before[: before.index(old)].count(10) + 1}"
-
-
-def finish(summary: str) -> str:
-    return summary
-
-
-CALLS: dict[str, Callable[..., str]] = {
-    f.__name__: f for f in (run_command, read_file, write_file, patch_file, finish)
-}
+    def update_plan(self, plan: str) -> str:
+        if len(plan) > PLAN_CHARS_MAX:
+            raise ToolError(f"the plan is over {PLAN_CHARS_MAX} characters: say it shorter")
+        self.plan = plan
+        return "plan kept"
