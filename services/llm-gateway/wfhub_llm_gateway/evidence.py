@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import messages
 from wfhub_common.db import transaction
 
-from wfhub_llm_gateway.ledger import NOT_SETTLED, stamp
+from wfhub_llm_gateway.ledger import NOT_SETTLED
+from wfhub_llm_gateway.settlements import stamp
 
 SETTLED_WAIT_S = 2.0  # `exchanges` waits so long for streams that were cut a moment ago
 _SETTLED_POLL_S = 0.1
@@ -45,15 +46,15 @@ class Evidence:
             if loop.time() > deadline or all(row["state"] == "settled" for row in rows):
                 break
             await asyncio.sleep(_SETTLED_POLL_S)
+        ends = {row["link"]: row["chain_digest"] for row in rows}
         exchanges = tuple(_exchange(dict(row)) for row in rows)
-        last = max(exchanges, key=lambda e: e.link, default=None)
         return messages.Exchanges(
             attempt_id=attempt_id,
             exchanges=exchanges,
             prompt_tokens=sum(e.prompt_tokens for e in exchanges),
             completion_tokens=sum(e.completion_tokens for e in exchanges),
             nusd=sum(e.nusd for e in exchanges),
-            chain_digest="" if last is None else last.chain_digest,
+            chain_digest=ends[max(ends)] if ends else "",
         )
 
     async def usage(self, task_id: str) -> messages.Usage:
@@ -63,6 +64,7 @@ class Evidence:
 
 
 def _exchange(row: dict[str, Any]) -> messages.Exchange:
+    del row["chain_digest"]
     started_at: datetime = row.pop("started_at")
     if row.pop("state") == "open":
         row["note"] = NOT_SETTLED

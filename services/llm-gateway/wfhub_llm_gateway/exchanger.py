@@ -23,10 +23,11 @@ from wfhub_llm_gateway.cuts import OpenStreams
 from wfhub_llm_gateway.formats.asked import Asked
 from wfhub_llm_gateway.formats.clamping import clamped
 from wfhub_llm_gateway.formats.framing import Frames
-from wfhub_llm_gateway.ledger import Entry, Ledger, Settlement
+from wfhub_llm_gateway.ledger import Entry, Ledger
 from wfhub_llm_gateway.metrics import Metrics
 from wfhub_llm_gateway.provider import Provider
 from wfhub_llm_gateway.recorder import Recorder
+from wfhub_llm_gateway.settlements import Settlement
 from wfhub_llm_gateway.spans import Spans
 from wfhub_llm_gateway.spool import Spool
 from wfhub_llm_gateway.tapes import Tapes
@@ -111,7 +112,8 @@ class Exchanger:
         provider = replay or self.provider
         asks = provider.candidates(request.model)
         price = self.pricing.highest(asks)
-        if price is None and any(limit.nusd is not None for limit in limits):
+        costs = request.operation != "count"
+        if costs and price is None and any(limit.nusd is not None for limit in limits):
             raise refusals.price_unknown(request.model)
         prompt, completion = reserve(request)
         kept = await self.keep(request.raw)

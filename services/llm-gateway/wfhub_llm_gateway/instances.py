@@ -18,7 +18,8 @@ from wfhub_common.errors import RetryLater
 from wfhub_common.log import get_logger
 
 from wfhub_llm_gateway.budgets import accounts
-from wfhub_llm_gateway.ledger import GATEWAY_LOST, NOT_SETTLED, OpenRow, Settlement, settle_in
+from wfhub_llm_gateway.ledger import GATEWAY_LOST, NOT_SETTLED
+from wfhub_llm_gateway.settlements import OpenRow, Settlement, settle_in
 
 LEASE_S = 30.0
 TURNS_PER_LEASE = 6  # it is renewed so often, and others' are looked at

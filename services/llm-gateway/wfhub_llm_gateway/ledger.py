@@ -17,18 +17,19 @@ from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from wfhub_common import db, digests, exchange_chain
+from wfhub_common import db
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SpendingLimit
 
+from wfhub_llm_gateway import settlements
 from wfhub_llm_gateway.budgets import accounts, at_once, refusals
 from wfhub_llm_gateway.budgets.accounts import Subjects
 from wfhub_llm_gateway.budgets.grants import Ask, Grant, Refused, grant
 from wfhub_llm_gateway.budgets.prices import FREE, Price
+from wfhub_llm_gateway.settlements import OpenRow, Settlement
 
-# Bounded by what fits one reply to `exchanges` (RPC_BYTES_MAX): about 600 bytes each.
-EXCHANGES_PER_ATTEMPT_MAX = 1200
-NOTE_CHARS_MAX = 120
+# Bounded by what fits one reply to `exchanges` (RPC_BYTES_MAX): up to 780 bytes each.
+EXCHANGES_PER_ATTEMPT_MAX = 1000
 COMPLETION_RESERVE_TOKENS = 512  # of a stream, at first
 WHOLE_RESERVE_TOKENS = 8192  # of an answer that is not streamed and whose client sets no length
 EXTEND_TOKENS = 256  # what a stream reserves at a time beyond that
@@ -94,35 +95,6 @@ class Entry:
         return any(limit.wall_ms is not None for limit in _running(self.opening))
 
 
-@dataclass(frozen=True)
-class Settlement:
-    status: int
-    code: str
-    provider: str
-    model: str
-    response_digest: str
-    response_bytes: int
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cached_tokens: int
-    charged_tokens: int
-    charged_nusd: int
-    first_byte_ms: int | None
-    duration_ms: int
-    note: str
-
-
-@dataclass(frozen=True)
-class OpenRow:
-    """A row that is about to be settled, as it stands."""
-
-    seq: int
-    attempt_id: str
-    replayed: bool
-    request_digest: str
-    started_at: datetime
-
-
 _NUMBER = """
 INSERT INTO gateway.attempt (attempt_id, task_id, project_id, exchange_count)
 VALUES (:attempt_id, :task_id, :project_id, 1)
@@ -153,47 +125,6 @@ _EXTEND = text("""
 UPDATE gateway.exchange SET reserved_tokens = reserved_tokens + :tokens,
        reserved_nusd = reserved_nusd + :nusd, reserved_wall_ms = reserved_wall_ms + :wall_ms
  WHERE attempt_id = :attempt_id AND seq = :seq
-""")
-
-# Only an open row is settled, linked, and its reservation given back, once.
-_SETTLE = text("""
-WITH held AS MATERIALIZED (
-    SELECT attempt_id, accounts, reserved_tokens, reserved_nusd, reserved_wall_ms
-      FROM gateway.exchange
-     WHERE attempt_id = :attempt_id AND seq = :seq AND state = 'open' FOR UPDATE),
-linked AS (
-    UPDATE gateway.attempt a
-       SET chain_count = a.chain_count + 1,
-           chain_digest = 'sha256:' || encode(sha256(convert_to(
-               a.chain_digest || ' ' || :record_digest, 'UTF8')), 'hex')
-      FROM held WHERE a.attempt_id = held.attempt_id
-    RETURNING a.chain_count, a.chain_digest),
-settled AS (
-    UPDATE gateway.exchange
-       SET state = 'settled', status = :status, code = :code, provider = :provider, model = :model,
-           response_digest = :response_digest, response_bytes = :response_bytes,
-           prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
-           cached_tokens = :cached_tokens, charged_tokens = :charged_tokens,
-           charged_nusd = :charged_nusd, first_byte_ms = :first_byte_ms,
-           duration_ms = :duration_ms, note = :note, record_digest = :record_digest,
-           link = linked.chain_count, chain_digest = linked.chain_digest
-      FROM linked WHERE attempt_id = :attempt_id AND seq = :seq),
--- After the attempt's row, which `linked` locks, the accounts in their order.
-charged AS MATERIALIZED (
-    SELECT a.scope, a.subject, held.reserved_tokens, held.reserved_nusd, held.reserved_wall_ms
-      FROM held, linked, unnest(held.accounts) AS key
-      JOIN gateway.account a
-        ON a.scope = split_part(key, ' ', 1) AND a.subject = substr(key, strpos(key, ' ') + 1)
-     ORDER BY array_position(ARRAY['project', 'day', 'minute', 'task', 'attempt'], a.scope)
-       FOR UPDATE OF a)
-UPDATE gateway.account a
-   SET reserved_tokens = a.reserved_tokens - c.reserved_tokens,
-       used_tokens = a.used_tokens + :charged_tokens,
-       reserved_nusd = a.reserved_nusd - c.reserved_nusd,
-       used_nusd = a.used_nusd + :charged_nusd,
-       reserved_wall_ms = a.reserved_wall_ms - c.reserved_wall_ms,
-       used_wall_ms = a.used_wall_ms + :duration_ms
-  FROM charged c WHERE a.scope = c.scope AND a.subject = c.subject
 """)
 
 
@@ -292,37 +223,7 @@ class Ledger:
             opening.request_digest,
             opening.started_at,
         )
-        return await settle_row(self._engine, row, settlement)
-
-
-async def settle_row(engine: AsyncEngine, row: OpenRow, settlement: Settlement) -> bytes:
-    async def work(connection: AsyncConnection) -> bytes:
-        return await settle_in(connection, row, settlement)
-
-    return await db.retried(db.autocommitting(engine), work)
-
-
-async def settle_in(connection: AsyncConnection, row: OpenRow, settlement: Settlement) -> bytes:
-    values = {**settlement.__dict__, "attempt_id": row.attempt_id, "seq": row.seq}
-    values["note"] = settlement.note[:NOTE_CHARS_MAX]
-    fields = {
-        **values,
-        "replayed": row.replayed,
-        "request_digest": row.request_digest,
-        "prompt_tokens": settlement.prompt_tokens or 0,
-        "completion_tokens": settlement.completion_tokens or 0,
-        "nusd": settlement.charged_nusd,
-        "started_at": stamp(row.started_at),
-        "first_byte_ms": -1 if settlement.first_byte_ms is None else settlement.first_byte_ms,
-    }
-    record = exchange_chain.record(row.attempt_id, fields)
-    values["record_digest"] = digests.of_bytes(record)
-    await connection.execute(_SETTLE, values)
-    return record
-
-
-def stamp(at: datetime) -> str:
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return await settlements.settle(self._engine, row, settlement)
 
 
 def _ask(opening: Opening) -> Ask:

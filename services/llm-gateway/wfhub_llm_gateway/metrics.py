@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from wfhub_common.messages.budgets import NUSD_PER_USD
 
-from wfhub_llm_gateway.ledger import Settlement
+from wfhub_llm_gateway.settlements import Settlement
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "wfhub_gateway_"

@@ -10,7 +10,8 @@ import time
 from typing import Any
 
 from wfhub_llm_gateway.formats.asked import Asked
-from wfhub_llm_gateway.ledger import Opening, Settlement
+from wfhub_llm_gateway.ledger import Opening
+from wfhub_llm_gateway.settlements import Settlement
 
 SERVICE = "wfhub-llm-gateway"
 _PROVIDERS = {"gemini": "gcp.gemini"}

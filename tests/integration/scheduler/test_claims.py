@@ -301,3 +301,22 @@ async def test_the_gateway_is_told_the_cassette_of_the_task_or_else_of_its_proje
     for given, found in (("none", None), (None, None), (tape, tape)):
         change = UpdateProject(project="app", cassette=given)
         assert (await hub.ask(subjects.API, "update_project", change, Project)).cassette == found
+
+
+async def test_no_row_holds_a_token_only_its_digest_does(hub: Hub) -> None:
+    runner = await hub.runner()
+    await hub.submit()
+    assignment = await runner.claim_one()
+    assert (await info(hub, assignment.token)).active
+    rows = await hub.pg.fetch("SELECT CAST(attempt AS text) AS row FROM sched.attempt")
+    assert token_sha256(assignment.token) in rows[0]["row"]
+    tables = await hub.pg.fetch(
+        "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables"
+        " WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+    )
+    for table in tables:
+        found = await hub.pg.fetchval(
+            f"SELECT count(*) FROM {table['name']} t WHERE CAST(t AS text) LIKE '%' || $1 || '%'",
+            assignment.token,
+        )
+        assert found == 0, table["name"]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from exchange_chains import chained
 from wfhub_common import checkpoints, dsse, ids, merkle, proofs, receipts, signing
 from wfhub_common.messages import (
     Exchange,
@@ -61,11 +62,13 @@ def observed(key: signing.PrivateKey, receipt: Receipt) -> proofs.Observed:
             commit=COMMIT,
             verdict=Verdict(status=VerdictStatus.PASSED),
         ),
-        gateway=Exchanges(
-            attempt_id=receipt.attempt_id,
-            exchanges=(exchange(1, replayed=False), exchange(2, replayed=False)),
-            prompt_tokens=20,
-            completion_tokens=10,
+        gateway=chained(
+            Exchanges(
+                attempt_id=receipt.attempt_id,
+                exchanges=(exchange(1, replayed=False), exchange(2, replayed=False)),
+                prompt_tokens=20,
+                completion_tokens=10,
+            )
         ),
         proof_store=proofs.StoreObservations(
             proof_id="prf_" + "p" * 24,

@@ -32,8 +32,7 @@ def chain(count: int = 4) -> Exchanges:
         )
         record = digests.of_bytes(exchange_chain.record(ATTEMPT, exchange.model_dump()))
         before = exchange_chain.linked(before, record)
-        update = {"record_digest": record, "chain_digest": before}
-        made.append(exchange.model_copy(update=update))
+        made.append(exchange.model_copy(update={"record_digest": record}))
     made.sort(key=lambda exchange: exchange.seq)
     return Exchanges(attempt_id=ATTEMPT, exchanges=tuple(made), chain_digest=before)
 
@@ -53,7 +52,7 @@ def test_an_untouched_chain_holds_and_older_exchanges_are_in_none():
         {"prompt_tokens": 99},
         {"note": "x"},
         {"nusd": 7},
-        {"chain_digest": digests.of_bytes(b"forged")},
+        {"record_digest": digests.of_bytes(b"forged")},
         {"link": 0},
         {"link": 9},
     ],
@@ -65,6 +64,14 @@ def test_whatever_is_changed_in_one_exchange_breaks_the_chain(change):
         changed[n] = exchange.model_copy(update=change)
         with pytest.raises(Corrupt, match="exchange-chain"):
             exchange_chain.check(whole.model_copy(update={"exchanges": tuple(changed)}))
+
+
+def test_exchanges_in_another_order_end_elsewhere():
+    whole = chain(2)
+    first, second = whole.exchanges
+    swapped = tuple(e.model_copy(update={"link": 3 - e.link}) for e in (first, second))
+    with pytest.raises(Corrupt, match="ends in"):
+        exchange_chain.check(whole.model_copy(update={"exchanges": swapped}))
 
 
 def test_an_exchange_that_is_left_out_or_moved_to_another_attempt_is_missed():

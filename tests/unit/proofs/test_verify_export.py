@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from exchange_chains import chained
 from wfhub_common import proofs, receipts, signing
 from wfhub_common.errors import Corrupt, Rejected, WfhubError
 from wfhub_common.messages import Exchanges, Receipt
@@ -27,7 +28,7 @@ def test_a_proof_verifies_and_says_what_it_is_about(
     assert found.artifacts["result.bundle"] == found.bundle_digest == "sha256:" + "b" * 64
     assert (found.leaf_index, found.tree_size) == (4, 7)
     assert (found.exchanges_count, found.replayed_count, found.verdict) == (2, 0, "passed")
-    assert len(found.checks) == 6
+    assert len(found.checks) == 7
     assert found.labels == ()
 
 
@@ -63,7 +64,7 @@ def test_a_replayed_or_handwritten_exchange_is_labelled(
     replayed = observed.gateway.model_copy(
         update={"exchanges": (first, second.model_copy(update=update))}
     )
-    export = make_export(observed.model_copy(update={"gateway": replayed}))
+    export = make_export(observed.model_copy(update={"gateway": chained(replayed)}))
     found = proofs.verify_export(export, trusted_keys=[key.public_key()])
     assert found.replayed_count == 1
     assert "1 of 2 model exchanges were replayed" in found.labels[0]
@@ -201,3 +202,25 @@ def test_exchanges_of_another_attempt_are_refused(
     other = observed.gateway.model_copy(update={"attempt_id": "att_other"})
     export = make_export(observed.model_copy(update={"gateway": other}))
     assert fault_of(export, key) == ("proof-consistency", "store")
+
+
+def test_an_exchange_that_was_changed_after_it_was_linked_is_the_stores_fault(
+    make_export: Make, observed: proofs.Observed, key: signing.PrivateKey
+) -> None:
+    first, second = observed.gateway.exchanges
+    for changed in ((first,), (first, second.model_copy(update={"replayed": True}))):
+        other = observed.gateway.model_copy(update={"exchanges": changed})
+        export = make_export(observed.model_copy(update={"gateway": other}))
+        assert fault_of(export, key) == ("proof-exchanges", "store")
+
+
+def test_exchanges_that_are_in_no_chain_are_labelled(
+    make_export: Make, observed: proofs.Observed, key: signing.PrivateKey
+) -> None:
+    first, second = observed.gateway.exchanges
+    open_ = second.model_copy(update={"link": 0, "record_digest": ""})
+    only = chained(observed.gateway.model_copy(update={"exchanges": (first,)}))
+    other = only.model_copy(update={"exchanges": (*only.exchanges, open_)})
+    export = make_export(observed.model_copy(update={"gateway": other}))
+    found = proofs.verify_export(export, trusted_keys=[key.public_key()])
+    assert found.labels == ("1 of 2 model exchanges are in no chain",)

@@ -65,11 +65,10 @@ class Exchange(Fact):
     # exchange_chain.py says what these are; a link of 0 is in no chain.
     link: int = 0
     record_digest: str = ""
-    chain_digest: str = ""
 
 
 class Exchanges(Fact):
-    """`chain_digest` is that of the last link."""
+    """`chain_digest` is the end of their chain, as exchange_chain.py has it."""
 
     attempt_id: str
     exchanges: tuple[Exchange, ...] = ()

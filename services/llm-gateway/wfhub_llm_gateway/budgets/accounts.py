@@ -61,6 +61,18 @@ UPDATE gateway.account SET reserved_tokens = reserved_tokens + :tokens,
  WHERE (scope, subject) IN (SELECT * FROM unnest(CAST(:scopes AS text[]),
                                                  CAST(:subjects AS text[])))
 """)
+_SETTLE = text("""
+UPDATE gateway.account SET
+    reserved_tokens = reserved_tokens - :held_tokens, used_tokens = used_tokens + :tokens,
+    reserved_nusd = reserved_nusd - :held_nusd, used_nusd = used_nusd + :nusd,
+    reserved_wall_ms = reserved_wall_ms - :held_wall_ms, used_wall_ms = used_wall_ms + :wall_ms
+ WHERE (scope, subject) IN (
+    SELECT scope, subject FROM gateway.account
+     WHERE (scope, subject) IN (SELECT * FROM unnest(CAST(:scopes AS text[]),
+                                                     CAST(:subjects AS text[])))
+     ORDER BY array_position(ARRAY['project', 'day', 'minute', 'task', 'attempt'], scope)
+       FOR UPDATE)
+""")
 _FORGET = text("""
 DELETE FROM gateway.account WHERE scope = 'minute'
    AND created_at < now() - make_interval(secs => :kept_s)
@@ -141,6 +153,14 @@ async def _make(connection: AsyncConnection, scope: str, subjects: Subjects) -> 
 async def hold(connection: AsyncConnection, keys: Sequence[str], amount: Amount) -> None:
     """Locked by `lock` before."""
     await connection.execute(_HOLD, {**_parts(keys), **vars(amount)})
+
+
+async def settle(
+    connection: AsyncConnection, keys: Sequence[str], held: Amount, used: Amount
+) -> None:
+    if keys:
+        values = {f"held_{name}": value for name, value in vars(held).items()}
+        await connection.execute(_SETTLE, {**_parts(keys), **values, **vars(used)})
 
 
 async def forget_minutes(connection: AsyncConnection) -> None:

@@ -78,7 +78,7 @@ class Grant:
         return Amount(self.prompt + self.completion, self.nusd, self.wall_ms, self.requests)
 
 
-@dataclass
+@dataclass(eq=False)
 class Refused(Exception):
     """`left` may be less than nothing: an answer that no stream could cut passed the limit."""
 
