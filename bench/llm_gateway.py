@@ -81,7 +81,14 @@ async def memory(children: dict[str, tuple[Way, Child]], *, streams: int) -> dic
     table: dict[str, Any] = {}
     for name, (way, child) in children.items():
         before = await asyncio.to_thread(ways.memory_mb, child)
-        opened = await client.held(way, script=HELD_SCRIPT, streams=streams)
+        try:
+            opened = await client.held(way, script=HELD_SCRIPT, streams=streams)
+        except (RuntimeError, OSError, TimeoutError, asyncio.IncompleteReadError) as e:
+            if name == "gateway":
+                raise
+            table[name] = {"streams": streams, "failed": f"{type(e).__name__}: {e}"[:200]}
+            say(f"{name:12} {table[name]}")
+            continue
         during = await asyncio.to_thread(ways.memory_mb, child)
         for connection in opened:
             connection.writer.close()
