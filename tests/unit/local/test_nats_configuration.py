@@ -34,7 +34,15 @@ def test_only_who_answers_requests_may_reply(tmp_path: Path) -> None:
         "users"
     ]
     replies = {user["user"]: user["permissions"].get("allow_responses", False) for user in users}
-    assert replies == {"api": False, "scheduler": True, runner: False}
+    # A runner answers for its attempts, when the scheduler has a word for one of them.
+    assert replies == {"api": False, "scheduler": True, runner: True}
+
+
+def test_a_runner_hears_what_is_said_to_itself_alone(tmp_path: Path) -> None:
+    runner = str(ids.new_runner_id())
+    [user] = json.loads(configuration(tmp_path, runner))["authorization"]["users"]
+    heard = user["permissions"]["subscribe"]["allow"]
+    assert [subject for subject in heard if ".ctl." in subject] == [f"wfhub.v1.ctl.{runner}.steer"]
 
 
 def test_a_user_that_is_no_service_has_a_runners_permissions(tmp_path: Path) -> None:
