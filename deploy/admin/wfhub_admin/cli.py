@@ -4,11 +4,15 @@ secrets    make what is missing, write each reader its own          (needs no se
 database   wait for Postgres, bring roles and schemas up to date
 postgres   be the Postgres server
 runner     take a free identity and be a runner
+backup     keep everything in one file, while the services run
+restore    fill empty volumes from such a file, before the services start
 """
 
 import argparse
 import os
 from pathlib import Path
+
+from wfhub_common.subjects import PROOF_STORE
 
 
 def main() -> None:
@@ -33,6 +37,12 @@ def main() -> None:
     runner = commands.add_parser("runner")
     runner.add_argument("--identities", type=Path, default=Path("/run/wfhub"))
     runner.add_argument("--homes", type=Path, default=Path("/var/lib/wfhub"))
+    for name in ("backup", "restore"):
+        command = commands.add_parser(name)
+        command.add_argument("file", type=Path)
+        command.add_argument("--state", type=Path, default=Path("/state"))
+        command.add_argument("--proofs", type=Path, default=Path("/proofs"))
+        command.add_argument("--passphrase", type=Path, metavar="FILE")
     told = parser.parse_args()
     match told.command:
         case "secrets" if told.cluster:
@@ -49,6 +59,8 @@ def main() -> None:
             from wfhub_admin.runner import become
 
             become(told.identities, told.homes, os.environ)
+        case "backup" | "restore":
+            _kept(told.command, told.file, told.state, told.proofs, told.passphrase)
 
 
 def _secrets(state: Path, secrets: Path) -> None:
@@ -97,6 +109,34 @@ def _database(plan: Path) -> None:
     wait(made)
     carry_out(made)
     print("the database is up to date")
+
+
+def _kept(command: str, file: Path, state: Path, proofs: Path, passphrase: Path | None) -> None:
+    import json
+
+    from wfhub_admin import archive, backup, folders
+    from wfhub_admin.database import wait
+    from wfhub_admin.outlay import plan
+    from wfhub_admin.settings import ProvisionSettings
+
+    settings = ProvisionSettings.from_env(os.environ)
+    secret = backup.passphrase_of(passphrase, settings.backup_passphrase, _no_passphrase)
+    if command == "backup":
+        truth = folders.kept(state)
+        made = plan(truth.credentials, settings.where())
+        done = backup.backup(file, plan=made, blobs=proofs, truth=truth, passphrase=secret)
+    else:
+        done = archive.check(file, secret)
+        made = plan(done.truth.credentials, settings.where())
+        folders.bring_back(state, done.truth)
+        wait(made)
+        backup.restore_database(file, made)
+        backup.restore_blobs(file, proofs, uid=settings.uids()[PROOF_STORE])
+    print(json.dumps(archive.said(done)))
+
+
+def _no_passphrase() -> str:
+    raise SystemExit("no passphrase: name a file with --passphrase, or set BACKUP_PASSPHRASE_FILE")
 
 
 if __name__ == "__main__":

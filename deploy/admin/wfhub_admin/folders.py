@@ -38,6 +38,30 @@ def truth(state: Path, secrets: Path, *, runners: int) -> Truth:
     return Truth(after, (state / KEY).read_text(), signing.public_key_path(state / KEY).read_text())
 
 
+def kept(state: Path) -> Truth:
+    """What is there; nothing is made."""
+    try:
+        have = Credentials.from_json((state / CREDENTIALS).read_text())
+        key = state / KEY
+        return Truth(have, key.read_text(), signing.public_key_path(key).read_text())
+    except OSError as e:
+        raise SystemExit(
+            f"cannot read {e.filename}: {e.strerror}: is the state volume there?"
+        ) from e
+
+
+def bring_back(state: Path, truth: Truth) -> None:
+    """The truth of a backup, where there is none yet or the very same (an earlier try)."""
+    file = state / CREDENTIALS
+    if file.exists() and Credentials.from_json(file.read_text()) != truth.credentials:
+        raise SystemExit(f"{state} has another installation's credentials: use empty volumes")
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = state / KEY
+    private_file(key, truth.signing_key, os.geteuid())
+    private_file(signing.public_key_path(key), truth.public_key, os.geteuid())
+    private_file(file, truth.credentials.to_json(), os.geteuid())
+
+
 def write(made: Outlay, secrets: Path, uids: Mapping[str, int]) -> None:
     for reader, files in made.items():
         folder = private_folder(secrets / reader, uids[reader])

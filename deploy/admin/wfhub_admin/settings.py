@@ -21,6 +21,7 @@ class ProvisionSettings(Settings):
     nats_users: bool = True  # no: an external broker, without the users that we would make
     database_url: str = Field("", repr=False)  # of an external server
     openai_api_key: str = Field("", repr=False)
+    backup_passphrase: str = Field("", repr=False)
     secret_prefix: str = "workflow-hub"  # in a cluster: of the Secrets' names, the release's name
     namespace: str = ""
     kubernetes_service_host: str = ""  # set by the kubelet

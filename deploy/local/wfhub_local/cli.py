@@ -1,13 +1,20 @@
-"""`wfhub up` and `wfhub doctor`: their options. The work is imported when it runs."""
+"""`wfhub up`, `doctor`, `backup`, `restore`: their options. The work is imported when it runs."""
 
+import json
 import os
 import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wfhub_local.settings import PORT, RUNNERS_MAX, SLOTS_MAX
+
+if TYPE_CHECKING:
+    from wfhub_admin.archive import Contents
+
+    from wfhub_local.layout import Layout
 
 
 def up_command(
@@ -83,3 +90,93 @@ def doctor_command(
     from wfhub_local import doctor
 
     raise typer.Exit(doctor.run(as_json=as_json))
+
+
+_Data = Annotated[Path | None, typer.Option(help="The stack's folder [WFHUB_DATA].")]
+_Passphrase = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH", help="Has the passphrase; else WFHUB_BACKUP_PASSPHRASE, else it is asked."
+    ),
+]
+_DatabaseUrl = Annotated[
+    str, typer.Option(envvar="DATABASE_URL", help="A Postgres that is not the embedded one.")
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
+_Archive = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.")]
+
+
+def backup_command(
+    file: _Archive,
+    data: _Data = None,
+    passphrase_file: _Passphrase = None,
+    database_url: _DatabaseUrl = "",
+    as_json: _AsJson = False,
+) -> None:
+    """Keep everything in one file, while it runs: tasks, proofs, log, keys (under a passphrase)."""
+    from wfhub_local import backup
+
+    secret = _passphrase(passphrase_file, confirm=True)
+    done = backup.take(_layout(data), file, passphrase=secret, database_url=database_url, say=_say)
+    _tell(done, file, as_json=as_json)
+
+
+def restore_command(
+    file: _Archive,
+    data: _Data = None,
+    passphrase_file: _Passphrase = None,
+    database_url: _DatabaseUrl = "",
+    check: Annotated[
+        bool, typer.Option(help="Only read all of it, and say if it is sound.")
+    ] = False,
+    as_json: _AsJson = False,
+) -> None:
+    """Make a stack of a backup, in an empty folder; then `wfhub up --data` that folder."""
+    from wfhub_admin import archive
+
+    from wfhub_local import backup
+
+    secret = _passphrase(passphrase_file, confirm=False)
+    if check:
+        done = archive.check(file, secret)
+    else:
+        done = backup.bring_back(
+            _layout(data), file, passphrase=secret, database_url=database_url, say=_say
+        )
+    _tell(done, file, as_json=as_json)
+
+
+def _layout(data: Path | None) -> "Layout":
+    from wfhub_local.layout import Layout
+    from wfhub_local.settings import default_data, is_root
+
+    return Layout(
+        data.expanduser().absolute() if data else default_data(os.environ, root=is_root())
+    )
+
+
+def _passphrase(file: Path | None, *, confirm: bool) -> str:
+    from wfhub_admin.backup import passphrase_of
+
+    return passphrase_of(
+        file,
+        os.environ.get("WFHUB_BACKUP_PASSPHRASE", ""),
+        lambda: str(typer.prompt("passphrase", hide_input=True, confirmation_prompt=confirm)),
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _tell(contents: "Contents", file: Path, *, as_json: bool) -> None:
+    from wfhub_admin import archive
+
+    told = {"file": str(file), **archive.said(contents)}
+    if as_json:
+        print(json.dumps(told))
+    else:
+        print(
+            f"{file}: made {told['made_at']} by {told['version']}, {told['blobs']} blobs of"
+            f" {told['blob_bytes']} bytes, keys of {told['runners']} runners"
+        )
