@@ -41,8 +41,8 @@ def bring_back(
 ) -> Contents:
     if layout.credentials.exists() or postgres.is_made(layout.postgres):
         raise SystemExit(
-            f"{layout.data} has a stack already, or the rest of a restore that was broken off: name an"
-            " empty folder with --data"
+            f"{layout.data} has a stack already, or the rest of a restore that was broken off: name"
+            " an empty folder with --data"
         )
     say("checking the backup")
     contents = archive.check(path, passphrase)
