@@ -1,5 +1,5 @@
 """The real thing: one Postgres database with the real schema, two scheduler cores (two replicas),
-and, at the broker's port, a double that answers `seal` and swallows hints.
+and, at the broker's port, a double that answers `seal` and `seal_many`, and swallows hints.
 
 One event loop of its own; commands of one batch run at once. Between examples every row goes, and
 ids begin anew, so that a failure shrinks. Nothing becomes due by itself: what waits is pushed a
@@ -20,7 +20,7 @@ from faststream.nats import NatsBroker
 from nats.errors import NoRespondersError
 from wfhub_common import db, digests, ids, receipts, signing
 from wfhub_common.errors import Rejected, WfhubError, to_wire
-from wfhub_common.messages import BUNDLE_ARTIFACT, Receipt, Sealed, SealProof
+from wfhub_common.messages import BUNDLE_ARTIFACT, Receipt, Sealed, SealMany, SealProof
 from wfhub_scheduler import main, timing
 from wfhub_scheduler.complete import ReceiptCheck
 from wfhub_scheduler.core import Core
@@ -55,26 +55,39 @@ class Wire:
         return None
 
     async def request(self, subject: str, body: bytes, **_: Any) -> Any:
-        assert subject.endswith(".seal"), subject
-        question = SealProof.model_validate_json(body)
+        many = subject.endswith(".seal_many")
+        assert many or subject.endswith(".seal"), subject
+        questions = (
+            SealMany.model_validate_json(body).proofs
+            if many
+            else (SealProof.model_validate_json(body),)
+        )
         outcome = self.outcome
         self.asked.set()
         if self.gate is not None:
             await self.gate.wait()
         if outcome == "away":
             raise NoRespondersError
-        if outcome != "sealed":
-            answer: dict[str, Any] = {"error": to_wire(Rejected(outcome, "not this one"))}
+        results = [_sealed(question, outcome) for question in questions]
+        if many:
+            answer: dict[str, Any] = {"ok": {"results": results}}
         else:
-            attempt_id = question.scheduler.attempt_id
-            sealed = Sealed(
-                proof_id="prf_" + attempt_id.removeprefix("att_"),
-                envelope_digest=digests.of_bytes(attempt_id.encode()),
-                leaf_index=0,
-                tokens=7,
-            )
-            answer = {"ok": sealed.model_dump(mode="json")}
+            ((kind, value),) = results[0].items()
+            answer = {"error" if kind == "error" else "ok": value}
         return type("Reply", (), {"data": json.dumps(answer).encode()})()
+
+
+def _sealed(question: SealProof, outcome: str) -> dict[str, Any]:
+    if outcome != "sealed":
+        return {"error": to_wire(Rejected(outcome, "not this one"))}
+    attempt_id = question.scheduler.attempt_id
+    sealed = Sealed(
+        proof_id="prf_" + attempt_id.removeprefix("att_"),
+        envelope_digest=digests.of_bytes(attempt_id.encode()),
+        leaf_index=0,
+        tokens=7,
+    )
+    return {"sealed": sealed.model_dump(mode="json")}
 
 
 class Lab:
