@@ -2,7 +2,6 @@
 
 import base64
 import json
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -40,7 +39,11 @@ class Here:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
-    folder = Path(tempfile.mkdtemp(prefix="wfhub-test-images-"))
+    with tempfile.TemporaryDirectory(prefix="wfhub-test-images-") as name:
+        yield from _started(Path(name), tmp_path_factory.mktemp("container-stack") / "data")
+
+
+def _started(folder: Path, data: Path) -> Iterator[Here]:
     folder.chmod(0o755)
     names = []
     for word in ("default", "other"):
@@ -48,7 +51,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
         said = {"opt/image/bin/said": f"#!/bin/sh\necho {word}\n".encode()}
         names.append(f"docker-archive:{image_lab.archive(folder / word, extra=said)}")
     running = start(
-        tmp_path_factory.mktemp("container-stack") / "data",
+        data,
         ready_s=READY_S_MAX,
         LLM_PROVIDER="openai",
         LLM_BASE_URL="http://127.0.0.1:9",
@@ -59,7 +62,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
     yield Here(running, names[1])
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(60) == 0
-    shutil.rmtree(folder)
 
 
 def test_a_task_is_worked_on_and_verified_in_the_default_image(
