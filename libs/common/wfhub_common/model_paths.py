@@ -68,8 +68,8 @@ def recognised(path: str) -> ModelPath | None:
     if not rest.startswith("/models/"):
         return None
     named, _, action = rest.removeprefix("/models/").rpartition(":")
-    if action in _ACTIONS and _is_model(named):
-        return ModelPath("gemini", *_action(action, named))
+    if action in _ACTIONS:
+        return ModelPath("gemini", *_action(action, named)) if _is_model(named) else None
     named = rest.removeprefix("/models/")
     if _is_model(named):
         return ModelPath("gemini" if gemini else "chat", "models", "GET", named)
