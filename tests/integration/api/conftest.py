@@ -41,6 +41,8 @@ from wfhub_common.messages import (
     CancelTask,
     CreateProject,
     Project,
+    Steered,
+    SteerTask,
     SubmitTask,
     Submitted,
     TaskState,
@@ -163,6 +165,16 @@ class Scheduler:
             if self.on_cancel is not None:
                 await self.on_cancel(command.task_id)
         return Cancelled(accepted=accepted, state=TaskState(state))
+
+    async def steer_task(self, _sender: str, command: SteerTask) -> BaseModel:
+        state = await self.pool.fetchval(
+            "SELECT state FROM sched.api_task WHERE task_id = $1", command.task_id
+        )
+        if state is None:
+            raise Rejected("task-unknown", f"there is no task {command.task_id}", status=404)
+        if state != "running":
+            raise Rejected("task-not-running", f"the task is {state}", status=409)
+        return Steered(attempt_id=str(ids.new_attempt_id()))
 
     async def usage_of(self, _sender: str, _command: UsageOf) -> BaseModel:
         if self.usage is None:
@@ -389,6 +401,7 @@ async def scheduler(migrated: str, nats_url: str) -> AsyncIterator[Scheduler]:
     serve(broker, "create_project", CreateProject, double.create_project, queue="scheduler")
     serve(broker, "submit_task", SubmitTask, double.submit_task, queue="scheduler")
     serve(broker, "cancel_task", CancelTask, double.cancel_task, queue="scheduler")
+    serve(broker, "steer_task", SteerTask, double.steer_task, queue="scheduler")
     serve(broker, "usage", UsageOf, double.usage_of, queue="gateway")
     schedules_double.SchedulesDouble(pool, broker)
     workflows_double.WorkflowsDouble(pool, broker)
