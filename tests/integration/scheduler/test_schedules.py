@@ -116,7 +116,7 @@ class Lab:
     async def events(self, type_: str) -> list[asyncpg.Record]:
         return await self.pg.fetch(
             "SELECT entity_id, task_id, data::text AS data FROM sched.event WHERE type = $1"
-            " ORDER BY id",
+            " ORDER BY batch_id, n",
             type_,
         )
 
