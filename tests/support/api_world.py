@@ -35,6 +35,7 @@ BODIES: dict[str, Any] = {
     "post /v1/runners/{runner_id}/drain": {"drain": True},
     "post /v1/tasks": TASK,
     "post /v1/tasks:batch": {"tasks": [TASK]},
+    "post /v1/tasks/{task_id}/messages": {"text": "be brief"},
     "put /v1/schedules/{schedule}": CRON,
     "post /v1/workflows": WORKFLOW,
 }
@@ -44,7 +45,11 @@ $$ BEGIN RAISE EXCEPTION 'poison'; END $$;
 CREATE TRIGGER poison BEFORE INSERT ON sched.task
     FOR EACH ROW WHEN (NEW.title = 'poison') EXECUTE FUNCTION sched.poison()
 """
-_IN_MOTION = {"sched.relay", "sched.event"}  # where the relay stands: by itself
+_IN_MOTION = {
+    "sched.relay",
+    "sched.event",
+    "sched.event_batch",
+}  # where the relay stands: by itself
 
 
 @dataclass(frozen=True)

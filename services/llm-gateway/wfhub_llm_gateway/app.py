@@ -126,7 +126,8 @@ def _authorization(request: Request) -> str | None:
     keys = (
         request.headers.get("x-api-key"),
         request.headers.get("x-goog-api-key"),
-        request.query_params.get("key"),
+        # Only where Google's own clients put it: a URL is written into logs more easily.
+        request.query_params.get("key") if request.url.path.startswith("/v1beta") else None,
     )
     token = next((key for key in keys if key), None)
     return f"Bearer {token}" if token else given

@@ -117,7 +117,8 @@ class Scheduler:
                 command.weight,
             ):
                 raise Rejected("project-exists", "it has other settings", status=409)
-            return Project(**{**dict(existing), "limits": {}}, created=False)
+            unset = {"limits": {}, "budget": {}, "cassette": None}
+            return Project(**{**dict(existing), **unset}, created=False)
         project = Project(
             project_id=ids.new_project_id(), created_at=now(), created=True, **command.model_dump()
         )

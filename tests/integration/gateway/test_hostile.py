@@ -63,7 +63,9 @@ async def test_every_path_is_for_live_attempts_alone(start_gateway, scheduler, u
         {"authorization": f"Bearer {info.attempt_id}"},
         {"authorization": f"Bearer {ended}"},
         {"authorization": f"Bearer {expired}"},
-        {"x-api-key": live, "cookie": f"token={live}", "proxy-authorization": f"Bearer {live}"},
+        {"x-api-key": ended},
+        {"x-goog-api-key": expired},
+        {"cookie": f"token={live}", "proxy-authorization": f"Bearer {live}"},
     ):
         for method, path in PATHS:
             body = BODY if method == "POST" else None
@@ -191,7 +193,8 @@ async def test_a_hundred_streams_at_once_stay_within_the_budget_and_hold_up_nobo
     async def standing() -> tuple[int, int]:
         connection = await asyncpg.connect(gateway_database)
         row = await connection.fetchrow(
-            "SELECT used_tokens, reserved_tokens FROM gateway.attempt WHERE attempt_id = $1",
+            "SELECT used_tokens, reserved_tokens FROM gateway.account"
+            " WHERE scope = 'attempt' AND subject = $1",
             info.attempt_id,
         )
         await connection.close()
