@@ -49,7 +49,7 @@ _IN_MOTION = {
     "sched.relay",
     "sched.event",
     "sched.event_batch",
-}  # where the relay stands: by itself
+}  # by itself
 
 
 @dataclass(frozen=True)
