@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import shutil
+import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -88,16 +88,16 @@ def test_an_allowed_host_is_reached_from_inside_by_ordinary_programs(tmp_path: P
                     await lab.inside(FETCH, safe.ca.decode(), *urls, **given),
                     await lab.inside(ECHO, NAME, echo.port, **given),
                 ]
-                if shutil.which("curl", path="/usr/bin"):
-                    curl = "curl -sS --cacert /tmp/ca.pem"
-                    ran.append(await lab.shell(f"{curl} {urls[0]}; {curl} {urls[1]}", **given))
+                curl = "curl -sS --cacert /tmp/ca.pem"  # where there is one
+                script = f"command -v curl >/dev/null || exit 0; {curl} {urls[0]}; {curl} {urls[1]}"
+                ran.append(await lab.shell(script, **given))
             return ran, lines_of(through), plain.heads
 
     ran, log, heads = unprivileged.run(tmp_path, work)
     assert [each.outcome for each in ran] == [Exited(0)] * len(ran)
     assert ran[0].output == "200 hello\n200 hello\n"
     assert ran[1].output == "True\n"
-    assert [each.output for each in ran[2:]] in ([], ["hellohello"])
+    assert ran[2].output in ("", "hellohello")
     *decisions, sums = log
     assert {line["decision"] for line in decisions} == {"allowed"}
     assert {line["reason"] for line in decisions} == {"complete"}
@@ -196,14 +196,12 @@ def test_from_inside_nothing_else_is_reached(tmp_path: Path) -> None:
 
 
 def test_without_the_setting_there_is_no_proxy(tmp_path: Path) -> None:
-    script = (
-        "env | grep -i _proxy; ls /run;"
-        " exec 2>&1; python3 -c 'import socket;"
-        ' print(socket.socket().connect_ex(("127.0.0.1", 8091)))\''
-    )
+    connect = 'import socket; print(socket.socket().connect_ex(("127.0.0.1", 8091)))'
 
     async def work() -> str:
         lab = Lab(tmp_path)
+        python = shlex.join(lab.sandbox.interpreter)
+        script = f"env | grep -i _proxy; ls /run; exec 2>&1; {python} -c '{connect}'"
         relay = GatewayRelay(
             socket_path=tmp_path / "g.sock", gateway_url="http://127.0.0.1:9", token="t"
         )
