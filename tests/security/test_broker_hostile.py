@@ -270,10 +270,8 @@ async def test_20_a_message_over_the_limit_ends_its_sender_and_nobody_else(world
     own = subjects.AttemptSubject(world.hostile, "p", "t", "a", "artifact")
     size = limits.BROKER_PAYLOAD_BYTES_MAX + 1
     writer.write(b"CONNECT " + json.dumps(who).encode() + b"\r\n")
+    # Refused for what it announces: of a body behind it the connection's reset would be all we see.
     writer.write(f"PUB {subjects.ingest(own)} {size}\r\n".encode())
-    with contextlib.suppress(OSError):
-        writer.write(b"x" * size + b"\r\n")
-        await writer.drain()
     said = b""
     async with asyncio.timeout(WAIT_S):
         with contextlib.suppress(OSError):
