@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ NOTE = (
 )
 ASKED_CHARS_MAX = 20_000
 FREE_ROLES = {"system", "developer", "user"}
+OPEN = "<any>"
 
 
 def make(name: str, toolchain: Path) -> str:
@@ -50,7 +52,8 @@ def make(name: str, toolchain: Path) -> str:
         "volatile": VOLATILE.get(name, []),
     }
     pairs = zip(script.requests, script.answers, strict=True)
-    lines = [header, *distinct([settled(request, answer) for request, answer in pairs])]
+    said = {turn.says for turn in SCRIPTS[name]}
+    lines = [header, *distinct([settled(request, answer, said) for request, answer in pairs])]
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
@@ -71,11 +74,18 @@ def completion_of(turn: Turn, number: int) -> dict[str, Any]:
     }
 
 
-def settled(request: dict[str, Any], answer: dict[str, Any] | None) -> dict[str, Any]:
-    messages = [
-        {"role": message["role"], "content": "<any>"} if message["role"] in FREE_ROLES else message
-        for message in request["messages"]
-    ]
+def settled(
+    request: dict[str, Any], answer: dict[str, Any] | None, said: Collection[str]
+) -> dict[str, Any]:
+    """`said`: what the script says. What else stands as the assistant's is the program's own
+    example: neither ours to keep nor ours to hold it to."""
+    messages = []
+    for message in request["messages"]:
+        example = message["role"] == "assistant" and not (
+            message.get("tool_calls") or message["content"] in said
+        )
+        free = message["role"] in FREE_ROLES or example
+        messages.append({"role": message["role"], "content": OPEN} if free else message)
     return {"request": {"messages": messages}, "response": {"stream": False, "body": answer}}
 
 
