@@ -133,7 +133,7 @@ async def _run(
     for name, text in {**task.FILES, **files}.items():
         (lab.lower / name).write_text(text)
     around = context.found_in(lab.lower)
-    plan = planning.plan(spec, prompt=task.PROMPT, python=str(own_python()), around=around)
+    plan = planning.plan(spec, prompt=task.PROMPT, python=(str(own_python()),), around=around)
     layers = lab.layers()
     relay = GatewayRelay(
         socket_path=home / "s", gateway_url=url.removesuffix("/v1"), token="wat_real"

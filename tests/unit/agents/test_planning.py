@@ -22,7 +22,7 @@ NAMED = sorted(set(table.ENTRIES) - {table.COMMAND})
 def plan(name: str, prompt: str = "Fix it.", **fields: Any) -> planning.AgentPlan:
     around = fields.pop("around", None)
     spec = AgentSpec(name=name, **fields)
-    return planning.plan(spec, prompt=prompt, python="/usr/bin/python3", around=around)
+    return planning.plan(spec, prompt=prompt, python=("/usr/bin/python3",), around=around)
 
 
 @pytest.mark.parametrize("name", NAMED)
