@@ -69,7 +69,8 @@ class Finished:
         return found
 
     def remove(self, attempt_id: str) -> None:
-        self._path(attempt_id).unlink(missing_ok=True)
+        for path in (self._path(attempt_id), self._path(attempt_id).with_suffix(".tmp")):
+            path.unlink(missing_ok=True)
 
     def _path(self, attempt_id: str) -> Path:
         return self._root / f"{attempt_id}.json"
@@ -83,7 +84,11 @@ class HandingIn:
 
     async def hand_in(self, held: Held, record: Record) -> messages.Completed:
         """Artifacts, receipts, completion. A cancel that comes now is the scheduler's to weigh."""
-        await asyncio.to_thread(self.finished.keep, record)
+        try:
+            await asyncio.to_thread(self.finished.keep, record)
+        except OSError as e:  # a full disk: only a restart at this very moment would do it again
+            self.finished.remove(held.attempt_id)
+            log.warning("no record of a finished attempt", attempt_id=held.attempt_id, why=str(e))
         return await self._told(held, record)
 
     async def again(self, held: Held, record: Record) -> None:
