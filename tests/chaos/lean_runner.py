@@ -139,7 +139,7 @@ class Pretend:
             (spec.upper / "result.txt").write_text(f"{self._assignment.task_id}\n")
         return port.SandboxResult(port.Exited(int(failed)), plan["work_ms"], 8, False)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, image: str = "") -> dict[str, Any]:
         return {"backend": "none: a lean runner of a chaos run"}
 
 
