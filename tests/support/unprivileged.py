@@ -8,6 +8,7 @@ only folder it may write to. What fails in there fails here, with its traceback.
 import asyncio
 import os
 import pickle
+import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 from wfhub_common import privileges
 
+THREAD_END_S = 5
 RUNNER_UID = privileges.SERVICE_UIDS["runner"]
 T = TypeVar("T")
 
@@ -39,6 +41,7 @@ def run(home: Path, work: Callable[[], Awaitable[T]]) -> T:
         try:
             here = os.geteuid() if os.geteuid() else RUNNER_UID
             gid = None if os.geteuid() == 0 else os.getegid()
+            _end_threads()
             privileges.drop(here, gid, keep_visible=privileges.code_paths(), keep_writable=(home,))
             answer = (True, asyncio.run(work()))  # type: ignore[arg-type]
         except BaseException:  # noqa: BLE001 - whatever it was is the parent's to raise
@@ -55,3 +58,10 @@ def run(home: Path, work: Callable[[], Awaitable[T]]) -> T:
     if not ok:
         raise AssertionError(f"in the unprivileged process:\n{result}")
     return result  # type: ignore[no-any-return]
+
+
+def _end_threads() -> None:
+    """A library's at-fork hook may start one: OpenTelemetry's does even for a processor that was
+    shut down, and that thread ends at once."""
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        thread.join(THREAD_END_S)
