@@ -23,6 +23,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from wfhub_common import digests, ids, receipts, signing, subjects
+from wfhub_common.broker import REQUESTS_PER_RUNNER_MAX
 from wfhub_common.messages import (
     BUNDLE_ARTIFACT,
     ArtifactStored,
@@ -101,6 +102,7 @@ class Runner:
         self._held: set[str] = set()
         self._working: set[asyncio.Task[None]] = set()
         self._ending: list[tuple[bytes, asyncio.Future[dict[str, Any]]]] = []
+        self._asking_receipts = asyncio.Semaphore(REQUESTS_PER_RUNNER_MAX)
         self._nats: Client
         observed = RunnerObservations(
             runner_id=runner_id,
@@ -273,7 +275,8 @@ class Runner:
         )
         asked = ReceiptsOf(attempt_id=attempt_id, names=(BUNDLE_ARTIFACT,), wait_s=20.0)
         body = asked.model_dump_json().encode()
-        (receipt,) = (await self._patiently("receipts", body, 30.0))["receipts"]
+        async with self._asking_receipts:
+            (receipt,) = (await self._patiently("receipts", body, 30.0))["receipts"]
         return dict(receipt)
 
     async def _beats(self) -> None:

@@ -60,11 +60,11 @@ class Hub:
         self.far = Far(self.nats.url, self.passwords, str(self.key_file))
         self.token = httpauth.new_token(httpauth.API_TOKEN_PREFIX)
         self.schedulers = [self._scheduler(number) for number in range(schedulers)]
-        self._others: list[Child] = []
+        self.others: list[Child] = []  # proof-store and API
         if proof_store:
-            self._others.append(self._proof_store())
+            self.others.append(self._proof_store())
         if api:
-            self._others.append(self._api())
+            self.others.append(self._api())
 
     def scheduler_env(self) -> dict[str, str]:
         return {
@@ -122,10 +122,10 @@ class Hub:
         }
 
     def children(self) -> list[Child]:
-        return [*self.schedulers, *self._others, self.nats.child]
+        return [*self.schedulers, *self.others, self.nats.child]
 
     def close(self) -> None:
-        for child in [*self.schedulers, *self._others, self.nats.child]:
+        for child in [*self.schedulers, *self.others, self.nats.child]:
             self.family.end(child)
         self.pg.drop(self.name)
 

@@ -78,6 +78,7 @@ def one(hub: Hub, way: Way, tasks: int) -> dict[str, Any]:
         "nats": [hub.nats.child],
         "far_side": [far],
         "load": [load],
+        "proof_store_and_api": hub.others,
     }
     before = {name: sum(c.cpu_s() for c in each) for name, each in watched.items()}
     submitted = go(load)

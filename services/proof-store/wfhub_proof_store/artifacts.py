@@ -4,6 +4,7 @@ Every write may be repeated (a message is acknowledged after its commit): the fi
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -52,30 +53,48 @@ async def refuse(
     )
 
 
-async def settled(
-    connection: AsyncConnection, *, attempt_id: str, sender: str, names: Sequence[str]
-) -> Receipts:
-    """What is decided about these names by now. A name announced twice has its newest receipt; a
-    receipt outweighs a refusal."""
-    wanted = {"attempt_id": attempt_id, "sender": sender, "names": list(names)}
-    given = await connection.execute(
+@dataclass(frozen=True)
+class Wanted:
+    """What one sender wants to know of an attempt."""
+
+    attempt_id: str
+    sender: str
+    names: tuple[str, ...]
+
+
+async def settled(connection: AsyncConnection, wanted: Sequence[Wanted]) -> list[Receipts]:
+    """What is decided about these names by now, for each of `wanted`. A name announced twice has
+    its newest receipt; a receipt outweighs a refusal."""
+    flat = [(nr, of, name) for nr, of in enumerate(wanted) for name in of.names]
+    rows = await connection.execute(
         text("""
-            SELECT DISTINCT ON (name) CAST(receipt AS text) FROM proofs.artifact
-             WHERE attempt_id = :attempt_id AND sender = :sender AND name = ANY(:names)
-             ORDER BY name, artifact_no DESC
+            SELECT nr, name, receipt, reason
+              FROM unnest(CAST(:nrs AS int[]), CAST(:attempt_ids AS text[]),
+                          CAST(:senders AS text[]), CAST(:names AS text[]))
+                   AS wanted (nr, attempt_id, sender, name)
+              LEFT JOIN LATERAL (
+                   SELECT CAST(receipt AS text) FROM proofs.artifact AS given
+                    WHERE given.attempt_id = wanted.attempt_id AND given.sender = wanted.sender
+                      AND given.name = wanted.name
+                    ORDER BY artifact_no DESC LIMIT 1) AS given (receipt) ON true
+              LEFT JOIN proofs.refusal USING (attempt_id, name, sender)
+             WHERE receipt IS NOT NULL OR reason IS NOT NULL
         """),
-        wanted,
+        {
+            "nrs": [nr for nr, _, _ in flat],
+            "attempt_ids": [of.attempt_id for _, of, _ in flat],
+            "senders": [of.sender for _, of, _ in flat],
+            "names": [name for _, _, name in flat],
+        },
     )
-    receipts = tuple(Receipt.model_validate_json(row) for row in given.scalars())
-    refused = await connection.execute(
-        text("""
-            SELECT name, reason FROM proofs.refusal
-             WHERE attempt_id = :attempt_id AND sender = :sender AND name = ANY(:names)
-        """),
-        wanted,
-    )
-    have = {each.name for each in receipts}
-    return Receipts(
-        receipts=receipts,
-        refused={name: reason for name, reason in refused.tuples() if name not in have},
-    )
+    receipts: list[dict[str, Receipt]] = [{} for _ in wanted]
+    refused: list[dict[str, str]] = [{} for _ in wanted]
+    for row in rows:
+        if row.receipt is not None:
+            receipts[row.nr][row.name] = Receipt.model_validate_json(row.receipt)
+        else:
+            refused[row.nr][row.name] = row.reason
+    return [
+        Receipts(receipts=tuple(found[name] for name in sorted(found)), refused=refused[nr])
+        for nr, found in enumerate(receipts)
+    ]

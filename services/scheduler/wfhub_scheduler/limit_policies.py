@@ -6,7 +6,8 @@ attempts, retries and the scheduler's own bound of an attempt go by these.
 Raises: Rejected (422 `limit-above-maximum` with `limit`, `asked`, `maximum`; `limits-invalid`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from wfhub_common.messages import LimitChanges, LimitPolicy, Limits, LimitsAsked
 from wfhub_scheduler import stored_json
 
 NONE = LimitPolicy()
+_KEPT_MAX = 1024  # answers; most tasks of a project ask for the same
 _PRODUCT = {name: value for name, value in Limits() if value is not None}
 
 
@@ -32,18 +34,29 @@ def settled(spec: TaskSpec, policy: LimitPolicy, project: str) -> TaskSpec:
     return spec.model_copy(update={"limits": _in_force(spec.limits, policy)})
 
 
-def above(spec: TaskSpec, policy: LimitPolicy, project: str) -> Iterator[tuple[str, str]]:
+def above(spec: TaskSpec, policy: LimitPolicy, project: str) -> list[tuple[str, str]]:
     """(limit, what is wrong) for each that asks for more than there is."""
+    return [
+        (
+            name,
+            f"{asked} is more than project {project[:64]!r} allows, which is {most}:"
+            " ask for less, or leave it out; its operator can raise it",
+        )
+        for name, asked, most in _above(spec.limits, policy)
+    ]
+
+
+@lru_cache(_KEPT_MAX)
+def _above(asked: LimitsAsked, policy: LimitPolicy) -> tuple[tuple[str, int, int], ...]:
     most = policy.max.said()
-    for name, asked in spec.limits.said().items():
-        if asked > most.get(name, asked):
-            yield (
-                name,
-                f"{asked} is more than project {project[:64]!r} allows, which is {most[name]}:"
-                " ask for less, or leave it out; its operator can raise it",
-            )
+    return tuple(
+        (name, value, most[name])
+        for name, value in asked.said().items()
+        if value > most.get(name, value)
+    )
 
 
+@lru_cache(_KEPT_MAX)
 def _in_force(asked: LimitsAsked, policy: LimitPolicy) -> LimitsAsked:
     most = policy.max.said()
     unsaid = {name: min(most.get(name, value), value) for name, value in _PRODUCT.items()}
