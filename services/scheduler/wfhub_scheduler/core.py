@@ -6,13 +6,14 @@ hints: a crash between commit and announcement costs a poll interval, never a re
 Raises: RetryLater when the database is away; whatever `work` raises.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import nats.errors
 from faststream.nats import NatsBroker
+from sqlalchemy import Row, TextClause
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from wfhub_common import db, subjects
 from wfhub_common.errors import RetryLater, WfhubError
@@ -80,6 +81,18 @@ class Core:
         result = await db.retried(self.engine, run)
         await self._announce(after)
         return result
+
+    async def single(self, statement: TextClause, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """One statement that is a transaction, and of which nobody has to be told."""
+
+        async def run(connection: AsyncConnection) -> Sequence[Row[Any]]:
+            return (await connection.execute(statement, values)).all()
+
+        return await db.retried(self._single, run)
+
+    @cached_property
+    def _single(self) -> AsyncEngine:
+        return db.autocommitting(self.engine)
 
     def grouped(
         self,

@@ -7,16 +7,17 @@ A renewal touches no index, and locks attempts by ascending id (writers of more 
 Raises: nothing of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from wfhub_common.errors import WfhubError
 from wfhub_common.messages import Heartbeat, HeartbeatReply, UnitKind
 
 from wfhub_scheduler import stored_json
-from wfhub_scheduler.core import Core, Tx
+from wfhub_scheduler.core import Core
 from wfhub_scheduler.rows import Attempt
 from wfhub_scheduler.timing import Timing
 
@@ -29,33 +30,35 @@ STOP_IGNORED = "stop-ignored"
 
 _RENEW = text("""
 -- Only live attempts of that very process; what is missing from the answer is lost to it.
-UPDATE sched.attempt a
-   SET lease_until = least(now() + make_interval(secs => :ttl_s), asked.ends_at)
-  FROM (SELECT m.attempt_id, t.stopping_since IS NOT NULL AS stop,
-               least(m.created_at + make_interval(secs => :margin_s + CASE m.kind
-                         WHEN 'agent' THEN t.attempt_s ELSE :publish_s END),
-                     t.stopping_since + make_interval(secs => :grace_s)) AS ends_at
-          FROM unnest(CAST(:attempts AS text[]), CAST(:runners AS text[]),
-                      CAST(:processes AS text[])) AS asked (attempt_id, runner_id, incarnation)
-          JOIN sched.attempt m ON m.attempt_id = asked.attempt_id
-               -- No other index's own words: the plan must not walk through all that live, or are
-               -- a runner's.
-           AND m.runner_id || '' = asked.runner_id AND m.incarnation = asked.incarnation
-          JOIN sched.task t ON t.task_id = m.task_id AND t.current_attempt = m.attempt_id
-         WHERE m.state || '' IN ('leased', 'running', 'verifying')
-         ORDER BY m.attempt_id FOR NO KEY UPDATE OF m) asked
- WHERE a.attempt_id = asked.attempt_id AND asked.ends_at > now()
-RETURNING a.attempt_id, a.runner_id, a.incarnation, a.lease_until, asked.stop
-""")
-_SEEN = text("""
 -- A runner's row may be held by its claim or registration: then it is seen anyway.
-UPDATE sched.runner SET seen_at = now()
- WHERE runner_id IN (
-    SELECT r.runner_id FROM sched.runner r
-      JOIN unnest(CAST(:runners AS text[]), CAST(:processes AS text[]))
-           AS asked (runner_id, incarnation) USING (runner_id, incarnation)
-     WHERE r.seen_at < now() - make_interval(secs => :heartbeat_s / 2)
-     ORDER BY r.runner_id FOR NO KEY UPDATE OF r SKIP LOCKED)
+WITH seen AS (
+    UPDATE sched.runner SET seen_at = now()
+     WHERE runner_id IN (
+        SELECT r.runner_id FROM sched.runner r
+          JOIN unnest(CAST(:beating_runners AS text[]), CAST(:beating_processes AS text[]))
+               AS asked (runner_id, incarnation) USING (runner_id, incarnation)
+         WHERE r.seen_at < now() - make_interval(secs => :heartbeat_s / 2)
+         ORDER BY r.runner_id FOR NO KEY UPDATE OF r SKIP LOCKED)),
+renewed AS (
+    UPDATE sched.attempt a
+       SET lease_until = least(now() + make_interval(secs => :ttl_s), asked.ends_at)
+      FROM (SELECT m.attempt_id, t.stopping_since IS NOT NULL AS stop,
+                   least(m.created_at + make_interval(secs => :margin_s + CASE m.kind
+                             WHEN 'agent' THEN t.attempt_s ELSE :publish_s END),
+                         t.stopping_since + make_interval(secs => :grace_s)) AS ends_at
+              FROM unnest(CAST(:attempts AS text[]), CAST(:runners AS text[]),
+                          CAST(:processes AS text[])) AS asked (attempt_id, runner_id, incarnation)
+              JOIN sched.attempt m ON m.attempt_id = asked.attempt_id
+                   -- No other index's own words: the plan must not walk through all that live, or
+                   -- are a runner's.
+               AND m.runner_id || '' = asked.runner_id AND m.incarnation = asked.incarnation
+              JOIN sched.task t ON t.task_id = m.task_id AND t.current_attempt = m.attempt_id
+             WHERE m.state || '' IN ('leased', 'running', 'verifying')
+             ORDER BY m.attempt_id FOR NO KEY UPDATE OF m) asked
+     WHERE a.attempt_id = asked.attempt_id AND asked.ends_at > now()
+    RETURNING a.attempt_id, a.runner_id, a.incarnation, a.lease_until, asked.stop)
+SELECT runner_id, incarnation, lease_until, stop, array_agg(attempt_id) AS attempt_ids
+  FROM renewed GROUP BY runner_id, incarnation, lease_until, stop
 """)
 
 
@@ -79,39 +82,35 @@ async def _renew_group(core: Core, beats: Sequence[_Beat]) -> list[HeartbeatRepl
         {(a, beat.runner_id, beat.incarnation) for beat in beats for a in beat.attempts}
     )
     processes = sorted({(beat.runner_id, beat.incarnation) for beat in beats})
-
-    async def work(tx: Tx) -> list[Any]:
-        seen = {
-            "runners": [runner_id for runner_id, _ in processes],
-            "processes": [incarnation for _, incarnation in processes],
-            "heartbeat_s": timing.heartbeat_s,
-        }
-        await tx.connection.execute(_SEEN, seen)
-        if not leases:
-            return []
-        renewal = {
-            "attempts": [attempt_id for attempt_id, _, _ in leases],
-            "runners": [runner_id for _, runner_id, _ in leases],
-            "processes": [incarnation for _, _, incarnation in leases],
-            "ttl_s": timing.lease_ttl_s,
-            "margin_s": timing.attempt_margin_s,
-            "grace_s": timing.stop_grace_s,
-            "publish_s": PUBLISH_S_MAX,
-        }
-        return list(await tx.connection.execute(_RENEW, renewal))
-
-    rows = await core.commit(work)
-    renewed = {(row.attempt_id, row.runner_id, row.incarnation): row for row in rows}
-    return [_reply(beat, renewed) for beat in beats]
+    asked = {
+        "beating_runners": [runner_id for runner_id, _ in processes],
+        "beating_processes": [incarnation for _, incarnation in processes],
+        "heartbeat_s": timing.heartbeat_s,
+        "attempts": [attempt_id for attempt_id, _, _ in leases],
+        "runners": [runner_id for _, runner_id, _ in leases],
+        "processes": [incarnation for _, _, incarnation in leases],
+        "ttl_s": timing.lease_ttl_s,
+        "margin_s": timing.attempt_margin_s,
+        "grace_s": timing.stop_grace_s,
+        "publish_s": PUBLISH_S_MAX,
+    }
+    renewed = defaultdict[tuple[str, str], list[Row[Any]]](list)
+    for row in await core.single(_RENEW, asked):
+        renewed[row.runner_id, row.incarnation].append(row)
+    return [_reply(beat, renewed[beat.runner_id, beat.incarnation]) for beat in beats]
 
 
-def _reply(beat: _Beat, renewed: Mapping[tuple[str, str, str], Any]) -> HeartbeatReply:
-    """Of a group's renewals, those that are this runner's."""
-    asked = {each: renewed.get((each, beat.runner_id, beat.incarnation)) for each in beat.attempts}
+def _reply(beat: _Beat, renewed: Sequence[Row[Any]]) -> HeartbeatReply:
+    """Of a group's renewals, those that are this runner's: it may have sent several beats."""
+    asked = set(beat.attempts)
+    lease_until = {
+        each: row.lease_until for row in renewed for each in row.attempt_ids if each in asked
+    }
+    stopping = {each for row in renewed if row.stop for each in row.attempt_ids}
     return HeartbeatReply(
-        lease_until={each: row.lease_until for each, row in asked.items() if row is not None},
-        cancel=tuple(each for each, row in asked.items() if row is not None and row.stop),
-        lost=tuple(each for each, row in asked.items() if row is None),
+        lease_until=lease_until,
+        cancel=tuple(each for each in beat.attempts if each in stopping),
+        lost=tuple(each for each in beat.attempts if each not in lease_until),
     )
 
 
