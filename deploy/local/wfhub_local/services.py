@@ -90,7 +90,11 @@ def scheduler(s: Setting) -> Own:
 def proof_store(s: Setting) -> Own:
     root = Path(s.user_env.get("PROOFS_ROOT") or s.layout.proofs)
     return Own(
-        env={"PROOFS_ROOT": str(root), "SIGNING_KEY_FILE": str(s.layout.signing_key)},
+        env={
+            **picked(s.user_env, ("BLOB_BYTES_MAX",)),
+            "PROOFS_ROOT": str(root),
+            "SIGNING_KEY_FILE": str(s.layout.signing_key),
+        },
         folders=(root, s.layout.signing),
     )
 

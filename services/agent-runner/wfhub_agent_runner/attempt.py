@@ -8,7 +8,6 @@ Raises: nothing; an attempt always ends in a Complete, or in silence when its le
 """
 
 import asyncio
-import errno
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,12 +18,12 @@ from typing import Any
 
 from faststream.nats import NatsBroker
 from wfhub_common import limits, messages, subjects
-from wfhub_common.errors import LeaseLost, Rejected, WfhubError
+from wfhub_common.errors import LeaseLost
 from wfhub_common.log import get_logger
 from wfhub_common.messages import AttemptState, Verdict
 
 from wfhub_agent_runner import commands as shell
-from wfhub_agent_runner import outcomes, shared_caches
+from wfhub_agent_runner import failures, outcomes, shared_caches
 from wfhub_agent_runner.agents import context, planning, telling
 from wfhub_agent_runner.agents.entry import Wire
 from wfhub_agent_runner.agents.probing import Versions
@@ -50,7 +49,7 @@ from wfhub_agent_runner.sandbox import port
 from wfhub_agent_runner.scheduler_link import SchedulerLink
 from wfhub_agent_runner.set_up import NAME as SETUP
 from wfhub_agent_runner.set_up import SetUps, key_of
-from wfhub_agent_runner.spool import Item, Spool
+from wfhub_agent_runner.spool import Spool
 from wfhub_agent_runner.toolchains import Toolchains
 from wfhub_agent_runner.verification import verify
 
@@ -110,27 +109,16 @@ class AgentAttempt:
             log.warning("attempt dropped", attempt_id=self._held.attempt_id, reason=e.message)
 
     async def _decided(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
-        """Run the steps; an error that names its cause becomes the decision."""
+        """Run the steps; an error becomes the decision."""
         try:
             return await self._steps(stack, scratch)
         except LeaseLost:
             raise
-        except Rejected as e:
-            return outcomes.Decision(AttemptState.FAILED, e.code, e.message, retryable=False)
-        except WfhubError as e:
-            return outcomes.Decision(AttemptState.FAILED, e.code, e.message)
-        except OSError as e:
-            if e.errno in {errno.ENOSPC, errno.EDQUOT}:
-                where = e.filename or self._parts.scratch
-                message = f"the runner's disk is full ({where}); free space under RUNNER_HOME"
-                return outcomes.Decision(AttemptState.FAILED, "disk-full", message)
-            log.exception("attempt failed", attempt_id=self._held.attempt_id)
-            return outcomes.Decision(AttemptState.FAILED, "runner-error", f"{e}")
-        except Exception as e:
-            log.exception("attempt failed", attempt_id=self._held.attempt_id)
-            return outcomes.Decision(
-                AttemptState.FAILED, "runner-error", f"unexpected error in the runner: {e!r}"
-            )
+        except Exception as e:  # noqa: BLE001 - what it was is said in the decision, or logged
+            return self._failed(e)
+
+    def _failed(self, error: Exception) -> outcomes.Decision:
+        return failures.decision(error, attempt_id=self._held.attempt_id, disk=self._parts.scratch)
 
     async def _steps(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
         parts, spec, evidence = self._parts, self._spec, self._evidence
@@ -371,7 +359,10 @@ class AgentAttempt:
         await self._parts.link.step(self._held, name, **fields)
 
     async def _finish(self, decision: outcomes.Decision) -> None:
-        items = await self._spooled()
+        artifacts = self._evidence.artifacts
+        items, unkept = await asyncio.to_thread(self._parts.spool.put_all, artifacts, self._at)
+        if unkept is not None and decision.outcome is AttemptState.WON:
+            decision = self._failed(unkept)  # a result without its evidence is none
         sandbox = self._parts.sandbox.describe(self._image.image) | self._image.described()
         sandbox["caches"] = list(self._caches)
         observed = self._evidence.observed(self._parts.runner_id, self._spec, sandbox)
@@ -390,20 +381,4 @@ class AgentAttempt:
             outcome=decision.outcome.value,
             reason=decision.reason,
             task_state=done.task_state.value,
-        )
-
-    async def _spooled(self) -> tuple[Item, ...]:
-        return tuple(
-            [
-                await asyncio.to_thread(
-                    self._parts.spool.put,
-                    path,
-                    project_id=self._assigned.project_id,
-                    task_id=self._assigned.task_id,
-                    attempt_id=self._assigned.attempt_id,
-                    name=name,
-                    media_type=media_type,
-                )
-                for name, (path, media_type) in self._evidence.artifacts.items()
-            ]
         )

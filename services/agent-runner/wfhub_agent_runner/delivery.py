@@ -54,6 +54,23 @@ class Delivery:
             self._spool.remove(item)
         return receipts
 
+    async def deliver_what_is_taken(
+        self, items: Sequence[Item]
+    ) -> tuple[tuple[messages.Receipt, ...], Rejected | None]:
+        """As `deliver`, without what the proof-store refuses for good; and the first refusal."""
+        try:
+            return await self.deliver(items), None
+        except Rejected as e:
+            refusal = e
+        receipts: list[messages.Receipt] = []
+        for item in items:
+            try:
+                receipts += await self.deliver([item])
+            except Rejected as e:
+                log.warning("artifact refused", attempt_id=item.attempt_id, reason=e.message)
+                self._spool.remove(item)
+        return tuple(receipts), refusal
+
     async def deliver_leftovers(self, but_of: Container[str] = ()) -> None:
         """What an earlier process of this runner left: evidence of attempts that were lost.
         `but_of`: attempts that are handed in otherwise."""

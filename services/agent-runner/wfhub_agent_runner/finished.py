@@ -4,8 +4,9 @@ A record `<home>/finished/<attempt>.json` is durable once the artifacts are in t
 completion without its receipts, and the items. Then they are delivered and the completion is told.
 A runner killed in between names the attempt when it registers (`Register.holds`) and hands it in:
 an agent's finished run is not done again. A record goes when the scheduler has answered, or no
-longer wants it.
-Raises: LeaseLost; Rejected when the proof-store refuses an item.
+longer wants it. An item that the proof-store refuses, or a completion that the scheduler does, ends
+the attempt as failed by that.
+Raises: LeaseLost; Rejected when the scheduler will not hear of the attempt's failure either.
 """
 
 import asyncio
@@ -16,9 +17,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wfhub_common import messages
+from wfhub_common import limits, messages
 from wfhub_common.errors import LeaseLost, Rejected
 from wfhub_common.log import get_logger
+from wfhub_common.messages import AttemptState
 
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.leases import Held
@@ -57,15 +59,21 @@ class Finished:
             os.close(folder)
 
     def waiting(self) -> dict[str, Record]:
-        """By attempt: what an earlier process left."""
+        """By attempt: what an earlier process left. A record that cannot be read is set aside, and
+        its attempt is done again."""
         for stale in self._root.glob("*.tmp"):
             stale.unlink()
         found = {}
         for path in self._root.glob("*.json"):
-            value = json.loads(path.read_text())
-            items = [Item(**{**item, "folder": Path(item["folder"])}) for item in value["items"]]
-            complete = messages.Complete.model_validate(value["complete"])
-            found[complete.attempt_id] = Record(complete, tuple(items))
+            try:
+                record = _read(path)
+            except (ValueError, KeyError, TypeError) as e:
+                log.error(
+                    "record of a finished attempt set aside", path=str(path), why=str(e)[:500]
+                )
+                path.rename(path.with_suffix(".unreadable"))
+            else:
+                found[record.complete.attempt_id] = record
         return found
 
     def remove(self, attempt_id: str) -> None:
@@ -74,6 +82,12 @@ class Finished:
 
     def _path(self, attempt_id: str) -> Path:
         return self._root / f"{attempt_id}.json"
+
+
+def _read(path: Path) -> Record:
+    value = json.loads(path.read_text())
+    items = [Item(**{**item, "folder": Path(item["folder"])}) for item in value["items"]]
+    return Record(messages.Complete.model_validate(value["complete"]), tuple(items))
 
 
 @dataclass(frozen=True)
@@ -109,9 +123,11 @@ class HandingIn:
 
     async def _told(self, held: Held, record: Record) -> messages.Completed:
         try:
-            receipts = await self._delivered(held, record.items)
+            receipts, refusal = await self._delivered(held, record.items)
             complete = record.complete.model_copy(update={"receipts": receipts})
-            done = await self.link.complete(held, complete)
+            if refusal is not None and complete.outcome is AttemptState.WON:
+                complete = complete.model_copy(update=_failed(refusal))
+            done = await self._completed(held, complete)
         except LeaseLost:
             if not held.stopped:  # else the next process hands it in
                 self.finished.remove(held.attempt_id)
@@ -119,8 +135,22 @@ class HandingIn:
         self.finished.remove(held.attempt_id)
         return done
 
-    async def _delivered(self, held: Held, items: Sequence[Item]) -> tuple[messages.Receipt, ...]:
-        delivering = asyncio.create_task(self.delivery.deliver(items))
+    async def _completed(self, held: Held, complete: messages.Complete) -> messages.Completed:
+        """What the scheduler refuses ends as failed by that: left alone it would run out its
+        lease, be lost, and be tried again for the same end."""
+        try:
+            return await self.link.complete(held, complete)
+        except Rejected as e:
+            log.error("completion refused", attempt_id=held.attempt_id, reason=e.message)
+            plain = messages.Complete(
+                attempt_id=held.attempt_id, outcome=AttemptState.FAILED, receipts=complete.receipts
+            )
+            return await self.link.complete(held, plain.model_copy(update=_failed(e)))
+
+    async def _delivered(
+        self, held: Held, items: Sequence[Item]
+    ) -> tuple[tuple[messages.Receipt, ...], Rejected | None]:
+        delivering = asyncio.create_task(self.delivery.deliver_what_is_taken(items))
         dropped = asyncio.create_task(held.dropped.wait())
         try:
             await asyncio.wait({delivering, dropped}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,6 +160,15 @@ class HandingIn:
         finally:
             delivering.cancel()
             dropped.cancel()
+
+
+def _failed(refusal: Rejected) -> dict[str, object]:
+    return {
+        "outcome": AttemptState.FAILED,
+        "reason": refusal.code[:200],
+        "message": refusal.message[: limits.MESSAGE_CHARS_MAX],
+        "retryable": False,
+    }
 
 
 def held_again(attempt_id: str) -> Held:

@@ -4,7 +4,7 @@ An item is a folder `<home>/spool/<attempt>/<n>/` with `blob` and `item.json`, m
 (fsync, rename) before `put` returns, and removed only once its receipt is here. So an outage
 of proof-store or broker delays a completion and loses nothing, and what a killed runner left
 is delivered by the next one.
-Units: bytes, seconds.  Raises: Rejected (`spool-full`, `artifact-too-large`).
+Units: bytes, seconds.  Raises: Rejected (`artifact-too-large`), RetryLater (`spool-full`).
 """
 
 import hashlib
@@ -12,16 +12,20 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wfhub_common import limits
-from wfhub_common.errors import Rejected
+from wfhub_common.errors import Rejected, RetryLater, WfhubError
+from wfhub_common.log import get_logger
+from wfhub_common.subjects import AttemptSubject
 
 SPOOL_BYTES_MAX = 20 * 1024**3
 SPOOL_AGE_S_MAX = 7 * 86_400  # an item nobody took for a week belongs to a task long ended
 _CHUNK_BYTES = 1024 * 1024
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Spool:
                 f"artifact {name} has {size} bytes; the limit is {limits.BLOB_BYTES_MAX}",
             )
         if self.bytes_waiting() + size > SPOOL_BYTES_MAX:
-            raise Rejected(
+            raise RetryLater(
                 "spool-full",
                 f"the spool holds {SPOOL_BYTES_MAX} bytes already: is the proof-store up?",
             )
@@ -89,6 +93,30 @@ class Spool:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         return item
+
+    def put_all(
+        self, artifacts: Mapping[str, tuple[Path, str]], at: AttemptSubject
+    ) -> tuple[tuple[Item, ...], Exception | None]:
+        """By name, where each lies and its media type: the items that could be kept, and why the
+        first that could not was not. Blocking."""
+        kept: list[Item] = []
+        error: Exception | None = None
+        for name, (source, media_type) in artifacts.items():
+            try:
+                item = self.put(
+                    source,
+                    project_id=at.project_id,
+                    task_id=at.task_id,
+                    attempt_id=at.attempt_id,
+                    name=name,
+                    media_type=media_type,
+                )
+            except (WfhubError, OSError) as e:
+                log.warning("artifact not kept", attempt_id=at.attempt_id, name=name, why=str(e))
+                error = error or e
+            else:
+                kept.append(item)
+        return tuple(kept), error
 
     def waiting(self) -> Iterator[Item]:
         """Every whole item on disk, oldest attempt first; half-made ones are removed."""

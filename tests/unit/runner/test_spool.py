@@ -4,7 +4,8 @@ import pytest
 from wfhub_agent_runner import spool as spooling
 from wfhub_agent_runner.spool import Item, Spool
 from wfhub_common import digests
-from wfhub_common.errors import Rejected
+from wfhub_common.errors import Rejected, RetryLater
+from wfhub_common.subjects import AttemptSubject
 
 
 def put(spool: Spool, source: Path, name: str = "agent.log", attempt: str = "att_a") -> Item:
@@ -51,6 +52,21 @@ def test_a_full_spool_refuses_and_says_why(tmp_path: Path, monkeypatch: pytest.M
     source.write_bytes(b"12345")
     spool = Spool(tmp_path / "spool")
     put(spool, source)
-    with pytest.raises(Rejected, match="proof-store"):
+    with pytest.raises(RetryLater, match="proof-store"):
         put(spool, source, name="verify.log")
     assert spool.bytes_waiting() == 5
+
+
+def test_what_cannot_be_kept_takes_nothing_else_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooling.limits, "BLOB_BYTES_MAX", 8)
+    (tmp_path / "small").write_bytes(b"12345")
+    (tmp_path / "large").write_bytes(b"123456789")
+    spool = Spool(tmp_path / "spool")
+    at = AttemptSubject("rnr_x", "prj_x", "tsk_x", "att_a")
+    artifacts = {"large": (tmp_path / "large", "a/b"), "small": (tmp_path / "small", "a/b")}
+    kept, error = spool.put_all(artifacts, at)
+    assert [item.name for item in kept] == ["small"]
+    assert isinstance(error, Rejected)
+    assert error.code == "artifact-too-large"
