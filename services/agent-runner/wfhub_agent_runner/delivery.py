@@ -8,9 +8,11 @@ Raises: Rejected when the proof-store refuses an item for good.
 """
 
 import asyncio
+import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from functools import partial
+from pathlib import Path
 
 import httpx
 from faststream.nats import NatsBroker
@@ -89,17 +91,23 @@ class Delivery:
                 )
                 self._spool.remove(item)
 
-    async def fetch(self, digest: str) -> bytes:
-        """A blob by digest, checked. Raises: RetryLater, Rejected."""
+    async def fetch(self, digest: str, into: Path) -> None:
+        """A blob by digest, checked, as a file. Raises: RetryLater, Rejected."""
+        path = f"/blobs/sha256/{digests.hex_of(digests.parse(digest))}"
+        state = hashlib.sha256()
         try:
-            reply = await self._http.get(f"/blobs/sha256/{digests.hex_of(digests.parse(digest))}")
+            async with self._http.stream("GET", path) as reply:
+                if reply.status_code != 200:
+                    said = f"{digest}: the proof-store says {reply.status_code}"
+                    raise RetryLater("blob-missing", said)
+                with await asyncio.to_thread(into.open, "wb") as file:
+                    async for chunk in reply.aiter_bytes(_CHUNK_BYTES):
+                        state.update(chunk)
+                        await asyncio.to_thread(file.write, chunk)
         except httpx.HTTPError as e:
             raise RetryLater("proof-store-down", f"the proof-store does not answer: {e!r}") from e
-        if reply.status_code != 200:
-            raise RetryLater("blob-missing", f"{digest}: the proof-store says {reply.status_code}")
-        if digests.of_bytes(reply.content) != digest:
+        if f"sha256:{state.hexdigest()}" != digest:
             raise RetryLater("blob-corrupt", f"{digest}: the bytes received do not match")
-        return reply.content
 
     async def _upload(self, item: Item) -> None:
         async def chunks() -> AsyncIterator[bytes]:

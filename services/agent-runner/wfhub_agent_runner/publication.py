@@ -58,7 +58,7 @@ async def _published(
     try:
         with tempfile.TemporaryDirectory(dir=parts.scratch) as scratch:
             bundle = Path(scratch) / messages.BUNDLE_ARTIFACT
-            bundle.write_bytes(await parts.delivery.fetch(order.bundle_digest))
+            await parts.delivery.fetch(order.bundle_digest, bundle)
             use = Use(assignment.project, apply=assignment.spec.apply)
             result = await parts.workspaces.publish(assignment.spec.repo, bundle, order, use)
     except Rejected as e:

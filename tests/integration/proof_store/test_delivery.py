@@ -1,11 +1,14 @@
 """The runner's delivery against the real store: an announcement that was lost is made again."""
 
+import os
 from pathlib import Path
 
 import pytest
 from wfhub_agent_runner import delivery
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.spool import Item, Spool
+from wfhub_common import digests
+from wfhub_common.errors import RetryLater
 
 from .conftest import RUNNER, Attempt, Hub
 
@@ -42,3 +45,29 @@ async def test_what_gets_no_receipt_is_announced_again(
     assert (receipt.name, receipt.attempt_id) == ("agent.log", of.attempt_id)
     assert runner.announced > 1
     assert list(spool.waiting()) == []
+
+
+async def test_a_blob_is_fetched_as_it_was_stored_or_not_at_all(
+    running: Hub, tmp_path: Path
+) -> None:
+    large = os.urandom(3 * 1024 * 1024 + 7)
+    digest = digests.of_bytes(large)
+    hexdigest = digests.hex_of(digest)
+    async with running.http() as http:
+        runner = Delivery(
+            runner_id=RUNNER,
+            spool=Spool(tmp_path / "spool"),
+            broker=running.runners[RUNNER],
+            http=http,
+        )
+        with pytest.raises(RetryLater, match="404"):
+            await runner.fetch(digest, tmp_path / "blob")
+        await http.put(f"/blobs/sha256/{hexdigest}", content=large)
+        await runner.fetch(digest, tmp_path / "blob")
+        assert (tmp_path / "blob").read_bytes() == large
+        (stored,) = running.store.root.glob(f"sha256/*/*/{hexdigest}")
+        stored.chmod(0o600)
+        with stored.open("r+b") as file:
+            file.write(b"rot")
+        with pytest.raises(RetryLater):
+            await runner.fetch(digest, tmp_path / "blob")
