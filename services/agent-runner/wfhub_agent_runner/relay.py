@@ -26,6 +26,7 @@ import uvicorn
 from wfhub_common import model_paths
 from wfhub_common.log import get_logger
 
+from wfhub_agent_runner.agents.builtin.errors import said
 from wfhub_agent_runner.steering import INBOX_PATH, Inbox
 
 BODY_BYTES_MAX = 32 * 1024 * 1024  # of a request: a long context is a few MiB
@@ -242,7 +243,7 @@ class GatewayRelay:
                 self.last_error = f"the gateway ended a response early: {type(e).__name__}"
                 return
             if response.is_error:
-                text = error.decode(errors="replace")
+                text = said(error.decode(errors="replace"))
                 self.last_error = f"{response.status_code}: {text}"
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

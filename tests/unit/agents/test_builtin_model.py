@@ -43,6 +43,20 @@ def test_only_what_may_pass_is_asked_again(status: int, again: bool) -> None:
     assert refused(status, b"", None).retry is again
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ('{"error": {"message": "no such model", "code": "x"}}', "no such model"),
+        ('{"error": "plain"}', '{"error": "plain"}'),
+        ('{"error": {"message": ""}}', '{"error": {"message": ""}}'),
+        ("[1]", "[1]"),
+        ("<html>bad gateway", "<html>bad gateway"),
+    ],
+)
+def test_an_error_is_said_in_its_own_words(body: str, words: str) -> None:
+    assert str(refused(404, body.encode(), None)) == f"the model's server answered 404: {words}"
+
+
 def test_events_are_read_whatever_their_line_ends_and_comments() -> None:
     lines = [b": ping\r\n", b"\r\n", b"event: x\n", b'data:{"a":\n', b"data: 1}\n", b"\n"]
     assert list(sse_chunks([*lines, b"data: [DONE]\n", b"\n"])) == [{"a": 1}]

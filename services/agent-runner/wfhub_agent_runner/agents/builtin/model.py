@@ -16,6 +16,7 @@ import zlib
 from http.client import HTTPException
 from typing import Any, Iterable, Iterator  # noqa: UP035 - Python 3.8
 
+from .errors import said
 from .events import Events, clipped
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
@@ -110,7 +111,7 @@ def refused(status: int, body: bytes, retry_after: str | None) -> ModelError:
     asked = re.match(r"\d{1,6}(\.\d+)?$", (retry_after or "").strip())
     return ModelError(
         code,
-        f"the model's server answered {status}: {clipped(text, 2000)}",
+        f"the model's server answered {status}: {clipped(said(text), 2000)}",
         retry=not spent and (status in (408, 425, 429) or status >= 500),
         after_s=float(asked.group()) if asked else 0.0,
     )
