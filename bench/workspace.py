@@ -182,6 +182,7 @@ def by_clone(repo: Path, tree: Path) -> None:
 
 
 def by_dulwich(repo: Path, tree: Path) -> None:
+    os.environ |= ENVIRONMENT  # a uid without a name needs to be told who it is
     with open(os.devnull, "wb") as quiet:
         dulwich.porcelain.clone(str(repo), str(tree), errstream=quiet).close()
     subprocess.run(["/bin/sh", "-c", EDIT], cwd=tree, check=True)

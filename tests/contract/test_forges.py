@@ -22,6 +22,7 @@ from wfhub_agent_runner.gitwork.outcomes import PullRequest
 from wfhub_agent_runner.gitwork.remote import forges, github_app
 from wfhub_agent_runner.gitwork.remote.credentials import GitHubApp
 from wfhub_agent_runner.gitwork.remote.forges import Wanted
+from wfhub_agent_runner.gitwork.remote.pinned import Pinned
 from wfhub_common.errors import Rejected, RetryLater
 
 FACTS: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "forges.yaml").read_text())
@@ -41,7 +42,8 @@ def adapter_of(double: Forge) -> forges.GitHub | forges.GitLab:
 
 
 def opened(double: Forge, **other: Any) -> PullRequest:
-    return forges.open_once(adapter_of(double), replace(WANTED, **other), TOKEN, "")
+    transport = Pinned(private_allowed=True)
+    return forges.open_once(adapter_of(double), replace(WANTED, **other), TOKEN, transport)
 
 
 def operation(kind: str, method: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import http.server
 import io
 import ipaddress
 import os
+import secrets
 import shlex
 import socket
 import ssl
@@ -54,7 +55,8 @@ def _environment(host: Host, protocol: str) -> dict[str, str]:
 @dataclass
 class HttpsHost(Host):
     user: str = "bot"
-    password: str = "open-sesame"
+    # Of this run alone: others on this machine are searched for it too.
+    password: str = field(default_factory=lambda: f"open-{secrets.token_hex(8)}")
     ca: str = ""  # PEM
     answer: tuple[int, dict[str, str]] | None = None  # instead of git's
 

@@ -71,12 +71,17 @@ names = st.sampled_from(
     [name.encode().decode("latin-1") if name == "ü" else name for name in NAMES]
 )
 paths = st.lists(names, min_size=1, max_size=3).map("/".join)
-contents = st.sampled_from(["", "x", "one\ntwo\n", "\x00bin\xff", "same"])
+LFS_POINTER = (
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+    "size 12345\n"
+)
+contents = st.sampled_from(["", "x", "one\ntwo\n", "\x00bin\xff", "same", LFS_POINTER])
 ignores = st.sampled_from(
     ["*.log\n", "*.log\n!keep.log\n", "dir/\n", "/a\n", "b/*\n!b/a\n", "**/make\n", "dir/**\n", ""]
 )
 ignore_files = st.tuples(
-    st.lists(names, max_size=1).map(lambda parts: "/".join([*parts, ".gitignore"])), ignores
+    st.lists(names, max_size=2).map(lambda parts: "/".join([*parts, ".gitignore"])), ignores
 )
 files = st.dictionaries(paths, contents, max_size=8)
 edit: st.SearchStrategy[Edit] = st.one_of(
@@ -90,6 +95,7 @@ edit: st.SearchStrategy[Edit] = st.one_of(
     st.tuples(st.just("replace"), paths),
 ).map(list)
 scripts = st.lists(edit, max_size=12)
+submodules = st.lists(paths, max_size=2)  # of the base commit
 
 
 def apply_here(top: Path, edits: list[Edit]) -> None:

@@ -1,7 +1,11 @@
-"""Whatever is edited, we make the tree that `git add -A` makes."""
+"""Whatever is edited, we make the tree that `git add -A` makes.
 
+EXAMPLES=2000 in the environment: the long run.
+"""
+
+import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +26,11 @@ from .edits import (
     listing_here,
     listing_in_overlay,
     scripts,
+    submodules,
 )
 
-EXAMPLES = 40
+EXAMPLES = int(os.environ.get("EXAMPLES", "40"))
+INNER_COMMIT = "1" * 40
 quick = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -56,13 +62,15 @@ class Case:
 
 
 @contextmanager
-def case(initial: list[Edit]) -> Iterator[Case]:
+def case(initial: list[Edit], submodules: Sequence[str] = ()) -> Iterator[Case]:
     with gitrepos.shared_folder() as folder:
         repo = folder / "repo"
         repo.mkdir()
         git(repo, "init", "-q")
         apply_here(repo, initial)
         git(repo, "add", "-A", "-f")  # tracked files may match an ignore rule, too
+        for path in submodules:
+            add_submodule(repo, path)
         base = ObjectID(git(repo, "write-tree").encode())
         objects = DiskObjectStore.init(folder / "objects")
         store = DiskObjectStore(objects.path, alternates=[repo / ".git" / "objects"])
@@ -79,12 +87,18 @@ def case(initial: list[Edit]) -> Iterator[Case]:
         objects.close()
 
 
+def add_submodule(repo: Path, path: str) -> None:
+    """Unless a file is where its folders would be."""
+    entry = f"160000,{INNER_COMMIT},".encode() + path.encode("latin-1")
+    git(repo, "update-index", "--add", "--cacheinfo", os.fsdecode(entry), codes=(0, 128))
+
+
 @quick
-@given(initial=scripts, edits=scripts)
+@given(initial=scripts, submodules=submodules, edits=scripts)
 def test_changes_read_from_an_upper_layer_make_gits_own_tree(
-    initial: list[Edit], edits: list[Edit]
+    initial: list[Edit], submodules: list[str], edits: list[Edit]
 ) -> None:
-    with case(initial) as at:
+    with case(initial, submodules) as at:
         layers = at.layers("agent", at.lower)
         apply_in_overlay(layers, edits)
         tree = changes.read(at.store, at.base, layers.upper)
@@ -100,11 +114,11 @@ def test_changes_read_from_an_upper_layer_make_gits_own_tree(
 
 
 @quick
-@given(initial=scripts, edits=scripts)
+@given(initial=scripts, submodules=submodules, edits=scripts)
 def test_changes_read_from_a_copy_make_gits_own_tree(
-    initial: list[Edit], edits: list[Edit]
+    initial: list[Edit], submodules: list[str], edits: list[Edit]
 ) -> None:
-    with case(initial) as at:
+    with case(initial, submodules) as at:
         apply_here(at.lower, edits)
         tree = changes.read(at.store, at.base, at.lower, whole=True)
         assert tree.decode() == at.as_git_would(edits)

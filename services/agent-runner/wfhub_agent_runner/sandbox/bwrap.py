@@ -134,7 +134,7 @@ class BwrapSandbox:
         program = starter.made(arguments.start(spec, self._host, fds), platform.machine())
         fds = replace(fds, files={**fds.files, arguments.STARTER: opened.file("start", program)})
         options = arguments.options(spec, self._host, fds, layer)
-        args = opened.file("args", b"".join(os.fsencode(word) + b"\0" for word in options))
+        args = opened.file("args", os.fsencode("\0".join((*options, ""))))
         passed = [fds.seccomp, status_writes, report_writes, args, *fds.files.values()]
         passed += [] if blocks is None else [blocks]
         process = subprocess.Popen(  # by this thread, whose end would be the sandbox's
@@ -160,9 +160,9 @@ class Opened:
     def file(self, name: str, content: bytes) -> int:
         descriptor = os.memfd_create(name)
         self._open.add(descriptor)
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        os.lseek(descriptor, 0, os.SEEK_SET)
+        written = 0
+        while written < len(content):  # at an offset: who reads begins at the first byte
+            written += os.pwrite(descriptor, content[written:], written)
         return descriptor
 
     def pipe(self) -> tuple[int, int]:

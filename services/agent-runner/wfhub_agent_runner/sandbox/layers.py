@@ -120,9 +120,14 @@ async def prepared(kind: LayerKind, spec: SandboxSpec, *, scratch: Path) -> Asyn
         at_first = await asyncio.to_thread(tree_usage, whole)
         yield Layer(whole, None, lambda: tree_usage(whole) - at_first)
         return
+    upper, work = spec.upper, spec.work
+    if kind is LayerKind.OVERLAY and upper and work and not spec.caches:
+        given = upper
+        yield Layer(given, work, lambda: tree_usage(given))
+        return
+    is_soon_enough = kind is LayerKind.OVERLAY and not spec.caches
     folder = Path(tempfile.mkdtemp(prefix="sandbox-", dir=scratch))
     try:
-        upper, work = spec.upper, spec.work
         if upper is None or work is None:
             upper, work = folder / "upper", folder / "work"
             upper.mkdir()
@@ -139,12 +144,27 @@ async def prepared(kind: LayerKind, spec: SandboxSpec, *, scratch: Path) -> Asyn
         if spec.upper is not None:
             await asyncio.to_thread(_extract, copy, upper, before)
     finally:
-        if not _removed_empty(folder):
+        if is_soon_enough:
+            _remove_soon(folder)
+        else:
             await asyncio.to_thread(remove_tree, folder)
 
 
+def _remove_soon(folder: Path) -> None:
+    """In a thread that nobody waits for but the loop's end: the run's result need not."""
+
+    def remove() -> None:
+        try:
+            if not _removed_empty(folder):
+                remove_tree(folder)
+        except OSError as e:  # the next start's sweep tries again
+            log.warning("a run's folder is left", folder=str(folder), why=str(e))
+
+    asyncio.get_running_loop().run_in_executor(None, remove)
+
+
 def _removed_empty(folder: Path) -> bool:
-    """Most runs leave nothing in their throw-away layer: that needs neither a walk nor a thread."""
+    """Most runs leave nothing in their throw-away layer: that needs no walk."""
     try:
         for name in ("work/work", "work", "upper", ""):  # the first is the kernel's own
             with contextlib.suppress(FileNotFoundError):

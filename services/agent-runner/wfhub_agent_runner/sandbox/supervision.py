@@ -89,6 +89,7 @@ class _Life:
         self._started, self._spec, self._layer = started, spec, layer
         self._bwrap = os.pidfd_open(started.process.pid)
         self._init: int | None = None
+        self.is_gone = False
 
     async def run(self) -> Outcome | None:
         """Returns a limit that was exceeded, else None at the command's end."""
@@ -149,6 +150,7 @@ class _Life:
             await readable(self._init)
         await self.status.ended.wait()
         await self.report.ended.wait()
+        self.is_gone = True
 
     def close(self) -> None:
         self._started.process.wait()  # it has ended: this only takes its exit status away
@@ -269,9 +271,10 @@ async def _clear(life: _Life, tasks: list[asyncio.Task[Outcome | None]]) -> None
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await life.begun()
-    life.kill()
-    await life.gone()
+    if not life.is_gone:
+        await life.begun()
+        life.kill()
+        await life.gone()
     life.close()
 
 

@@ -1,7 +1,8 @@
 """The watchdog of one run: returns the first limit that is exceeded, or waits for ever.
 
 Two rhythms: memory every MEMORY_POLL_S, since it is lost fast; disk less often, and the rarer the
-longer it takes to count, so that a large layer does not cost a core.
+longer it takes to count, so that a large layer does not cost a core. Each waits before it looks
+first: most runs are over by then, and a start need not pay for it.
 """
 
 import asyncio
@@ -50,18 +51,18 @@ async def watch(
 
 async def _watch_memory(limits: Limits, first: int) -> LimitExceeded:
     while True:
+        await asyncio.sleep(MEMORY_POLL_S)
         used = await asyncio.to_thread(memory_bytes, first, limits.memory_bytes)
         if used > limits.memory_bytes:
             return LimitExceeded("memory", used)
-        await asyncio.sleep(MEMORY_POLL_S)
 
 
 async def _watch_cpu(most_s: float, first: int) -> LimitExceeded:
     while True:
+        await asyncio.sleep(CPU_POLL_S)
         used_s = await asyncio.to_thread(lambda: usage.cpu_s(usage.processes(first)))
         if used_s > most_s:
             return LimitExceeded("cpu", int(used_s))
-        await asyncio.sleep(CPU_POLL_S)
 
 
 async def _watch_kernel(killed: Callable[[], LimitExceeded | None]) -> LimitExceeded:
@@ -73,14 +74,16 @@ async def _watch_kernel(killed: Callable[[], LimitExceeded | None]) -> LimitExce
 
 
 async def _watch_disk(limits: Limits, first: int, disk: Callable[[], Usage]) -> LimitExceeded:
+    pause_s = DISK_POLL_S
     while True:
+        await asyncio.sleep(pause_s)
         began = time.monotonic()
         used = await asyncio.to_thread(_disk, first, disk)
         if used.bytes > limits.disk_bytes:
             return LimitExceeded("disk", used.bytes)
         if used.inodes > INODES_MAX:
             return LimitExceeded("inodes", used.inodes)
-        await asyncio.sleep(max(DISK_POLL_S, DISK_DUTY * (time.monotonic() - began)))
+        pause_s = max(DISK_POLL_S, DISK_DUTY * (time.monotonic() - began))
 
 
 def memory_bytes(first: int, limit: int) -> int:

@@ -6,7 +6,6 @@ Source: GitHub REST "Pulls", GitLab REST "Merge requests API", Gitea's /api/v1 (
 Raises: Rejected (`pull-request-refused`, `forge-unknown`), RetryLater (`forge-unavailable`).
 """
 
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -159,11 +158,12 @@ def adapter(remote: Remote, forge: Forge | None) -> GitHub | GitLab:
     return made((forge.api_url if forge else "") or default, path)
 
 
-def open_once(speaks: GitHub | GitLab, wanted: Wanted, token: str, ca: str) -> PullRequest:
+def open_once(
+    speaks: GitHub | GitLab, wanted: Wanted, token: str, transport: httpx.BaseTransport
+) -> PullRequest:
     """The pull request for that head: found, or made."""
     headers = {"Authorization": f"Bearer {token}", **speaks.headers}
-    trusted = ssl.create_default_context(cadata=ca or None)
-    with httpx.Client(timeout=TIMEOUT_S, trust_env=False, verify=trusted, headers=headers) as http:
+    with httpx.Client(timeout=TIMEOUT_S, transport=transport, headers=headers) as http:
         if there := _looked(http, speaks, wanted):
             return there
         answer = _sent(http, speaks.creation(wanted))

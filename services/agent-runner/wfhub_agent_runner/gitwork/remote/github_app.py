@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from wfhub_common.errors import Rejected, RetryLater
 
 from wfhub_agent_runner.gitwork.remote.credentials import GitHubApp
+from wfhub_agent_runner.gitwork.remote.pinned import Pinned
 
 JWT_S = 300
 _CLOCK_SKEW_S = 60
@@ -29,7 +30,8 @@ def installation_token(app: GitHubApp) -> str:
         "X-GitHub-Api-Version": "2022-11-28",
     }
     try:
-        with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as http:
+        transport = Pinned(private_allowed=app.api_url != GitHubApp.api_url)
+        with httpx.Client(timeout=_TIMEOUT_S, transport=transport) as http:
             answer = http.post(address, headers=headers)
     except httpx.HTTPError as e:
         raise RetryLater(

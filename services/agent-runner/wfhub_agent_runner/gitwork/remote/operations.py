@@ -209,6 +209,7 @@ def _minted(secret: Secret) -> Secret:
 def pull_request(at: Target, asked: dict[str, Any]) -> outcomes.PullRequest:
     """`asked`: the fields of forges.Wanted; `target` empty: the default branch."""
     from wfhub_agent_runner.gitwork.remote import forges
+    from wfhub_agent_runner.gitwork.remote.pinned import Pinned
 
     secret = _minted(at.api_secret)
     if not secret.password:
@@ -220,7 +221,9 @@ def pull_request(at: Target, asked: dict[str, Any]) -> outcomes.PullRequest:
     speaks = forges.adapter(at.remote, secret.forge)
     target_branch = asked["target"] or resolve(at, None).default_branch
     wanted = forges.Wanted(**{**asked, "target": target_branch})
-    return forges.open_once(speaks, wanted, secret.password, at.ca)
+    named = bool(at.hosts) or bool(secret.forge and secret.forge.api_url)
+    transport = Pinned(private_allowed=named, ca=at.ca)
+    return forges.open_once(speaks, wanted, secret.password, transport)
 
 
 def _no_commit(at: Target, wanted: str, said: str) -> Rejected:

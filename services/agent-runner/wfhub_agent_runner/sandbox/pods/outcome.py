@@ -1,6 +1,6 @@
 """How a run's pod ended, or why it cannot begin: pure, from the pod's status.
 
-The command's own end is what inside.py wrote into the termination message. Anything else is
+The command's own end is what start.py wrote into the termination message. Anything else is
 told by the kubelet: out of memory, evicted for its disk, past its deadline.
 """
 

@@ -23,9 +23,9 @@ import httpx
 from wfhub_common.errors import Rejected
 from wfhub_common.log import get_logger
 
-from wfhub_agent_runner.sandbox import arguments, layers, leftovers
+from wfhub_agent_runner.sandbox import arguments, forwarder, layers, leftovers
 from wfhub_agent_runner.sandbox.layers import Layer, LayerKind
-from wfhub_agent_runner.sandbox.pods import inside, start
+from wfhub_agent_runner.sandbox.pods import start
 from wfhub_agent_runner.sandbox.pods.api import ACCOUNT, TIMEOUT_S, CannotAsk, Cluster
 from wfhub_agent_runner.sandbox.pods.bridge import Bridge
 from wfhub_agent_runner.sandbox.pods.manifest import AGENT, Folders, Pods, job
@@ -65,7 +65,7 @@ class KubernetesSandbox:
     _sources: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, module in (("start.py", start), ("inside.py", inside)):
+        for name, module in (("start.py", start), ("forwarder.py", forwarder)):
             assert module.__file__ is not None
             self._sources[name] = Path(module.__file__).read_bytes()
 
@@ -143,8 +143,14 @@ class KubernetesSandbox:
             target.write_bytes(data)
         for name, source in self._sources.items():
             (files / name).write_bytes(source)
-        argv = [f"{FILES}/inside.py", *_first_words(spec)]
-        told = {"argv": argv, "env": arguments.environment(spec), "cwd": spec.cwd, "own": own}
+        told = {
+            "argv": spec.argv,
+            "env": arguments.environment(spec),
+            "cwd": spec.cwd,
+            "limits": arguments.rlimits(spec, cpu_held=True),  # CPU is the pod's own limit
+            "forwards": [(port, path) for port, path, _ in arguments.sockets(spec)],
+            "own": own,
+        }
         (files / "start.json").write_text(json.dumps(told))
 
     async def _one_job(
@@ -303,16 +309,6 @@ class Here:
     api_port: int
     pod_ip: str
     bridge_port: int
-
-
-def _first_words(spec: SandboxSpec) -> list[str]:
-    """What inside.py is told. CPU is the pod's own limit."""
-    words = ["--report", str(start.REPORT)]
-    for name, number in arguments.rlimits(spec, cpu_held=True).items():
-        words += ["--limit", f"{name}={number}"]
-    for port, path, _ in arguments.sockets(spec):
-        words += ["--forward", f"{port}={path}"]
-    return [*words, "--", *spec.argv]
 
 
 async def opened(pods: Pods, here: Here, *, scratch: Path) -> KubernetesSandbox:

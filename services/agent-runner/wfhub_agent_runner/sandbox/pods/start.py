@@ -1,32 +1,111 @@
-"""What a pod's agent container runs: lays the agent's own files out, then becomes inside.py.
+"""What a pod's agent container runs: lays the agent's own files out, sets limits, listens for the
+ways out, starts the agent, and stays to take leave of orphans.
 
-Reads start.json beside it: {"argv", "env", "cwd", "own": {path: name of the file here}}. The
-report of inside.py goes to the container's termination message, where the runner finds it.
-Standard library only; bound in as one file and run with `-I -S`.
+The same as the starter of other backends, for a machine that the runner does not know: bound in as
+one file, run with `-I -S`, standard library only. Reads start.json beside it: {"argv", "env",
+"cwd", "limits": {name: number}, "forwards": [[port, socket]], "own": {path: file here}}. What
+listens is bound before the agent runs; forwarder.py, beside it, answers.
+Reports lines as the container's termination message, where the runner finds them: `starting`, then
+`exited N`, `signalled N` or `cannot-start REASON`. stdout and stderr are the agent's.
 """
 
 import json
 import os
+import resource
+import signal
+import socket
 import sys
+from typing import Any
 
 TERMINATION = "/dev/termination-log"
-REPORT = 3
+BACKLOG = 128
+CANNOT_START = 127
 
 
-def main() -> None:
+def main() -> int:
     here = os.path.dirname(os.path.abspath(__file__))
     with open(os.path.join(here, "start.json"), encoding="utf-8") as file:
         told = json.load(file)
-    for path, name in told["own"].items():
+    lay_out(here, told["own"])
+    with open(TERMINATION, "ab", buffering=0) as report:
+        for name, number in told["limits"].items():
+            limit(getattr(resource, f"RLIMIT_{name}"), number)
+        if told["forwards"]:
+            listen(os.path.join(here, "forwarder.py"), told["forwards"])
+        report.write(b"starting\n")  # before: the agent may kill this process the moment it runs
+        pid, reason = start(told)
+        if not pid:
+            report.write(f"cannot-start {reason}\n".encode())
+            return CANNOT_START
+        status = ended(pid)
+        if os.WIFSIGNALED(status):
+            report.write(f"signalled {os.WTERMSIG(status)}\n".encode())
+            return 128 + os.WTERMSIG(status)
+        report.write(f"exited {os.WEXITSTATUS(status)}\n".encode())
+        return os.WEXITSTATUS(status)
+
+
+def lay_out(here: str, own: dict[str, str]) -> None:
+    for path, name in own.items():
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(os.path.join(here, name), "rb") as source, open(path, "wb") as target:
             target.write(source.read())
-    report = os.open(TERMINATION, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(report, REPORT)
-    os.set_inheritable(REPORT, True)  # dup2 leaves a descriptor alone that is that one already
-    os.chdir(told["cwd"])
-    os.execve(sys.executable, [sys.executable, "-I", "-S", *told["argv"]], told["env"])  # noqa: S606
+
+
+def limit(kind: int, wanted: int) -> None:
+    _, most = resource.getrlimit(kind)
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    resource.setrlimit(kind, (wanted, wanted))
+
+
+def listen(forwarder: str, forwards: list[tuple[int, str]]) -> None:
+    listeners = [socket.create_server(("127.0.0.1", port), backlog=BACKLOG) for port, _ in forwards]
+    words = [
+        f"{listener.fileno()}={path}"
+        for listener, (_, path) in zip(listeners, forwards, strict=True)
+    ]
+    if os.fork() == 0:
+        try:
+            for listener in listeners:
+                os.set_inheritable(listener.fileno(), True)
+            argv = [sys.executable, "-I", "-S", forwarder, *words]
+            os.execve(argv[0], argv, {})  # noqa: S606 - the forwarder is ours
+        finally:
+            os._exit(CANNOT_START)
+    for listener in listeners:
+        listener.close()
+
+
+def start(told: dict[str, Any]) -> tuple[int, str]:
+    """Fork and exec. (pid, ""), or (0, the reason why it cannot be)."""
+    argv, env = told["argv"], told["env"]
+    reading, writing = os.pipe()  # both close on exec: nothing to read means it did start
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which this interpreter ignores
+                signal.signal(number, signal.SIG_DFL)
+            os.umask(0o022)  # a repository's files are for all to read
+            os.chdir(told["cwd"])
+            os.execvpe(argv[0], argv, env)  # noqa: S606 - the agent is this program
+        except OSError as e:
+            os.write(writing, f"{argv[0][:200]}: {e.strerror}".encode())
+        finally:
+            os._exit(CANNOT_START)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        reason = pipe.read().decode(errors="replace")
+    return (0, reason) if reason else (pid, "")
+
+
+def ended(pid: int) -> int:
+    """The wait status of that child; others that end meanwhile are orphans."""
+    while True:
+        found, status = os.wait()
+        if found == pid:
+            return status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
