@@ -27,6 +27,11 @@ LEASE_EXPIRED = "lease-expired"
 RAN_TOO_LONG = "limit:run-time"
 STOP_IGNORED = "stop-ignored"
 
+# When attempt `a` of task `t` ends, whatever its runner says. Its values are `ends`.
+ENDS_AT = """least(
+           a.created_at + make_interval(secs => :margin_s + CASE a.kind
+               WHEN 'agent' THEN t.attempt_s ELSE :publish_s END),
+           t.stopping_since + make_interval(secs => :grace_s))"""
 _RENEW = text("""
 -- Only live attempts of that very process; what is missing from the answer is lost to it.
 UPDATE sched.attempt a
@@ -66,6 +71,14 @@ class _Beat:
     attempts: tuple[str, ...]
 
 
+def ends(timing: Timing) -> dict[str, float]:
+    return {
+        "margin_s": timing.attempt_margin_s,
+        "grace_s": timing.stop_grace_s,
+        "publish_s": PUBLISH_S_MAX,
+    }
+
+
 async def heartbeat(core: Core, sender: str, command: Heartbeat) -> HeartbeatReply:
     asked = tuple(sorted(set(map(stored_json.clean, command.attempts))))
     beat = _Beat(sender, stored_json.clean(command.incarnation), asked)
@@ -94,9 +107,7 @@ async def _renew_group(core: Core, beats: Sequence[_Beat]) -> list[HeartbeatRepl
             "runners": [runner_id for _, runner_id, _ in leases],
             "processes": [incarnation for _, _, incarnation in leases],
             "ttl_s": timing.lease_ttl_s,
-            "margin_s": timing.attempt_margin_s,
-            "grace_s": timing.stop_grace_s,
-            "publish_s": PUBLISH_S_MAX,
+            **ends(timing),
         }
         return list(await tx.connection.execute(_RENEW, renewal))
 
