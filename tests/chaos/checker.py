@@ -191,9 +191,10 @@ def nothing_told_is_missing(found: Evidence) -> Found:
             yield f"one key made {len(kept)} tasks", key
     tasks = {task["task_id"]: task for task in found.tasks}
     for line in _of(found, "read", "ok"):
-        task = tasks.get(line["task_id"])
-        if task is None or (line["state"] in FINAL and task["state"] != line["state"]):
-            yield f"read as {line['state']}, is {task and task['state']}", line["task_id"]
+        kept_task = tasks.get(line["task_id"])
+        is_ = kept_task and kept_task["state"]
+        if is_ is None or (line["state"] in FINAL and is_ != line["state"]):
+            yield f"read as {line['state']}, is {is_}", line["task_id"]
     attempts = {attempt["attempt_id"]: attempt for attempt in found.attempts}
     for line in _of(found, "complete", "ok"):
         attempt = attempts.get(line["attempt_id"])

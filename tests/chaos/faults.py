@@ -297,7 +297,7 @@ async def clock_jumped(field: Field) -> Proof | None:
     finally:
         node.process = right
     await field.cluster.bring_back(name)
-    off_s = said and (said - datetime.now(UTC)).total_seconds()
+    off_s = None if said is None else (said - datetime.now(UTC)).total_seconds()
     near = off_s is not None and abs(off_s - jump_s) < 120
     return {"node": name, "clock_off_s": off_s} if near else None
 

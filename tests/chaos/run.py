@@ -90,7 +90,7 @@ class Run:
         asks = plan(options, random.Random(options.seed), repos)
         self.driver.repos = repos
         await self.driver.open()
-        heard = [
+        heard: list[subscribers.NatsSubscriber | subscribers.HttpSubscriber] = [
             subscribers.NatsSubscriber(self.cluster, self.history, options.folder),
             subscribers.HttpSubscriber(self.cluster, self.history, options.folder),
         ]

@@ -3,6 +3,7 @@
 Its two views are plain tables; its commands answer over real NATS.
 """
 
+import json
 from datetime import UTC, datetime
 
 import asyncpg
@@ -27,10 +28,11 @@ from wfhub_common.messages import (
 TABLES = """
 CREATE TABLE sched.api_schedule (schedule_id text PRIMARY KEY, project_id text, project text,
   name text, version int, spec jsonb, paused bool, next_fire_at timestamptz,
-  next_due_at timestamptz, changed_by text, created_at timestamptz, updated_at timestamptz);
+  next_due_at timestamptz, changed_by text, created_at timestamptz, updated_at timestamptz,
+  workflow json);
 CREATE TABLE sched.api_firing (schedule_id text, fire_at timestamptz, until_at timestamptz,
   outcome text, reason text, message text, task_id text, task_state text, fired_by text,
-  created_at timestamptz);
+  created_at timestamptz, workflow_id text, workflow_state text);
 """
 
 
@@ -54,12 +56,13 @@ class SchedulesDouble:
         found = await self._row(command.project, command.name)
         if found is not None:
             return self._reply(found)
-        now, spec = datetime.now(UTC), command.spec.model_dump_json()
+        now, spec = datetime.now(UTC), command.spec.model_dump_json(exclude={"workflow"})
+        workflow = command.spec.workflow
         await self._pool.execute(
             "INSERT INTO sched.api_schedule VALUES ($1, $2, $3, $4, 1, $5, false, $6, $6, $7, $6,"
-            " $6)",
+            " $6, $8)",
             *(ids.new_schedule_id(), project["project_id"], project["name"], command.name, spec),
-            *(now, command.changed_by),
+            *(now, command.changed_by, workflow and json.dumps(workflow)),
         )
         made = self._reply(await self._known(command.project, command.name))
         return made.model_copy(update={"created": True, "changed": True})

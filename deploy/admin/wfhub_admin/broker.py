@@ -46,6 +46,8 @@ def configuration(
             "listen": listen,
             **({"http": monitor} if monitor else {}),
             "max_payload": limits.BROKER_PAYLOAD_BYTES_MAX,
+            "max_pending": limits.BROKER_PENDING_BYTES_MAX,
+            "write_deadline": f"{limits.BROKER_WRITE_S_MAX}s",
             "jetstream": jetstream,
             "authorization": {
                 "users": [_user(user, password) for user, password in passwords.items()]

@@ -215,13 +215,16 @@ def status(
 def list_(
     project: Annotated[str | None, typer.Option(help="A name or an id.")] = None,
     state: Annotated[list[str] | None, typer.Option(help="May be given again.")] = None,
+    workflow: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only those of a workflow, wfl_…")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1)] = 50,
     as_json: Json = False,
 ) -> None:
     """List tasks, newest first."""
     from wfhub_client import look
 
-    look.list_(project, state or [], limit, as_json=as_json)
+    look.list_(project, state or [], workflow, limit, as_json=as_json)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import typer
 
 from wfhub_client.errors import Usage
 
-schedule_app = typer.Typer(no_args_is_help=True, help="Tasks at given times.")
+schedule_app = typer.Typer(no_args_is_help=True, help="Tasks and workflows at given times.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name, or its id: sch_…")]
 Project = Annotated[str, typer.Option(help="A name or an id.")]
@@ -38,6 +38,10 @@ def put(
     ] = None,
     starts_at: Annotated[str | None, typer.Option(help="RFC 3339, with its offset.")] = None,
     ends_at: Annotated[str | None, typer.Option(help="RFC 3339, with its offset.")] = None,
+    workflow: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Starts this workflow, JSON or YAML; `-` is stdin."),
+    ] = None,
     repo: Annotated[str | None, typer.Option(help="As of `wfhub run`.")] = None,
     prompt: Annotated[str, typer.Option(help="As of `wfhub run`: a text, or @FILE.")] = "",
     agent: Annotated[str | None, typer.Option(help="As of `wfhub run`.")] = None,
@@ -59,23 +63,30 @@ def put(
     from wfhub_client import run_spec, schedules
 
     if file is not None:
-        if cron is not None or repo is not None:
-            raise Usage("--file has the whole schedule: give it, or --cron and --repo")
+        if cron is not None or repo is not None or workflow is not None:
+            raise Usage("--file has the whole schedule: give it alone")
         schedules.put(name, schedules.spec_of_file(file), project, as_json=as_json)
         return
-    if cron is None or repo is None:
-        raise Usage("give --cron and --repo, or --file")
-    task = run_spec.task_spec(
-        repo=run_spec.repo_of(repo),
-        prompt=run_spec.prompt_of(prompt),
-        agent=run_spec.agent_of(agent, agent_cmd, model),
-        verify=verify or [],
-        verify_base=False,
-        base=base,
-        attempts=attempts,
-        timeout_s=timeout_s,
-        title=title,
-    )
+    if cron is None or (repo is None) == (workflow is None):
+        raise Usage("give --cron and --repo, or --cron and --workflow, or --file")
+    what: dict[str, object]
+    if workflow is not None:
+        what = {"workflow": schedules.text_of_file(workflow, "--workflow")}
+    else:
+        assert repo is not None
+        what = {
+            "task": run_spec.task_spec(
+                repo=run_spec.repo_of(repo),
+                prompt=run_spec.prompt_of(prompt),
+                agent=run_spec.agent_of(agent, agent_cmd, model),
+                verify=verify or [],
+                verify_base=False,
+                base=base,
+                attempts=attempts,
+                timeout_s=timeout_s,
+                title=title,
+            )
+        }
     given = {
         "time_zone": time_zone,
         "jitter_s": jitter_s,
@@ -84,7 +95,7 @@ def put(
         "starts_at": starts_at,
         "ends_at": ends_at,
     }
-    spec = {"cron": cron, "task": task, **{k: v for k, v in given.items() if v is not None}}
+    spec = {"cron": cron, **what, **{k: v for k, v in given.items() if v is not None}}
     schedules.put(name, spec, project, as_json=as_json)
 
 
@@ -143,7 +154,7 @@ def fire(
     project: Project = "default",
     as_json: Json = False,
 ) -> None:
-    """Make its task now."""
+    """Start its task or workflow now."""
     from wfhub_client import schedules
 
     schedules.fire(name, key, project, as_json=as_json)

@@ -70,12 +70,19 @@ class Client:
         return shapes.task(self._json("GET", f"/v1/tasks/{_part(task_id)}"))
 
     def list(
-        self, *, project: str | None = None, states: tuple[str, ...] = (), limit: int | None = None
+        self,
+        *,
+        project: str | None = None,
+        states: tuple[str, ...] = (),
+        workflow: str | None = None,
+        limit: int | None = None,
     ) -> Iterator[shapes.Task]:
         """Newest first, page by page; all of them without a `limit`."""
         params: dict[str, Any] = {"limit": min(limit or 200, 200), "state": list(states)}
         if project is not None:
             params["project"] = project
+        if workflow is not None:
+            params["workflow"] = workflow
         left = limit
         while True:
             page = self._json("GET", "/v1/tasks", params=params)

@@ -25,9 +25,13 @@ def status(task_id: str | None, *, as_json: bool) -> None:
     print("\n".join([*describe.summary(task), *_attempt_lines(task)]))
 
 
-def list_(project: str | None, states: list[str], limit: int, *, as_json: bool) -> None:
+def list_(
+    project: str | None, states: list[str], workflow: str | None, limit: int, *, as_json: bool
+) -> None:
     with connected(_say) as session:
-        found = session.client.list(project=project, states=tuple(states), limit=limit)
+        found = session.client.list(
+            project=project, states=tuple(states), workflow=workflow, limit=limit
+        )
         _table(found, as_json=as_json)
 
 

@@ -14,13 +14,17 @@ from wfhub_client.session import connected
 from wfhub_client.text import one_line
 
 
-def spec_of_file(path: Path) -> dict[str, Any]:
+def text_of_file(path: Path, option: str) -> str:
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+        return sys.stdin.read() if str(path) == "-" else path.read_text()
     except OSError as e:
-        raise Usage(f"--file: cannot read {path}: {e.strerror}") from e
+        raise Usage(f"{option}: cannot read {path}: {e.strerror}") from e
     except UnicodeDecodeError as e:
-        raise Usage(f"--file: {path} is not UTF-8 text") from e
+        raise Usage(f"{option}: {path} is not UTF-8 text") from e
+
+
+def spec_of_file(path: Path) -> dict[str, Any]:
+    text = text_of_file(path, "--file")
     try:
         spec = json.loads(text)
     except ValueError as e:
@@ -59,7 +63,8 @@ def show(name: str, project: str, *, as_json: bool) -> None:
         f"    next  {_state(found)}",
     ]
     for one in found["firings"]:
-        what = " ".join(filter(None, (one["task_id"], one["task_state"], one["message"])))
+        named = (one["task_id"], one["task_state"], one["workflow_id"], one["workflow_state"])
+        what = " ".join(filter(None, (*named, one["message"])))
         lines.append(f"  firing  {one['fire_at']} {one['outcome']} {one_line(what)}".rstrip())
     _print(found, "\n".join(lines), as_json=as_json)
 
@@ -80,7 +85,7 @@ def pause(name: str, project: str, *, paused: bool, as_json: bool) -> None:
 def fire(name: str, key: str | None, project: str, *, as_json: bool) -> None:
     with _client() as client:
         found = client.fire_schedule(name, project=project, idempotency_key=key)
-    what = found["task_id"] or f"it waits ({found['reason']})"
+    what = found["task_id"] or found["workflow_id"] or f"it waits ({found['reason']})"
     _print(found, f"{found['outcome']}: {what}", as_json=as_json)
 
 

@@ -26,6 +26,9 @@ BATCH_COMPLETIONS_MAX = 100
 BATCH_SEALS_MAX = 100
 RPC_BYTES_MAX = 768 * 1024  # below the broker's max_payload of 1 MiB, with room for headers
 BROKER_PAYLOAD_BYTES_MAX = 1024 * 1024
+# Of a connection that does not read: then the broker closes it, and holds nothing for it any more.
+BROKER_PENDING_BYTES_MAX = 64 * 1024 * 1024
+BROKER_WRITE_S_MAX = 10
 
 ARTIFACTS_MAX = 256  # artifacts of one attempt
 ARTIFACT_NAME_CHARS_MAX = 200

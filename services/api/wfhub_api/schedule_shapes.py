@@ -4,15 +4,28 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import Field
-from wfhub_common.messages import FiringOutcome, TaskState
+from pydantic import Field, field_validator
+from wfhub_common.messages import FiringOutcome, ScheduleSpec, TaskState, WorkflowState
 
+from wfhub_api import workflow_documents
 from wfhub_api.shapes import Shape
 
 ScheduleName = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="its name")]
 ScheduleRef = Annotated[
     str, Path(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="its name, or its id: sch_…")
 ]
+
+
+class ScheduleBody(ScheduleSpec):
+    """`workflow` is a workflow's document, or its text: JSON or YAML, as /v1/workflows takes it."""
+
+    @field_validator("workflow", mode="before")
+    @classmethod
+    def _of_text(cls, given: Any) -> Any:
+        """Raises: Rejected (422 `document-malformed`)."""
+        if isinstance(given, str):
+            return workflow_documents.parsed(given.encode(), workflow_documents.YAML_TYPE)
+        return given
 
 
 class ScheduleSummary(Shape):
@@ -43,6 +56,8 @@ class PastFiring(Shape):
     message: str
     task_id: str | None
     task_state: TaskState | None
+    workflow_id: str | None = None
+    workflow_state: WorkflowState | None = None
     fired_by: str = Field(description="who fired it by hand; empty: the schedule did")
     created_at: datetime
 

@@ -11,8 +11,8 @@ from wfhub_api.views import plain_json, select
 
 FIRINGS_SHOWN = 20
 
-_COLUMNS = """schedule_id, project_id, project, name, version, spec, paused, next_fire_at,
-    next_due_at, changed_by, created_at, updated_at"""
+_COLUMNS = """schedule_id, project_id, project, name, version, spec, workflow, paused,
+    next_fire_at, next_due_at, changed_by, created_at, updated_at"""
 
 
 async def schedules(
@@ -56,8 +56,8 @@ async def firings(engine: AsyncEngine, schedule_id: str) -> list[PastFiring]:
     rows = await select(
         engine,
         """
-        SELECT fire_at, until_at, outcome, reason, message, task_id, task_state, fired_by,
-               created_at
+        SELECT fire_at, until_at, outcome, reason, message, task_id, task_state,
+               workflow_id, workflow_state, fired_by, created_at
           FROM sched.api_firing WHERE schedule_id = :id ORDER BY fire_at DESC LIMIT :limit
         """,
         id=schedule_id,
@@ -67,4 +67,6 @@ async def firings(engine: AsyncEngine, schedule_id: str) -> list[PastFiring]:
 
 
 def _schedule(row: Row[Any]) -> ScheduleSummary:
-    return ScheduleSummary.model_validate({**row._asdict(), "spec": plain_json(row.spec)})
+    values = row._asdict()
+    spec = plain_json(row.spec) | {"workflow": plain_json(values.pop("workflow"))}
+    return ScheduleSummary.model_validate({**values, "spec": spec})

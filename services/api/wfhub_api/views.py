@@ -51,6 +51,7 @@ async def tasks(
     *,
     project: str | None,
     states: Sequence[str],
+    workflow: str | None,
     before: Cursor | None,
     limit: int,
 ) -> list[TaskSummary]:
@@ -62,6 +63,11 @@ async def tasks(
     if states:
         conditions.append("state = ANY(:states)")
         values["states"] = list(states)
+    if workflow is not None:  # by the nodes, which have an index for it
+        conditions.append(
+            "task_id IN (SELECT task_id FROM sched.api_workflow_node WHERE workflow_id = :workflow)"
+        )
+        values["workflow"] = workflow
     if before is not None:
         conditions.append("(created_at, task_id) < (:at, :task_id)")
         values.update(at=before.created_at, task_id=before.entity_id)

@@ -48,7 +48,7 @@ def task_of(body: bytes) -> str:
     try:
         event = json.loads(body)
         return str(event["data"].get("task_id") or event.get("subject") or "")
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return ""
 
 

@@ -28,7 +28,12 @@ LEASE_EXPIRED = "lease-expired"
 RAN_TOO_LONG = "limit:run-time"
 STOP_IGNORED = "stop-ignored"
 
-_RENEW = text("""
+# When attempt `a` of task `t` ends, whatever its runner says. Its values are `ends`.
+ENDS_AT = """least(
+           a.created_at + make_interval(secs => :margin_s + CASE a.kind
+               WHEN 'agent' THEN t.attempt_s ELSE :publish_s END),
+           t.stopping_since + make_interval(secs => :grace_s))"""
+_RENEW = text(f"""
 -- Only live attempts of that very process; what is missing from the answer is lost to it.
 -- A runner's row may be held by its claim or registration: then it is seen anyway.
 WITH seen AS (
@@ -40,26 +45,24 @@ WITH seen AS (
          WHERE r.seen_at < now() - make_interval(secs => :heartbeat_s / 2)
          ORDER BY r.runner_id FOR NO KEY UPDATE OF r SKIP LOCKED)),
 renewed AS (
-    UPDATE sched.attempt a
+    UPDATE sched.attempt lasting
        SET lease_until = least(now() + make_interval(secs => :ttl_s), asked.ends_at)
-      FROM (SELECT m.attempt_id, t.stopping_since IS NOT NULL AS stop,
-                   least(m.created_at + make_interval(secs => :margin_s + CASE m.kind
-                             WHEN 'agent' THEN t.attempt_s ELSE :publish_s END),
-                         t.stopping_since + make_interval(secs => :grace_s)) AS ends_at
+      FROM (SELECT a.attempt_id, t.stopping_since IS NOT NULL AS stop, {ENDS_AT} AS ends_at
               FROM unnest(CAST(:attempts AS text[]), CAST(:runners AS text[]),
                           CAST(:processes AS text[])) AS asked (attempt_id, runner_id, incarnation)
-              JOIN sched.attempt m ON m.attempt_id = asked.attempt_id
+              JOIN sched.attempt a ON a.attempt_id = asked.attempt_id
                    -- No other index's own words: the plan must not walk through all that live, or
                    -- are a runner's.
-               AND m.runner_id || '' = asked.runner_id AND m.incarnation = asked.incarnation
-              JOIN sched.task t ON t.task_id = m.task_id AND t.current_attempt = m.attempt_id
-             WHERE m.state || '' IN ('leased', 'running', 'verifying')
-             ORDER BY m.attempt_id FOR NO KEY UPDATE OF m) asked
-     WHERE a.attempt_id = asked.attempt_id AND asked.ends_at > now()
-    RETURNING a.attempt_id, a.runner_id, a.incarnation, a.lease_until, asked.stop)
+               AND a.runner_id || '' = asked.runner_id AND a.incarnation = asked.incarnation
+              JOIN sched.task t ON t.task_id = a.task_id AND t.current_attempt = a.attempt_id
+             WHERE a.state || '' IN ('leased', 'running', 'verifying')
+             ORDER BY a.attempt_id FOR NO KEY UPDATE OF a) asked
+     WHERE lasting.attempt_id = asked.attempt_id AND asked.ends_at > now()
+    RETURNING lasting.attempt_id, lasting.runner_id, lasting.incarnation, lasting.lease_until,
+              asked.stop)
 SELECT runner_id, incarnation, lease_until, stop, array_agg(attempt_id) AS attempt_ids
   FROM renewed GROUP BY runner_id, incarnation, lease_until, stop
-""")
+""")  # noqa: S608 - our own text
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,14 @@ class _Beat:
     runner_id: str
     incarnation: str
     attempts: tuple[str, ...]
+
+
+def ends(timing: Timing) -> dict[str, float]:
+    return {
+        "margin_s": timing.attempt_margin_s,
+        "grace_s": timing.stop_grace_s,
+        "publish_s": PUBLISH_S_MAX,
+    }
 
 
 async def heartbeat(core: Core, sender: str, command: Heartbeat) -> HeartbeatReply:
@@ -90,9 +101,7 @@ async def _renew_group(core: Core, beats: Sequence[_Beat]) -> list[HeartbeatRepl
         "runners": [runner_id for _, runner_id, _ in leases],
         "processes": [incarnation for _, _, incarnation in leases],
         "ttl_s": timing.lease_ttl_s,
-        "margin_s": timing.attempt_margin_s,
-        "grace_s": timing.stop_grace_s,
-        "publish_s": PUBLISH_S_MAX,
+        **ends(timing),
     }
     renewed = defaultdict[tuple[str, str], list[Row[Any]]](list)
     for row in await core.single(_RENEW, asked):

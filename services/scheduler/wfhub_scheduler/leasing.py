@@ -26,6 +26,7 @@ from wfhub_common.messages import (
 from wfhub_scheduler import specs
 from wfhub_scheduler.core import Tx
 from wfhub_scheduler.fairness import STARTED_WHILE_PAUSED, Share
+from wfhub_scheduler.heartbeats import ENDS_AT, ends
 from wfhub_scheduler.outbox import Event, emit_many
 from wfhub_scheduler.states import Facts, TaskEvent, decide
 
@@ -113,7 +114,8 @@ SELECT (SELECT count(*) FROM leased) AS leased, (SELECT count(*) FROM moved) AS 
 """)
 _REMINT = text(f"""
 UPDATE sched.attempt a
-   SET token_sha256 = n.token_sha256, lease_until = now() + make_interval(secs => :ttl_s)
+   SET token_sha256 = n.token_sha256,
+       lease_until = least(now() + make_interval(secs => :ttl_s), {ENDS_AT})
   FROM unnest(CAST(:attempt_ids AS text[]), CAST(:sha256s AS text[]))
        AS n (attempt_id, token_sha256), sched.task t, sched.project p
  WHERE a.attempt_id = n.attempt_id AND t.task_id = a.task_id AND p.project_id = a.project_id
@@ -224,6 +226,7 @@ async def given_again(tx: Tx, attempts: Mapping[str, str]) -> dict[str, Assignme
             "attempt_ids": list(tokens),
             "sha256s": [sha256 for _, sha256 in tokens.values()],
             "ttl_s": tx.timing.lease_ttl_s,
+            **ends(tx.timing),
         },
     )
     return {

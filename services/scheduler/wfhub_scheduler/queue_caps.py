@@ -1,9 +1,10 @@
 """Queue caps: how many tasks a project may have waiting.
 
 `queue_limit` bounds a project's ready and blocked tasks whenever a task is accepted; a task that
-comes back for another try is never refused. `project_queue.bound` is at least their number: it
-grows with each task accepted, under the row's lock, and is counted anew only when it reaches the
-limit. So nothing that takes tasks out of the queue has to touch a shared row.
+comes back for another try is never refused. `project_queue.bound` is at least their number, with
+those that are at work and may come back: it grows with each task accepted, under the row's lock,
+and is counted anew only when it reaches the limit. So nothing that takes tasks out of the queue has
+to touch a shared row.
 Raises: Rejected (429 `queue-full`, field `retry_after_s`).
 """
 
@@ -30,7 +31,10 @@ _COUNT = text("""
 SELECT p.project_id, (SELECT count(*) FROM (
            SELECT FROM sched.task t
             WHERE t.project_id = p.project_id AND t.state IN ('ready', 'blocked')
-            LIMIT p.queue_limit) counted) AS queued
+            LIMIT p.queue_limit) counted) AS queued,
+       (SELECT count(*) FROM sched.unit u JOIN sched.pool_project m
+            ON m.pool = u.pool AND m.project_id = u.project_id
+         WHERE u.state = 'leased' AND m.project_id = p.project_id) AS at_work
   FROM sched.project p WHERE p.project_id = ANY(CAST(:projects AS text[]))
 """)
 _SET = text("""
@@ -54,20 +58,21 @@ async def admit(connection: AsyncConnection, wanted: Mapping[str, int]) -> dict[
     projects = sorted(wanted)
     rows = await lock(connection, projects)
     limits = {row.project_id: row.queue_limit for row in rows}
-    bounds = {row.project_id: row.bound for row in rows}
+    queued = {row.project_id: row.bound for row in rows}
+    at_work = dict.fromkeys(projects, 0)
     unsure = [
-        project for project in projects if bounds[project] + wanted[project] > limits[project]
+        project for project in projects if queued[project] + wanted[project] > limits[project]
     ]
     if unsure:
-        counted = await connection.execute(_COUNT, {"projects": unsure})
-        bounds |= {row.project_id: row.queued for row in counted}
+        for row in await connection.execute(_COUNT, {"projects": unsure}):
+            queued[row.project_id], at_work[row.project_id] = row.queued, row.at_work
     fit = {
-        project: min(wanted[project], max(0, limits[project] - bounds[project]))
+        project: min(wanted[project], max(0, limits[project] - queued[project]))
         for project in projects
     }
     taken = {
         "projects": projects,
-        "bounds": [bounds[project] + fit[project] for project in projects],
+        "bounds": [queued[each] + at_work[each] + fit[each] for each in projects],
     }
     await connection.execute(_SET, taken)
     return fit

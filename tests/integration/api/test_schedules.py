@@ -115,3 +115,52 @@ async def test_the_command_line_does_the_same(api: httpx.AsyncClient, tmp_path: 
     assert "give --cron and --repo" in await wfhub("put", "x", code=2)
     assert "deleted" in await wfhub("delete", "nightly")
     assert await wfhub("list") == ""
+
+
+YAML = """
+name: nightly upgrade
+defaults: {repo: /srv/repo}
+tasks:
+  bump: {prompt: Upgrade}
+  report: {needs: [bump], needs_policy: all_done, prompt: Sum up}
+"""
+
+
+async def test_a_schedule_of_a_workflow_is_put_as_yaml_fired_and_its_tasks_listed(
+    api: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async def wfhub(*arguments: str, code: int = 0) -> str:
+        found, out, err = await real_api.cli(api, tmp_path, *arguments)
+        assert found == code, err
+        return out if code == 0 else err
+
+    (tmp_path / "upgrade.yaml").write_text(YAML)
+    put = ("schedule", "put", "upgrade", "--cron", "@daily", "--workflow")
+    assert "made: next at" in await wfhub(*put, "upgrade.yaml")
+    assert "as it was: next at" in await wfhub(*put, "upgrade.yaml")
+    shown = (await api.get("/v1/schedules/upgrade")).json()["spec"]
+    assert list(shown["workflow"]["tasks"]) == ["bump", "report"]
+    assert shown["task"] is None
+    said = await wfhub("schedule", "fire", "upgrade")
+    assert "fired: wfl_" in said
+    workflow_id = said.split()[-1]
+    (firing,) = json.loads(await wfhub("schedule", "show", "upgrade", "--json"))["firings"]
+    assert (firing["workflow_id"], firing["workflow_state"]) == (workflow_id, "running")
+
+    alone = {"repo": "/srv/repo", "prompt": "alone"}
+    assert (await api.post("/v1/tasks", json=alone)).status_code == 201
+    listed = await wfhub("list", "--workflow", workflow_id, "--json")
+    rows = [json.loads(line) for line in listed.splitlines()]
+    assert {row["workflow_id"] for row in rows} == {workflow_id}
+    assert sorted(row["state"] for row in rows) == ["blocked", "ready"]
+    page = (await api.get("/v1/tasks", params={"workflow": workflow_id, "limit": 1})).json()
+    rest = {"workflow": workflow_id, "cursor": page["next_cursor"]}
+    assert len((await api.get("/v1/tasks", params=rest)).json()["tasks"]) == 1
+    assert (await api.get("/v1/tasks", params={"workflow": "nonsense"})).status_code == 422
+
+    (tmp_path / "bad.yaml").write_text(YAML.replace("[bump]", "[bumb]"))
+    assert "tasks.report.needs[0]" in await wfhub(*put, "bad.yaml", code=2)
+    (tmp_path / "worse.yaml").write_text("tasks: &all {}")
+    assert "anchors" in await wfhub(*put, "worse.yaml", code=2)
+    both = {**SPEC, "workflow": YAML}
+    assert (await api.put("/v1/schedules/both", json=both)).status_code == 422

@@ -140,6 +140,18 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(hub: Hub) -> None:
     await hub.submit("small")
 
 
+async def test_tasks_that_come_back_have_their_place_in_the_queue(hub: Hub) -> None:
+    await create(hub, "small", queue_limit=3)
+    for _ in range(3):
+        await hub.submit("small")
+    runner = await hub.runner()
+    assert len(await runner.claim(3)) == 3
+    await hub.submit("small")  # nothing else waits
+    await runner.again().register()  # what it had is ready again
+    with pytest.raises(Rejected, match="queue-full"):
+        await hub.submit("small")
+
+
 async def test_a_queue_is_never_longer_than_its_limit_however_many_submit(hub: Hub) -> None:
     await create(hub, "small", queue_limit=25)
     runner = await hub.runner()

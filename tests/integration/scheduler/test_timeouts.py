@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from scheduler_hub import BASE_COMMIT, Hub, Runner, scheduler, until
+from wfhub_common import ids
 from wfhub_common.messages import (
     AttemptState,
     Complete,
@@ -159,10 +160,13 @@ async def test_an_attempt_that_beats_for_ever_is_ended_by_the_scheduler(hub: Hub
     runner = await hub.runner()
     limits = Limits(run_s=1, verify_s=1)
     task_id = (await hub.submit(limits=limits, verify=())).task_id
-    attempt_id = (await runner.claim_one()).attempt_id
+    claim_id = ids.new_claim_id()
+    (assignment,) = await runner.claim(claim_id=claim_id)
+    attempt_id = assignment.attempt_id
 
     async def beats() -> bool:
         await runner.heartbeat(attempt_id)
+        await runner.claim(claim_id=claim_id, wait_s=0)  # which renews the lease as well
         return bool((await hub.attempt(attempt_id))["state"] == "lost")
 
     await until(beats, "lost although the runner beats on")

@@ -1,12 +1,15 @@
-"""From the API to the scheduler: schedules, which make a task at each of their instants."""
+"""From the API to the scheduler: schedules, which start a task or a workflow at their instants."""
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from pydantic import AwareDatetime, Field, model_validator
 
 from wfhub_common.messages.base import Command, Fact
 from wfhub_common.messages.tasks import Slug, TaskSpec
+
+INSTANTS = ("run_at", "deadline_at")  # fields of a task that no schedule's may have
 
 
 class Overlap(StrEnum):
@@ -25,7 +28,8 @@ class FiringOutcome(StrEnum):
 
 
 class ScheduleSpec(Command):
-    """When, and what task. `cron` has five fields, or is `@hourly` …, or `@every 15m`."""
+    """When, and what: a task, or a workflow's document (workflows.py), of which a firing runs until
+    all its tasks have ended. `cron` has five fields, or is `@hourly` …, or `@every 15m`."""
 
     cron: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")
     time_zone: str = Field("UTC", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$")
@@ -35,12 +39,19 @@ class ScheduleSpec(Command):
     starts_at: AwareDatetime | None = None
     ends_at: AwareDatetime | None = None
     paused: bool | None = None  # None: as it is; a new schedule is not paused
-    task: TaskSpec
+    task: TaskSpec | None = None
+    workflow: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "ScheduleSpec":
+        if (self.task is None) == (self.workflow is None):
+            raise ValueError("give a task or a workflow, one of both")
+        return self
 
     @model_validator(mode="after")
     def _no_instants_in_the_task(self) -> "ScheduleSpec":
-        for name in ("run_at", "deadline_at"):
-            if getattr(self.task, name) is not None:
+        for name in INSTANTS:
+            if getattr(self.task, name, None) is not None:
                 raise ValueError(f"task.{name} is one instant; a schedule's tasks have many")
         return self
 
@@ -97,13 +108,14 @@ class Schedule(Fact):
 
 
 class Firing(Fact):
-    """`fire_at` is the instant; `task_id` is there once the outcome is fired."""
+    """`fire_at` is the instant; `task_id` or `workflow_id` is there once the outcome is fired."""
 
     schedule_id: str
     fire_at: datetime
     outcome: FiringOutcome
     reason: str = ""
     task_id: str | None = None
+    workflow_id: str | None = None
     created: bool = False  # False: this key had fired it before
 
 

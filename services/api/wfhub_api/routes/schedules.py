@@ -19,6 +19,7 @@ from wfhub_api import schedule_views
 from wfhub_api.hub import Caller, Hub, HubDep
 from wfhub_api.openapi import errors
 from wfhub_api.schedule_shapes import (
+    ScheduleBody,
     ScheduleDetail,
     ScheduleName,
     SchedulePage,
@@ -50,11 +51,12 @@ async def put_schedule(
     hub: HubDep,
     caller: Caller,
     schedule: ScheduleName,
-    body: ScheduleSpec,
+    body: ScheduleBody,
     response: Response,
     project: Project = "default",
 ) -> Schedule:
-    command = PutSchedule(project=project, name=schedule, spec=body, changed_by=caller)
+    spec = ScheduleSpec.model_validate(body.model_dump())
+    command = PutSchedule(project=project, name=schedule, spec=spec, changed_by=caller)
     put = await hub.ask("put_schedule", command, Schedule)
     response.status_code = 201 if put.created else 200
     response.headers["Location"] = f"/v1/schedules/{put.schedule_id}"

@@ -74,6 +74,9 @@ async def list_tasks(
     hub: HubDep,
     project: Annotated[ProjectRef | None, Query(description="a name or an id")] = None,
     state: Annotated[list[TaskState] | None, Query()] = None,
+    workflow: Annotated[
+        str | None, Query(pattern=r"^wfl_[a-z2-7]{24}$", description="only those of it")
+    ] = None,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
 ) -> TaskPage:
@@ -81,6 +84,7 @@ async def list_tasks(
         hub.engine,
         project=project,
         states=state or (),
+        workflow=workflow,
         before=decode_cursor(cursor) if cursor else None,
         limit=limit + 1,
     )

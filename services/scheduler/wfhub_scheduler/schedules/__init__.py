@@ -1,4 +1,4 @@
-"""Schedules: tasks made at given instants, once each, whatever the replicas.
+"""Schedules: tasks and workflows started at given instants, once each, whatever the replicas.
 
 cron.py and triggers.py say which instants; plans.py which of them are late, missed or still to be
 fired; overlaps.py what a firing does beside one that still runs: all pure. rows.py, firing.py,

@@ -5,11 +5,11 @@ instants depend on is changed, it waits for the first one after now; the past is
 While it is paused no instant is fired, nor later: resuming writes them down as skipped.
 Raises: Rejected (404 `project-unknown`, `schedule-unknown`; 409 `schedule-busy`; 422
 `cron-invalid`, `limit-above-maximum`, `time-zone-unknown`, `schedule-times`, `schedule-never`,
-`nul-character`; 429 `schedules-full`).
+`nul-character`, `workflow-invalid` with `faults`; 413 `workflow-too-large`; 429 `schedules-full`).
 """
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 
 from sqlalchemy import text
@@ -29,8 +29,9 @@ from wfhub_common.messages import (
 )
 from wfhub_common.messages import Schedule as ScheduleReply
 
-from wfhub_scheduler import limit_policies, projects, stored_json
+from wfhub_scheduler import projects, stored_json
 from wfhub_scheduler.core import Core, Tx
+from wfhub_scheduler.schedules import starting
 from wfhub_scheduler.schedules.firing import ByHand, fire, let_go
 from wfhub_scheduler.schedules.plans import Span, Upcoming
 from wfhub_scheduler.schedules.rows import Schedule, lock, lock_known, stand, tell
@@ -42,27 +43,31 @@ _NOW_AND_COUNT = text("""
 SELECT now() AS now, count(*) AS schedules FROM sched.schedule WHERE project_id = :project_id
 """)
 _NEW = text("""
-INSERT INTO sched.schedule (schedule_id, project_id, name, version, spec, spec_sha256, paused,
-                            anchor_at, changed_by)
-VALUES (:schedule_id, :project_id, :name, :version, CAST(:spec AS jsonb), :spec_sha256, :paused,
-        :anchor_at, :changed_by)
+INSERT INTO sched.schedule (schedule_id, project_id, name, version, spec, workflow, spec_sha256,
+                            paused, anchor_at, changed_by)
+VALUES (:schedule_id, :project_id, :name, :version, CAST(:spec AS jsonb), CAST(:workflow AS json),
+        :spec_sha256, :paused, :anchor_at, :changed_by)
 ON CONFLICT DO NOTHING
 """)
 _CHANGE = text("""
 UPDATE sched.schedule
-   SET version = :version, spec = CAST(:spec AS jsonb), spec_sha256 = :spec_sha256,
-       paused = :paused, anchor_at = :anchor_at, changed_by = :changed_by, updated_at = now()
+   SET version = :version, spec = CAST(:spec AS jsonb), workflow = CAST(:workflow AS json),
+       spec_sha256 = :spec_sha256, paused = :paused, anchor_at = :anchor_at,
+       changed_by = :changed_by, updated_at = now()
  WHERE schedule_id = :schedule_id
 """)
 _DELETE = text("DELETE FROM sched.schedule WHERE schedule_id = :schedule_id")
 _BY_KEY = text("""
-SELECT fire_at, outcome, reason, task_id FROM sched.firing
+SELECT fire_at, outcome, reason, task_id, workflow_id FROM sched.firing
  WHERE schedule_id = :schedule_id AND idempotency_key = :key
 """)
 
 
 async def put_schedule(core: Core, command: PutSchedule) -> ScheduleReply:
-    content = command.spec.model_dump(mode="json", exclude={"paused"})
+    spec = command.spec
+    unsaid = {"workflow"} if spec.workflow is None else set()  # as before there were any
+    content = spec.model_dump(mode="json", exclude={"paused", *unsaid})
+    plan = await starting.read(spec)
     if not stored_json.storable(content):
         raise Rejected("nul-character", "a schedule must not hold the character U+0000: remove it")
     sha256 = hashlib.sha256(digests.canonical_json(content)).hexdigest()
@@ -71,17 +76,17 @@ async def put_schedule(core: Core, command: PutSchedule) -> ScheduleReply:
         project = await projects.find(tx.connection, command.project)
         before = await lock_known(tx.connection, project.project_id, command.name)
         if before is None or before.spec_sha256 != sha256:
-            limit_policies.settled(command.spec.task, project.limits, project.name)
+            starting.check(spec, plan, project)
         if before is None:
             made = await _make(tx, project, command, sha256)
             if made is not None:
                 return made
             before = await lock(tx.connection, command.project, command.name)  # a rival's
-        paused = before.paused if command.spec.paused is None else command.spec.paused
+        paused = before.paused if spec.paused is None else spec.paused
         after = replace(before, paused=paused)
         if sha256 != before.spec_sha256:
             version = before.version + 1
-            after = replace(after, spec=command.spec, spec_sha256=sha256, version=version)
+            after = replace(after, spec=spec, spec_sha256=sha256, version=version)
         return await _change(tx, before, after, command.changed_by)
 
     return await core.commit(work)
@@ -127,8 +132,8 @@ async def fire_schedule(core: Core, command: FireSchedule) -> Firing:
             fire_at=schedule.now,
             outcome=fired.outcome,
             reason=fired.reason,
-            task_id=fired.task_id,
             created=True,
+            **(asdict(fired.started) if fired.started else {}),
         )
 
     return await core.commit(work)
@@ -245,10 +250,12 @@ def _what_changed(before: Schedule, after: Schedule) -> str:
 
 
 def _columns(schedule: Schedule, changed_by: str) -> dict[str, object]:
+    spec = schedule.spec
     return {
         "schedule_id": schedule.schedule_id,
         "version": schedule.version,
-        "spec": stored_json.dumped(schedule.spec.model_copy(update={"paused": None})),
+        "spec": stored_json.dumped(spec.model_copy(update={"paused": None, "workflow": None})),
+        "workflow": None if spec.workflow is None else stored_json.dumped(spec.workflow),
         "spec_sha256": schedule.spec_sha256,
         "paused": schedule.paused,
         "anchor_at": schedule.anchor_at,

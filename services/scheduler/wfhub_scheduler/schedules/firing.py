@@ -1,10 +1,10 @@
-"""Firing: one instant's row, and the task it makes, in the transaction that holds the schedule.
+"""Firing: one instant's row, and what it starts, in the transaction that holds the schedule.
 
 UNIQUE (schedule_id, fire_at) is the fence: an instant that has a row is over, whoever asks again.
 A firing that finds the project's queue full waits and is tried again, QUEUE_TRIES_MAX times.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -15,11 +15,11 @@ from wfhub_common.messages import FINAL_TASK_STATES, FiringOutcome
 
 from wfhub_scheduler import projects
 from wfhub_scheduler.core import Tx
-from wfhub_scheduler.creation import NewTaskRow, create_tasks
+from wfhub_scheduler.schedules import starting
 from wfhub_scheduler.schedules.overlaps import Skip, Start, Wait, decide
 from wfhub_scheduler.schedules.plans import Span
 from wfhub_scheduler.schedules.rows import Schedule, tell
-from wfhub_scheduler.transitions import Transitions
+from wfhub_scheduler.schedules.starting import Started
 
 QUEUE_TRIES_MAX = 6
 QUEUE_RETRY_S = 5.0  # before the second try; doubles from there: given up after about five minutes
@@ -27,12 +27,15 @@ FIRINGS_KEPT = 1000  # rows of a schedule; what waits or runs is kept beyond the
 _TOO_MANY = 429
 
 _FORGET_ENDED = text("""
-UPDATE sched.firing f SET running = false FROM sched.task t
- WHERE f.schedule_id = :schedule_id AND f.running AND t.task_id = f.task_id
-   AND t.state = ANY(CAST(:final AS text[]))
+UPDATE sched.firing f SET running = false
+ WHERE f.schedule_id = :schedule_id AND f.running AND NOT (
+       EXISTS (SELECT FROM sched.task t WHERE t.task_id = f.task_id
+                  AND t.state <> ALL(CAST(:final AS text[])))
+    OR EXISTS (SELECT FROM sched.workflow w WHERE w.workflow_id = f.workflow_id
+                  AND w.state = 'running'))
 """)
 _AT_WORK = text("""
-SELECT fire_at, outcome, task_id, tries, retry_at FROM sched.firing
+SELECT fire_at, outcome, task_id, workflow_id, tries, retry_at FROM sched.firing
  WHERE schedule_id = :schedule_id AND (running OR outcome = 'waiting') ORDER BY fire_at
 """)
 _ADD = text("""
@@ -45,7 +48,7 @@ ON CONFLICT DO NOTHING
 _FIRED = text("""
 UPDATE sched.firing
    SET outcome = 'fired', reason = '', message = '', retry_at = NULL, task_id = :task_id,
-       running = true
+       workflow_id = :workflow_id, running = true
  WHERE schedule_id = :schedule_id AND fire_at = :fire_at AND outcome = 'waiting'
 """)
 _RETRY = text("""
@@ -81,9 +84,9 @@ class Waiting:
 
 @dataclass(frozen=True)
 class AtWork:
-    """Earlier firings that are not over: tasks that run, and what waits, the oldest first."""
+    """Earlier firings that are not over: what runs, and what waits, the oldest first."""
 
-    running: tuple[str, ...]
+    running: tuple[Started, ...]
     waiting: tuple[Waiting, ...]
 
 
@@ -92,7 +95,7 @@ class Fired:
     outcome: FiringOutcome
     reason: str = ""
     message: str = ""
-    task_id: str | None = None
+    started: Started | None = None
 
 
 async def fire(
@@ -127,7 +130,11 @@ async def at_work(connection: AsyncConnection, schedule: Schedule) -> AtWork:
     await connection.execute(_FORGET_ENDED, {**of_schedule, "final": sorted(FINAL_TASK_STATES)})
     rows = (await connection.execute(_AT_WORK, of_schedule)).all()
     return AtWork(
-        running=tuple(row.task_id for row in rows if row.outcome == FiringOutcome.FIRED),
+        running=tuple(
+            Started(row.task_id, row.workflow_id)
+            for row in rows
+            if row.outcome == FiringOutcome.FIRED
+        ),
         waiting=tuple(
             Waiting(row.fire_at, row.tries, row.retry_at)
             for row in rows
@@ -137,13 +144,12 @@ async def at_work(connection: AsyncConnection, schedule: Schedule) -> AtWork:
 
 
 async def start(tx: Tx, schedule: Schedule, fire_at: datetime, *, tries: int) -> Fired:
-    """Makes the task of a firing that waits. No room for it: waits on, or lets it go."""
+    """Starts what a firing that waits is for. No room for it: waits on, or lets it go."""
     at = {"schedule_id": schedule.schedule_id, "fire_at": fire_at}
-    task = NewTaskRow(schedule.spec.task, submitted_by=f"schedule:{schedule.name}")
     project = await projects.find(tx.connection, schedule.project_id)
     try:
         async with tx.connection.begin_nested():
-            await create_tasks(tx, project, [task])
+            started = await starting.start(tx, schedule, project)
     except (Rejected, RetryLater) as e:
         full = isinstance(e, RetryLater) or e.status == _TOO_MANY
         reason = {"reason": e.code, "message": e.message}
@@ -153,11 +159,12 @@ async def start(tx: Tx, schedule: Schedule, fire_at: datetime, *, tries: int) ->
             return Fired(FiringOutcome.WAITING, e.code, e.message)
         await _drop(tx.connection, schedule, fire_at, e.code, e.message)
         return Fired(FiringOutcome.SKIPPED, e.code, e.message)
-    await tx.connection.execute(_FIRED, {**at, "task_id": task.task_id})
+    await tx.connection.execute(_FIRED, {**at, **asdict(started)})
     await tx.connection.execute(_PRUNE, {"schedule_id": schedule.schedule_id, "kept": FIRINGS_KEPT})
-    data = {"fire_at": _stamp(fire_at), "task_id": task.task_id}
-    await tell(tx.connection, "schedule.fired", schedule, data, task_id=task.task_id)
-    return Fired(FiringOutcome.FIRED, task_id=task.task_id)
+    named = {name: value for name, value in asdict(started).items() if value is not None}
+    data = {"fire_at": _stamp(fire_at), **named}
+    await tell(tx.connection, "schedule.fired", schedule, data, task_id=started.task_id)
+    return Fired(FiringOutcome.FIRED, started=started)
 
 
 async def let_go(
@@ -199,10 +206,7 @@ async def _replace(tx: Tx, schedule: Schedule, busy: AtWork) -> None:
     why = f"replaced by the next firing of schedule {schedule.name}"
     for one in busy.waiting:
         await _drop(tx.connection, schedule, one.fire_at, "replaced", why)
-    moves = await Transitions.of_tasks(tx, busy.running)
-    for task_id in busy.running:
-        moves.cancel(task_id, why)  # too late for one that is being published: it is left to end
-    await moves.write()
+    await starting.stop(tx, busy.running, why)
 
 
 async def _drop(

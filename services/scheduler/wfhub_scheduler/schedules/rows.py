@@ -5,6 +5,7 @@ that a scheduler with a wrong clock fires nothing early.
 Raises: Rejected (404 `schedule-unknown`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,8 +20,8 @@ from wfhub_scheduler.outbox import emit
 from wfhub_scheduler.schedules.plans import Calendar, Upcoming
 from wfhub_scheduler.schedules.triggers import trigger_of
 
-COLUMNS = """s.schedule_id, s.project_id, s.name, s.version, s.spec, s.spec_sha256, s.paused,
-    s.anchor_at, s.next_fire_at, s.next_jitter_ms, now() AS now"""
+COLUMNS = """s.schedule_id, s.project_id, s.name, s.version, s.spec, s.workflow, s.spec_sha256,
+    s.paused, s.anchor_at, s.next_fire_at, s.next_jitter_ms, now() AS now"""
 _LOCK = text(f"""
 SELECT {COLUMNS} FROM sched.schedule s
  WHERE (s.project_id = :project_id AND s.name = :schedule) OR s.schedule_id = :schedule
@@ -68,7 +69,8 @@ def of_row(row: Any) -> Schedule:
     values: dict[str, Any] = dict(row._mapping)
     fire_at, jitter_ms = values.pop("next_fire_at"), values.pop("next_jitter_ms")
     upcoming = None if fire_at is None else Upcoming(fire_at, jitter_ms)
-    spec = ScheduleSpec.model_validate(values.pop("spec"))
+    workflow = values.pop("workflow")
+    spec = ScheduleSpec.model_validate({**values.pop("spec"), "workflow": workflow})
     return Schedule(**values, spec=spec, upcoming=upcoming)
 
 
@@ -105,7 +107,7 @@ async def tell(
     connection: AsyncConnection,
     type_: str,
     schedule: Schedule,
-    data: dict[str, Any],
+    data: Mapping[str, Any],
     *,
     task_id: str | None = None,
 ) -> None:

@@ -56,9 +56,11 @@ SELECT {COLUMNS} FROM sched.schedule s
    AND {not_aside(SCHEDULE, "s.schedule_id")}
    AND s.schedule_id IN (SELECT f.schedule_id FROM sched.firing f
                           WHERE f.outcome = 'waiting' AND f.retry_at <= now())
-   AND NOT EXISTS (SELECT FROM sched.firing f JOIN sched.task t USING (task_id)
+   AND NOT EXISTS (SELECT FROM sched.firing f
+                     LEFT JOIN sched.task t ON t.task_id = f.task_id
+                     LEFT JOIN sched.workflow w ON w.workflow_id = f.workflow_id
                     WHERE f.schedule_id = s.schedule_id AND f.running
-                      AND t.state <> ALL(CAST(:final AS text[])))
+                      AND (t.state <> ALL(CAST(:final AS text[])) OR w.state = 'running'))
  LIMIT 1 FOR UPDATE OF s SKIP LOCKED
 """)  # noqa: S608 - our own column list
 

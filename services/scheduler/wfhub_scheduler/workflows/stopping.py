@@ -16,6 +16,7 @@ from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.outbox import emit
 from wfhub_scheduler.workflows import rows
 from wfhub_scheduler.workflows.advancing import advance
+from wfhub_scheduler.workflows.rows import Workflow
 
 _ASK = text("""
 UPDATE sched.workflow SET cancel_requested = true, cancel_reason = :reason, updated_at = now()
@@ -28,26 +29,30 @@ SELECT t.task_id FROM sched.workflow_node n JOIN sched.task t USING (task_id)
 
 
 async def cancel_workflow(core: Core, command: CancelWorkflow) -> WorkflowCancelled:
-    reason = stored_json.clean(command.reason)
-
     async def work(tx: Tx) -> WorkflowCancelled:
-        workflow = await rows.lock(tx.connection, command.workflow_id)
-        accepted = workflow.state is WorkflowState.RUNNING
-        if accepted and not workflow.cancel_requested:
-            at = {"workflow_id": workflow.workflow_id}
-            await tx.connection.execute(_ASK, {**at, "reason": reason})
-            await emit(
-                tx.connection,
-                "workflow.cancel_requested",
-                workflow.workflow_id,
-                {"reason": reason},
-                project_id=workflow.project_id,
-            )
-            open_tasks = (await tx.connection.execute(_OPEN_TASKS, at)).scalars().all()
-            await cancel_tasks(tx, open_tasks, reason)
-            workflow = await advance(tx, replace(workflow, cancel_requested=True))
+        before = await rows.lock(tx.connection, command.workflow_id)
+        after = await stop(tx, before, stored_json.clean(command.reason))
+        accepted = before.state is WorkflowState.RUNNING
         return WorkflowCancelled(
-            accepted=accepted, state=workflow.state, finished_at=workflow.finished_at
+            accepted=accepted, state=after.state, finished_at=after.finished_at
         )
 
     return await core.commit(work)
+
+
+async def stop(tx: Tx, workflow: Workflow, reason: str) -> Workflow:
+    """Of one that is locked; answers with where it stands then."""
+    if workflow.state is not WorkflowState.RUNNING or workflow.cancel_requested:
+        return workflow
+    at = {"workflow_id": workflow.workflow_id}
+    await tx.connection.execute(_ASK, {**at, "reason": reason})
+    await emit(
+        tx.connection,
+        "workflow.cancel_requested",
+        workflow.workflow_id,
+        {"reason": reason},
+        project_id=workflow.project_id,
+    )
+    open_tasks = (await tx.connection.execute(_OPEN_TASKS, at)).scalars().all()
+    await cancel_tasks(tx, open_tasks, reason)
+    return await advance(tx, replace(workflow, cancel_requested=True))

@@ -59,44 +59,66 @@ async def submit_workflow(core: Core, command: SubmitWorkflow) -> WorkflowSubmit
     plan = await asyncio.to_thread(documents.read, command.document)
     if not stored_json.storable(command.document):
         raise Rejected("nul-character", "a workflow must not hold the character U+0000: remove it")
-    sha256 = hashlib.sha256(digests.canonical_json(command.document)).hexdigest()
+    sha256 = document_sha256(command.document)
 
     async def work(tx: Tx) -> WorkflowSubmitted:
         project = await projects.find(tx.connection, command.project)
-        if len(plan.nodes) > project.queue_limit:
-            raise _never_fits(project, plan)
-        workflow_id = ids.new_workflow_id()
         key = command.idempotency_key and stored_json.clean(command.idempotency_key)
-        made = await tx.connection.execute(
-            _NEW,
-            {
-                "workflow_id": workflow_id,
-                "project_id": project.project_id,
-                "name": plan.name,
-                "on_failure": plan.on_failure.value,
-                "document": stored_json.dumped(command.document),
-                "sha256": sha256,
-                "key": key,
-                "submitted_by": stored_json.clean(command.submitted_by),
-                "task_count": len(plan.nodes),
-            },
+        made = await create(
+            tx, project, plan, command.document, key=key, submitted_by=command.submitted_by
         )
-        if made.rowcount == 0:
-            return await _known(tx.connection, project, key, sha256)
-        refuse_any(_limit_faults(plan, project))
-        tasks = await _make(tx, project, workflow_id, plan, command.submitted_by)
-        return WorkflowSubmitted(
-            workflow_id=workflow_id,
-            project_id=project.project_id,
-            state=WorkflowState.RUNNING,
-            created=True,
-            tasks=tasks,
-        )
+        return made or await _known(tx.connection, project, key, sha256)
 
     return await core.commit(work)
 
 
-async def _make(
+def document_sha256(document: dict[str, Any]) -> str:
+    return hashlib.sha256(digests.canonical_json(document)).hexdigest()
+
+
+async def create(
+    tx: Tx,
+    project: ProjectRow,
+    plan: Plan,
+    document: dict[str, Any],
+    *,
+    key: str | None,
+    submitted_by: str,
+) -> WorkflowSubmitted | None:
+    """`plan` is what the document says. None: there is one with this key already, whatever the
+    project allows by now."""
+    workflow_id = ids.new_workflow_id()
+    row = {
+        "workflow_id": workflow_id,
+        "project_id": project.project_id,
+        "name": plan.name,
+        "on_failure": plan.on_failure.value,
+        "document": stored_json.dumped(document),
+        "sha256": document_sha256(document),
+        "key": key,
+        "submitted_by": stored_json.clean(submitted_by),
+        "task_count": len(plan.nodes),
+    }
+    if (await tx.connection.execute(_NEW, row)).rowcount == 0:
+        return None
+    check_fits(project, plan)
+    return WorkflowSubmitted(
+        workflow_id=workflow_id,
+        project_id=project.project_id,
+        state=WorkflowState.RUNNING,
+        created=True,
+        tasks=await _make_tasks(tx, project, workflow_id, plan, submitted_by),
+    )
+
+
+def check_fits(project: ProjectRow, plan: Plan) -> None:
+    """Raises: Rejected (413 `workflow-too-large`, 422 `workflow-invalid`): not in that project."""
+    if len(plan.nodes) > project.queue_limit:
+        raise _never_fits(project, plan)
+    refuse_any(_limit_faults(plan, project))
+
+
+async def _make_tasks(
     tx: Tx, project: ProjectRow, workflow_id: str, plan: Plan, submitted_by: str
 ) -> dict[str, str]:
     data = {"name": plan.name, "task_count": len(plan.nodes), "submitted_by": submitted_by}

@@ -11,9 +11,16 @@ from typing import Any
 
 from wfhub_common.httpauth import token_sha256
 
-from .model import Maybe, Mismatch, Step, Unit, World
+from .model import World
+from .records import Maybe, Mismatch, Pool, Step, Task, Unit
 
 Program = tuple[Step, ...]
+
+# Fields of a task that the snapshot has by the same names.
+_OF_TASK = (
+    *("state", "reason", "cancel", "stopping", "current", "winner", "used", "losses", "past"),
+    *("sealed", "seal_waits", "workflow", "counted"),
+)
 
 
 def explained(world: World, programs: Sequence[Program], seen: dict[str, Any]) -> World:
@@ -78,42 +85,47 @@ def _shown(unit: Unit) -> dict[str, Any]:
 
 def picture(world: World) -> dict[str, dict[str, Any]]:
     """The world as invariants.SNAPSHOT shows the database."""
-    tasks = {}
-    for task_id, task in world.tasks.items():
-        units = {"agent": task.agent, "publish": task.publish}
-        tasks[task_id] = {
-            "project": task.wish.project,
-            "state": task.state,
-            "cancel": task.cancel,
-            "current": task.current,
-            "winner": task.winner,
-            "used": task.used,
-            "losses": task.losses,
-            "sealed": task.sealed,
-            "seal_waits": task.seal_waits,
-            "units": {kind: _shown(unit) for kind, unit in units.items() if unit is not None},
-        }
     attempts = {
-        attempt_id: {name: value for name, value in asdict(attempt).items() if name != "attempt_id"}
+        attempt_id: {
+            name: value
+            for name, value in asdict(attempt).items()
+            if name not in ("attempt_id", "over")
+        }
         | {
             "expired": attempt.expired and attempt.live,
             "token": token_sha256(attempt.token) if attempt.token else None,
         }
         for attempt_id, attempt in world.attempts.items()
     }
-    projects = {
-        project.name: {
-            "project_id": project.project_id,
-            "limit": project.limit,
-            "weight": project.weight,
-        }
-        for project in world.projects.values()
-    }
+    projects = {name: _named(project) for name, project in world.projects.items()}
     keys = {f"{project} {key}": task_id for (project, key), task_id in world.keys.items()}
+    flow_keys = {f"{project} {key}": of for (project, key), of in world.flow_keys.items()}
     return {
-        "tasks": tasks,
+        "tasks": {task_id: _task(task) for task_id, task in world.tasks.items()},
         "attempts": attempts,
         "projects": projects,
-        "runners": dict(world.runners),
+        "pools": {name: asdict(pool) for name, pool in world.pools.items() if pool != Pool()},
+        "runners": {
+            name: {"incarnation": each.incarnation, "draining": each.draining}
+            for name, each in world.runners.items()
+        },
+        "workflows": {
+            workflow_id: {"state": flow.state, "cancel": flow.cancel}
+            for workflow_id, flow in world.workflows.items()
+        },
         "keys": keys,
+        "flow_keys": flow_keys,
+    }
+
+
+def _named(record: Any) -> dict[str, Any]:
+    return {name: value for name, value in asdict(record).items() if name != "name"}
+
+
+def _task(task: Task) -> dict[str, Any]:
+    units = {"agent": task.agent, "publish": task.publish}
+    shown = {name: getattr(task, name) for name in _OF_TASK}
+    return shown | {
+        "project": task.wish.project,
+        "units": {kind: _shown(unit) for kind, unit in units.items() if unit is not None} or None,
     }

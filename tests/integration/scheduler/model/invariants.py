@@ -15,7 +15,9 @@ UPDATE sched.task SET seal_due_at = now() + interval '1 day' WHERE seal_due_at >
 SNAPSHOT = """
 SELECT json_build_object(
   'tasks', (SELECT json_object_agg(t.task_id, json_build_object(
-     'project', p.name, 'state', t.state, 'cancel', t.cancel_requested,
+     'project', p.name, 'state', t.state, 'reason', t.reason, 'cancel', t.cancel_requested,
+     'stopping', t.stopping_since IS NOT NULL, 'past', coalesce(t.deadline_at <= now(), false),
+     'workflow', t.workflow_id, 'counted', t.workflow_settled,
      'current', t.current_attempt, 'winner', t.winner, 'used', t.attempts_used,
      'losses', t.infra_losses, 'sealed', t.proof_id IS NOT NULL,
      'seal_waits', t.seal_due_at > now(),
@@ -29,8 +31,17 @@ SELECT json_build_object(
      'token', token_sha256,
      'expired', lease_until < now() AND finished_at IS NULL)) FROM sched.attempt),
   'projects', (SELECT json_object_agg(name, json_build_object('project_id', project_id,
-     'limit', running_limit, 'weight', weight)) FROM sched.project),
-  'runners', (SELECT json_object_agg(runner_id, incarnation) FROM sched.runner),
+     'limit', running_limit, 'weight', weight, 'queue', queue_limit, 'paused', paused))
+     FROM sched.project),
+  'pools', (SELECT json_object_agg(pool, json_build_object('limit', running_limit,
+     'paused', paused)) FROM sched.pool WHERE running_limit IS NOT NULL OR paused),
+  'runners', (SELECT json_object_agg(runner_id, json_build_object('incarnation', incarnation,
+     'draining', draining)) FROM sched.runner),
+  'workflows', (SELECT json_object_agg(workflow_id, json_build_object('state', state,
+     'cancel', cancel_requested)) FROM sched.workflow),
+  'flow_keys', (SELECT json_object_agg(p.name || ' ' || idempotency_key, workflow_id)
+     FROM sched.workflow JOIN sched.project p USING (project_id)
+    WHERE idempotency_key IS NOT NULL),
   'keys', (SELECT json_object_agg(p.name || ' ' || key, task_id)
      FROM sched.idempotency JOIN sched.project p USING (project_id)))
 """
@@ -59,8 +70,13 @@ _CHECKS: dict[str, str] = {
         SELECT task_id FROM sched.task
          WHERE state IN ('publishing', 'succeeded') AND proof_id IS NULL""",
     "I2 every open task has somebody or something to move it": f"""
-        SELECT task_id || ' is ' || state FROM sched.task t
+        SELECT t.task_id || ' is ' || state FROM sched.task t
          WHERE state NOT IN {_FINAL} AND NOT CASE state
+          WHEN 'blocked' THEN EXISTS (SELECT FROM sched.workflow_node n
+                JOIN sched.workflow_node need ON need.workflow_id = n.workflow_id
+                 AND need.number = ANY(n.needs)
+                JOIN sched.task before ON before.task_id = need.task_id
+               WHERE n.task_id = t.task_id AND NOT before.workflow_settled)
           WHEN 'ready' THEN EXISTS (SELECT FROM sched.unit u WHERE u.task_id = t.task_id
                                AND u.kind = 'agent' AND u.state = 'ready')
           WHEN 'running' THEN EXISTS (SELECT FROM sched.unit u WHERE u.task_id = t.task_id
@@ -131,10 +147,32 @@ _CHECKS: dict[str, str] = {
            SELECT coalesce(e.data ->> 'to', e.data ->> 'state') FROM sched.event e
             WHERE e.task_id = t.task_id AND e.type IN ('task.submitted', 'task.state_changed')
             ORDER BY e.batch_id DESC, e.n DESC LIMIT 1)""",
-    "I6 no project runs more than its limit": f"""
-        SELECT p.name FROM sched.attempt a JOIN sched.project p USING (project_id)
-         WHERE a.state IN {_LIVE} GROUP BY p.name, p.running_limit
-        HAVING count(*) > p.running_limit""",
+    # Of a workflow: nothing starts before what it needs, and each end is counted once.
+    "a task starts after what it needs": f"""
+        SELECT t.task_id FROM sched.workflow_node n JOIN sched.task t USING (task_id)
+          JOIN sched.workflow_node need ON need.workflow_id = n.workflow_id
+           AND need.number = ANY(n.needs)
+          JOIN sched.task before ON before.task_id = need.task_id
+         WHERE (t.state NOT IN ('blocked', 'failed', 'cancelled') OR t.attempts_used > 0)
+           AND (before.state NOT IN {_FINAL} OR NOT before.workflow_settled
+                OR (n.needs_policy = 'all_succeeded' AND before.state <> 'succeeded'))""",
+    "a workflow counts each end once": f"""
+        SELECT w.workflow_id FROM sched.workflow w
+          CROSS JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE NOT t.workflow_settled) AS open,
+                   count(*) FILTER (WHERE t.workflow_settled AND t.state <> 'succeeded') AS bad,
+                   bool_or(t.workflow_settled AND t.state NOT IN {_FINAL}) AS early
+              FROM sched.task t WHERE t.workflow_id = w.workflow_id) is_
+         WHERE (w.open_count, w.unsuccessful_count) <> (is_.open, is_.bad) OR is_.early""",
+    "a node waits for what is not counted": """
+        SELECT n.task_id FROM sched.workflow_node n
+         WHERE n.needs_left <> (SELECT count(*) FROM sched.workflow_node need
+                 JOIN sched.task before ON before.task_id = need.task_id
+                WHERE need.workflow_id = n.workflow_id AND need.number = ANY(n.needs)
+                  AND NOT before.workflow_settled)""",
+    "a runner is told to stop only while it works": """
+        SELECT task_id FROM sched.task
+         WHERE stopping_since IS NOT NULL AND (state <> 'running' OR current_attempt IS NULL)""",
     "a unit is leased while an attempt of it lives": f"""
         SELECT u.unit_id FROM sched.unit u
          WHERE (u.state = 'leased') <> EXISTS (SELECT FROM sched.attempt a

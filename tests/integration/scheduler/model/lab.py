@@ -9,6 +9,8 @@ day away after each step, and the machine makes it due by SQL.
 import asyncio
 import base64
 import json
+import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +30,7 @@ from wfhub_scheduler.sweeper import Sweeper
 from wfhub_scheduler.timing import Timing
 
 from . import invariants
-from .model import Answer
+from .records import Answer
 
 STEP_S_MAX = 30.0  # a batch that takes longer hangs
 TTL_S = 86_400.0  # no lease runs out by itself
@@ -99,7 +101,9 @@ class Lab:
         self.key = signing.load_or_create_private_key(key_folder / "proof.key")
         self.check = ReceiptCheck(str(signing.public_key_path(key_folder / "proof.key")))
         self._url = url
-        self.steps = 0
+        self.steps = self.examples = 0
+        self.until = math.inf  # monotonic: no example begins later
+        self.met: Counter[str] = Counter()  # what was done, how it was answered, how tasks ended
 
     async def open(self) -> None:
         self.pg = await asyncpg.connect(self._url)
@@ -234,6 +238,7 @@ def opened(postgres_server: str, folder: Path) -> Iterator[Lab]:
     loss_delay_s = timing.loss_delay_s
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(ids, "_new", Ids.new)
+        patched.setattr(ids, "_new_many", lambda prefix, n: [Ids.new(prefix) for _ in range(n)])
         patched.setattr(
             timing,
             "loss_delay_s",

@@ -9,44 +9,46 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from wfhub_common.httpauth import token_sha256
 from wfhub_common.messages import (
-    AttemptState,
     CancelTask,
-    Claim,
-    Complete,
+    CancelWorkflow,
     CreateProject,
-    Heartbeat,
+    DrainRunner,
     Introspect,
-    Register,
-    Report,
     Retry,
-    RunnerObservations,
     SubmitTask,
+    SubmitTasks,
+    SubmitWorkflow,
     TaskSpec,
-    UnitKind,
-    Verdict,
-    VerdictStatus,
+    UpdatePool,
+    UpdateProject,
 )
 from wfhub_scheduler.cancel import cancel_task
-from wfhub_scheduler.claim import claim
-from wfhub_scheduler.complete import complete
 from wfhub_scheduler.core import Core
-from wfhub_scheduler.heartbeats import heartbeat
+from wfhub_scheduler.drains import drain_runner
 from wfhub_scheduler.introspect import introspect
-from wfhub_scheduler.projects import create_project
-from wfhub_scheduler.report import report
-from wfhub_scheduler.runners import register
+from wfhub_scheduler.pools import update_pool
+from wfhub_scheduler.projects import create_project, update_project
 from wfhub_scheduler.sealing import Sealing
-from wfhub_scheduler.submission import submit_task
+from wfhub_scheduler.submission import submit_task, submit_tasks
+from wfhub_scheduler.workflows.advancing import Advancing
+from wfhub_scheduler.workflows.stopping import cancel_workflow
+from wfhub_scheduler.workflows.submission import submit_workflow
 
+from .asked import Ask
 from .checker import Program
 from .lab import BACKOFF_S, Command, Lab
-from .model import Answer, Attempt, Wish, World, commit_of
+from .model import World
+from .records import Answer, Node, Wish
 
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
+QUEUE_S = 30 * 86_400
+
+# Of the model's records, as the commands call them.
+_SETTINGS = {"limit": "running_limit", "queue": "queue_limit"}
 
 
 @dataclass(frozen=True)
@@ -59,22 +61,75 @@ class Operation:
         return self.said
 
 
-def new_project(name: str, limit: int, weight: int) -> Operation:
-    command = CreateProject(name=name, running_limit=limit, weight=weight)
-    return Operation(
-        f"create_project({name}, {limit}, {weight})",
-        partial(_swapped, create_project, command),
-        lambda answer: (lambda world: world.create_project(name, limit, weight, answer),),
+def one_step(said: str, run: Command, step: Callable[[World, Answer], Any]) -> Operation:
+    """Of one transaction; `step` tells the model."""
+    return Operation(said, run, lambda answer: (lambda world: step(world, answer),))
+
+
+def asked(handler: Callable[[Core, Any], Any], command: Any) -> Command:
+    async def run(core: Core) -> Any:
+        return await handler(core, command)
+
+    return run
+
+
+def new_project(name: str, limit: int, weight: int, queue: int) -> Operation:
+    command = CreateProject(name=name, running_limit=limit, weight=weight, queue_limit=queue)
+    return one_step(
+        f"create_project({name}, {limit}, {weight}, {queue})",
+        asked(create_project, command),
+        lambda world, answer: world.create_project(name, limit, weight, queue, answer),
+    )
+
+
+def change_project(name: str, **changes: Any) -> Operation:
+    named = {_SETTINGS.get(field, field): value for field, value in changes.items()}
+    return one_step(
+        f"update_project({name}, {changes})",
+        asked(update_project, UpdateProject(project=name, **named)),
+        lambda world, answer: world.update_project(name, changes, answer),
+    )
+
+
+def change_pool(name: str, **changes: Any) -> Operation:
+    """`limit` None takes it away."""
+    named = {_SETTINGS.get(field, field): value for field, value in changes.items()}
+    if "limit" in changes:
+        named["unlimited"] = changes["limit"] is None
+    return one_step(
+        f"update_pool({name}, {changes})",
+        asked(update_pool, UpdatePool(pool=name, **named)),
+        lambda world, answer: world.update_pool(name, changes, answer),
+    )
+
+
+def drain(runner: str, on: bool) -> Operation:
+    return one_step(
+        f"drain_runner({runner}, {on})",
+        asked(drain_runner, DrainRunner(runner_id=runner, drain=on)),
+        lambda world, answer: world.drain(runner, on, answer),
     )
 
 
 def submit(wish: Wish, key: str | None) -> Operation:
-    command = SubmitTask(project=wish.project, spec=_spec(wish), idempotency_key=key)
-    return Operation(
+    return one_step(
         f"submit({wish}, key={key})",
-        partial(_swapped, submit_task, command),
-        lambda answer: (lambda world: world.submit(wish, key, answer),),
+        asked(submit_task, _command(wish, key)),
+        lambda world, answer: world.submit(wish, key, answer),
     )
+
+
+def submit_many(tasks: tuple[Ask, ...]) -> Operation:
+    command = SubmitTasks(tasks=tuple(_command(*each) for each in tasks))
+    return one_step(
+        f"submit_many({tasks})",
+        asked(submit_tasks, command),
+        lambda world, answer: world.submit_many(tasks, answer),
+    )
+
+
+def _command(wish: Wish, key: str | None) -> SubmitTask:
+    return SubmitTask(project=wish.project, spec=_spec(wish), idempotency_key=key)
 
 
 def _spec(wish: Wish) -> TaskSpec:
@@ -84,7 +139,10 @@ def _spec(wish: Wish) -> TaskSpec:
         verify=("pytest -q",) if wish.verified else (),
         pool=wish.pool,
         priority=wish.priority,
+        labels=wish.labels,
         run_at=FAR if wish.later else None,
+        queue_s=QUEUE_S if wish.queue_s else None,
+        deadline_at=FAR if wish.deadline else None,
         retry=Retry(
             attempts_max=wish.attempts_max,
             backoff_ms=int(BACKOFF_S * 1000),
@@ -94,105 +152,55 @@ def _spec(wish: Wish) -> TaskSpec:
     )
 
 
+def submit_workflow_of(project: str, nodes: tuple[Node, ...], key: str | None) -> Operation:
+    """Its tasks are named n0, n1, …"""
+    document = {"name": "model", "tasks": {f"n{i}": _node(node) for i, node in enumerate(nodes)}}
+    command = SubmitWorkflow(project=project, document=document, idempotency_key=key)
+    return one_step(
+        f"submit_workflow({project}, {nodes}, key={key})",
+        asked(submit_workflow, command),
+        lambda world, answer: world.submit_workflow(project, nodes, key, answer),
+    )
+
+
+def _node(node: Node) -> dict[str, Any]:
+    return {
+        **_spec(node.wish).model_dump(mode="json", exclude_defaults=True),
+        "needs": [f"n{i}" for i in node.needs],
+        "needs_policy": "all_done" if node.all_done else "all_succeeded",
+        "on_failure": "fail" if node.stops else "continue",
+    }
+
+
+def cancel_flow(workflow_id: str) -> Operation:
+    return one_step(
+        f"cancel_workflow({workflow_id})",
+        asked(cancel_workflow, CancelWorkflow(workflow_id=workflow_id, reason="changed my mind")),
+        lambda world, answer: world.cancel_workflow(workflow_id, answer),
+    )
+
+
+def turn_workflows() -> Operation:
+    return Operation(
+        "turn_workflows()",
+        lambda core: Advancing(core).turn(),
+        lambda _: (World.turn_workflows,),
+    )
+
+
 def cancel(task_id: str) -> Operation:
-    command = CancelTask(task_id=task_id, reason="changed my mind")
-    return Operation(
+    return one_step(
         f"cancel({task_id})",
-        partial(_swapped, cancel_task, command),
-        lambda answer: (lambda world: world.cancel(task_id, answer),),
-    )
-
-
-def new_process(runner: str, incarnation: str) -> Operation:
-    command = Register(incarnation=incarnation, name="model", slots=4)
-    return Operation(
-        f"register({runner}, {incarnation})",
-        lambda core: register(core, runner, command),
-        lambda answer: (lambda world: world.register(runner, incarnation, answer),),
-    )
-
-
-def take(
-    runner: str, incarnation: str, claim_id: str, slots: int, pool: str, kinds: tuple[str, ...]
-) -> Operation:
-    command = Claim(
-        claim_id=claim_id,
-        incarnation=incarnation,
-        slots=slots,
-        pool=pool,
-        kinds=tuple(map(UnitKind, kinds)),
-    )
-    asked = (runner, incarnation, claim_id, slots, pool, kinds)
-    return Operation(
-        f"claim{asked}",
-        lambda core: claim(core, runner, command),
-        lambda answer: (lambda world: world.claim(*asked, answer),),
-    )
-
-
-def beat(runner: str, incarnation: str, attempts: tuple[str, ...]) -> Operation:
-    command = Heartbeat(incarnation=incarnation, attempts=attempts)
-    return Operation(
-        f"heartbeat({runner}, {incarnation}, {attempts})",
-        lambda core: heartbeat(core, runner, command),
-        lambda answer: (lambda world: world.heartbeat(runner, incarnation, attempts, answer),),
-    )
-
-
-def tell(runner: str, attempt_id: str, to: Literal["running", "verifying"] | None) -> Operation:
-    command = Report.model_validate({"attempt_id": attempt_id, "state": to, "step": "working"})
-    return Operation(
-        f"report({runner}, {attempt_id}, {to})",
-        lambda core: report(core, runner, command),
-        lambda answer: (lambda world: world.report(runner, attempt_id, to, answer),),
-    )
-
-
-def end(
-    lab: Lab,
-    runner: str,
-    attempt_id: str,
-    attempt: Attempt | None,
-    wish: Wish | None,
-    outcome: str,
-    reason: str = "",
-    retryable: bool = True,
-    evident: bool = True,
-) -> Operation:
-    agent = attempt is None or attempt.kind == "agent"
-    won = outcome == "won"
-    observed = None
-    if agent:
-        passed = VerdictStatus.NONE if wish and not wish.verified else VerdictStatus.PASSED
-        observed = RunnerObservations(
-            runner_id=runner,
-            agent="builtin",
-            commit=commit_of(attempt_id),
-            base_commit="b" * 40,
-            verdict=Verdict(status=passed if won else VerdictStatus.FAILED),
-        )
-    command = Complete(
-        attempt_id=attempt_id,
-        outcome=AttemptState(outcome),
-        reason=reason,
-        retryable=retryable,
-        receipts=(lab.receipt(attempt_id, runner),) if agent and evident else (),
-        observed=observed,
-    )
-    told = (runner, attempt_id, outcome, reason, retryable, evident)
-    return Operation(
-        f"complete{told}",
-        lambda core: complete(core, lab.check, runner, command),
-        lambda answer: (lambda world: world.complete(*told, answer),),
+        asked(cancel_task, CancelTask(task_id=task_id, reason="changed my mind")),
+        lambda world, answer: world.cancel(task_id, answer),
     )
 
 
 def ask_token(token: str) -> Operation:
-    command = Introspect(token_sha256=token_sha256(token))
-    return Operation(
+    return one_step(
         f"introspect({token[:8]}…)",
-        lambda core: introspect(core, command),
-        lambda answer: (lambda world: world.introspect(token, answer),),
+        asked(introspect, Introspect(token_sha256=token_sha256(token))),
+        lambda world, answer: world.introspect(token, answer),
     )
 
 
@@ -207,9 +215,5 @@ def seals(lab: Lab, outcome: str) -> Operation:
             return await Sealing(core).turn(asking)
 
     return Operation(
-        f"seals({outcome})", run, lambda _: (lambda world: world.ask_for_seals(outcome),)
+        f"seals({outcome})", run, lambda _: (partial(World.ask_for_seals, outcome=outcome),)
     )
-
-
-async def _swapped(handler: Callable[[Core, Any], Any], command: Any, core: Core) -> Any:
-    return await handler(core, command)

@@ -1,0 +1,258 @@
+"""Rules, in groups: what is asked of the scheduler, alone and at the same time, and what the clock
+does. Each draws one thing from drawing.py."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from . import operations as op
+from .drawing import PROJECTS, Drawing
+from .luck import LUCK, Luck
+from .operations import Operation
+from .records import LOSSES_MAX, PUBLISH_TRIES_MAX
+
+
+class TaskRules(Drawing):
+    @rule(luck=LUCK)
+    def submits(self, luck: Luck) -> None:
+        self.do(self.a_submit(luck))
+
+    @rule(luck=LUCK)
+    def submits_many(self, luck: Luck) -> None:
+        self.do(self.a_batch(luck))
+
+    @rule(luck=LUCK)
+    def cancels(self, luck: Luck) -> None:
+        if self.world.tasks:
+            self.do(self.a_cancel(luck))
+
+    @rule(luck=LUCK)
+    def asks_for_proofs(self, luck: Luck) -> None:
+        if self.sealing():
+            self.do(self.a_seal(luck))
+
+    @rule(luck=LUCK)
+    def asks_about_a_token(self, luck: Luck) -> None:
+        if any(one.token for one in self.world.attempts.values()):
+            self.do(self.an_introspection(luck))
+
+
+class WorkflowRules(Drawing):
+    @rule(luck=LUCK)
+    def submits_a_workflow(self, luck: Luck) -> None:
+        self.do(self.a_workflow(luck))
+
+    @rule(luck=LUCK)
+    def advances_workflows(self, luck: Luck) -> None:
+        if any(task.workflow and not task.counted for task in self.world.tasks.values()):
+            self.do(self.a_workflow_turn(luck))
+
+    @rule(luck=LUCK)
+    def cancels_a_workflow(self, luck: Luck) -> None:
+        if self.world.workflows and luck.flip():
+            self.do(self.a_workflow_cancel(luck))
+
+
+class OperatorRules(Drawing):
+    @rule(luck=LUCK)
+    def project_again(self, luck: Luck) -> None:
+        name = luck.one_of(list(PROJECTS))
+        self.do(op.new_project(name, *luck.one_of([PROJECTS[name], (7, 7, 7)])))
+
+    @rule(luck=LUCK)
+    def changes_a_project(self, luck: Luck) -> None:
+        self.do(self.a_project_change(luck))
+
+    @rule(luck=LUCK)
+    def changes_a_pool(self, luck: Luck) -> None:
+        self.do(self.a_pool_change(luck))
+
+    @rule(luck=LUCK)
+    def drains_a_runner(self, luck: Luck) -> None:
+        self.do(self.a_drain(luck))
+
+
+class RunnerRules(Drawing):
+    @rule(luck=LUCK)
+    def registers(self, luck: Luck) -> None:
+        self.do(self.a_register(luck))
+
+    @rule(luck=LUCK)
+    def claims(self, luck: Luck) -> None:
+        self.do(self.a_claim(luck))
+
+    @rule(luck=LUCK)
+    def claims_more(self, luck: Luck) -> None:
+        self.do(self.a_claim(luck))
+
+    @rule(luck=LUCK)
+    def beats(self, luck: Luck) -> None:
+        self.do(self.a_heartbeat(luck))
+
+    @rule(luck=LUCK)
+    def reports(self, luck: Luck) -> None:
+        if self.world.attempts:
+            self.do(self.a_report(luck))
+
+    @rule(luck=LUCK)
+    def completes(self, luck: Luck) -> None:
+        if self.world.attempts:
+            self.do(self.a_completion(luck))
+
+    @rule(luck=LUCK)
+    def completes_many(self, luck: Luck) -> None:
+        if self.world.attempts:
+            self.do(self.completions(luck))
+
+
+class OverlapRules(Drawing):
+    """Duplicates, and commands at the same time, in one scheduler or in two."""
+
+    @rule(luck=LUCK)
+    def again(self, luck: Luck) -> None:
+        """A duplicate, maybe late."""
+        if self.recent:
+            self.do(luck.one_of(self.recent[::-1]))
+
+    @rule(luck=LUCK, cores=st.tuples(*[st.integers(0, 1)] * 3))
+    def at_once(self, luck: Luck, cores: tuple[int, int, int]) -> None:
+        kinds = [luck.one_of(self.ANY) for _ in range(luck.one_of([2, 2, 2, 3]))]
+        self.do(*_apart([kind(self, luck) for kind in kinds]), cores=cores)
+
+    @rule(luck=LUCK, cores=st.tuples(*[st.integers(0, 1)] * 2))
+    def twice_at_once(self, luck: Luck, cores: tuple[int, int]) -> None:
+        """Something new, delivered twice at the same time."""
+        kind = luck.one_of(self.ANY)
+        twice = kind(self, luck)
+        self.do(twice, twice, cores=cores)
+
+    @rule(luck=LUCK)
+    def while_a_proof_is_made(self, luck: Luck) -> None:
+        """A whole command between the question to the proof-store and its answer."""
+        if not any(one.seal_waits is False for one in self.world.tasks.values()):
+            return
+        kind = luck.one_of([each for each in self.ANY if each.__name__ != "a_seal"])
+        sealing, other = self.a_seal(luck), kind(self, luck)
+        self.do_as([sealing, other], [(sealing.run, 0), (self.lab.in_between(other.run), 1)])
+
+
+def _apart(operations: list[Operation]) -> list[Operation]:
+    """The proof-store's double has one answer at a time."""
+    seals = [each for each in operations if each.said.startswith("seals")]
+    return [each for each in operations if each not in seals[1:]]
+
+
+class TimeRules(Drawing):
+    @rule(luck=LUCK)
+    def a_wait_ends(self, luck: Luck) -> None:
+        if self.waiting():
+            self.due(luck.one_of(self.waiting()))
+
+    @rule(luck=LUCK)
+    def leases_run_out(self, luck: Luck) -> None:
+        if self.world.live():
+            live = [one.attempt_id for one in self.world.live()]
+            self.expire(luck.some(live, at_least=1, at_most=3))
+            self._maybe_sweep(luck)
+
+    @rule(luck=LUCK)
+    def an_attempt_outlives_its_limits(self, luck: Luck) -> None:
+        """It, or the grace in which it was to stop; its runner beats on, or not."""
+        if not self.world.live():
+            return
+        attempt = luck.one_of(self.world.live())
+        if luck.flip():
+            self.outlived(attempt.attempt_id, "limit:run-time")
+        elif self.world.tasks[attempt.task_id].stopping:
+            self.outlived(attempt.attempt_id, "stop-ignored")
+        self._maybe_sweep(luck)
+
+    @rule(luck=LUCK)
+    def a_deadline_passes(self, luck: Luck) -> None:
+        tasks = [id_ for id_, one in self.world.tasks.items() if one.wish.deadline]
+        if tasks:
+            task_id = luck.one_of(tasks)
+            self.set_task(task_id, past=True)
+            self.changed(
+                """UPDATE sched.task SET spec = jsonb_set(spec, '{deadline_at}',
+                   '"2020-01-01T00:00:00Z"') WHERE task_id = $1""",
+                task_id,
+            )
+            self._maybe_sweep(luck)
+
+    @rule(luck=LUCK)
+    def a_queue_takes_too_long(self, luck: Luck) -> None:
+        tasks = [id_ for id_, one in self.world.tasks.items() if one.wish.queue_s]
+        tasks = [id_ for id_ in tasks if self.world.tasks[id_].state != "blocked"]
+        if tasks:
+            task_id = luck.one_of(tasks)
+            self.set_task(task_id, queue_over=True)
+            self.changed(
+                "UPDATE sched.task SET queued_at = now() - interval '1 year' WHERE task_id = $1",
+                task_id,
+            )
+            self._maybe_sweep(luck)
+
+    @rule(luck=LUCK)
+    def wears_out(self, luck: Luck) -> None:
+        """As if a unit had been tried, or lost, nearly as often as it may be."""
+        if not self.ready_units():
+            return
+        task_id, kind = luck.one_of(self.ready_units())
+        unit = self.of_unit(task_id, kind)
+        losses = max(unit.losses, LOSSES_MAX - 1)
+        tries = max(unit.tries, PUBLISH_TRIES_MAX - 1) if kind == "publish" else unit.tries
+        self.set_unit(task_id, kind, tries=tries, losses=losses)
+        self.changed(
+            "UPDATE sched.unit SET tries = $3, losses = $4 WHERE task_id = $1 AND kind = $2",
+            *(task_id, kind, tries, losses),
+        )
+
+    def _maybe_sweep(self, luck: Luck) -> None:
+        if luck.flip():
+            self.do(op.sweep(self.lab))
+
+    def due(self, at: tuple[str, str]) -> None:
+        task_id, kind = at
+        if kind == "seal":
+            self.set_task(task_id, seal_waits=False)
+            statement = "UPDATE sched.task SET seal_due_at = now() WHERE task_id = $1"
+            self.changed(statement, task_id)
+        else:
+            self.set_unit(task_id, kind, waits=False)
+            statement = "UPDATE sched.unit SET run_at = now() WHERE task_id = $1 AND kind = $2"
+            self.changed(statement, task_id, kind)
+
+    def expire(self, attempts: Sequence[str]) -> None:
+        for attempt_id in attempts:
+            self._expired(attempt_id)
+        self.changed(
+            "UPDATE sched.attempt SET lease_until = now() - interval '1 hour'"
+            " WHERE attempt_id = ANY($1)",
+            list(attempts),
+        )
+
+    def outlived(self, attempt_id: str, limit: str) -> None:
+        """`limit`: limit:run-time | stop-ignored. Its lease was cut at that time, and is over."""
+        before = self.world.attempts[attempt_id].over
+        self._expired(attempt_id, over="limit:run-time" if before == "limit:run-time" else limit)
+        if limit == "stop-ignored":
+            self.lab.sql(
+                "UPDATE sched.task SET stopping_since = now() - interval '1 year'"
+                " WHERE current_attempt = $1",
+                attempt_id,
+            )
+        else:
+            self.lab.sql(
+                "UPDATE sched.attempt SET created_at = now() - interval '1 year'"
+                " WHERE attempt_id = $1",
+                attempt_id,
+            )
+        self.expire([attempt_id])
+
+    def _expired(self, attempt_id: str, over: str = "") -> None:
+        attempt = self.world.attempts[attempt_id]
+        over = over or attempt.over
+        self.world.attempts[attempt_id] = replace(attempt, expired=True, over=over)
