@@ -12,12 +12,10 @@ import errno
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from faststream.nats import NatsBroker
 from wfhub_common import limits, messages, subjects
 from wfhub_common.errors import LeaseLost, Rejected, WfhubError
 from wfhub_common.log import get_logger
@@ -27,12 +25,9 @@ from wfhub_agent_runner import commands as shell
 from wfhub_agent_runner import outcomes, shared_caches
 from wfhub_agent_runner.agents import context, planning, telling
 from wfhub_agent_runner.agents.entry import Wire
-from wfhub_agent_runner.agents.probing import Versions
-from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
-from wfhub_agent_runner.egress_policy import EgressRules
 from wfhub_agent_runner.evidence import Evidence
-from wfhub_agent_runner.finished import HandingIn, Record
+from wfhub_agent_runner.finished import Record
 from wfhub_agent_runner.gitwork.client import Use
 from wfhub_agent_runner.gitwork.workspaces import (
     About,
@@ -40,45 +35,20 @@ from wfhub_agent_runner.gitwork.workspaces import (
     Layers,
     Lease,
     Snapshot,
-    Workspaces,
 )
-from wfhub_agent_runner.image_policy import Chosen, ImagePolicy
+from wfhub_agent_runner.image_policy import Chosen
 from wfhub_agent_runner.leases import Held
 from wfhub_agent_runner.logs import AttemptLog
+from wfhub_agent_runner.metrics import phase
+from wfhub_agent_runner.parts import Parts
 from wfhub_agent_runner.relay import GatewayRelay
 from wfhub_agent_runner.sandbox import port
-from wfhub_agent_runner.scheduler_link import SchedulerLink
 from wfhub_agent_runner.set_up import NAME as SETUP
-from wfhub_agent_runner.set_up import SetUps, key_of
-from wfhub_agent_runner.spool import Item, Spool
-from wfhub_agent_runner.toolchains import Toolchains
+from wfhub_agent_runner.set_up import key_of
+from wfhub_agent_runner.spool import Item
 from wfhub_agent_runner.verification import verify
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What every attempt of this runner works with."""
-
-    runner_id: str
-    broker: NatsBroker
-    link: SchedulerLink
-    workspaces: Workspaces
-    sandbox: port.Sandbox
-    spool: Spool
-    delivery: Delivery
-    handing_in: HandingIn
-    toolchains: Toolchains
-    python: tuple[str, ...]  # the words that start one inside every sandbox
-    gateway_url: str
-    set_ups: SetUps
-    versions: Versions
-    secrets: tuple[str, ...]  # of this process: masked in every log
-    scratch: Path
-    egress: EgressRules = field(default_factory=EgressRules)  # by default nothing
-    caches: tuple[shared_caches.Rule, ...] = ()
-    images: ImagePolicy | None = None  # of a sandbox that has images
 
 
 class AgentAttempt:
@@ -88,6 +58,7 @@ class AgentAttempt:
         self._spec = assignment.spec
         self._limits = assignment.spec.limits.in_force()
         self._held = held
+        self.metrics = parts.metrics
         self._evidence = Evidence()
         self._image = Chosen()
         self._egress_allowed = parts.egress.of(assignment.project)
@@ -107,6 +78,7 @@ class AgentAttempt:
                     raise LeaseLost("lease-lost", "the scheduler gave the task to another attempt")
                 await self._finish(decision)
         except LeaseLost as e:
+            self.metrics.lost()
             log.warning("attempt dropped", attempt_id=self._held.attempt_id, reason=e.message)
 
     async def _decided(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
@@ -138,11 +110,7 @@ class AgentAttempt:
         evidence.plan = planning.plan(spec.agent, prompt=spec.prompt, python=parts.python)
         await self._step("started", state=AttemptState.RUNNING, runner_id=parts.runner_id)
 
-        use = Use(self._assigned.project, apply=spec.apply)
-        base = evidence.base = await parts.workspaces.prepare(spec.repo, spec.base, use)
-        await self._step("workspace-ready", base_commit=base.commit, ref=base.ref)
-        await self._choose_image(base)
-        evidence.lease = await parts.workspaces.lease(base, self._assigned.attempt_id)
+        evidence.lease = await self._workspace()
         stack.push_async_callback(self._release)
         if spec.setup and (failed := await self._set_up(scratch, evidence.lease)):
             return failed
@@ -200,6 +168,15 @@ class AgentAttempt:
             return outcomes.Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")
         return outcomes.of_verdict(evidence.verdict)
 
+    @phase("workspace")
+    async def _workspace(self) -> Lease:
+        parts, spec = self._parts, self._spec
+        use = Use(self._assigned.project, apply=spec.apply)
+        base = self._evidence.base = await parts.workspaces.prepare(spec.repo, spec.base, use)
+        await self._step("workspace-ready", base_commit=base.commit, ref=base.ref)
+        await self._choose_image(base)
+        return await parts.workspaces.lease(base, self._assigned.attempt_id)
+
     async def _choose_image(self, base: BaseCheckout) -> None:
         """Raises: Rejected for one that the task may not have."""
         images, asked = self._parts.images, self._spec.image
@@ -213,6 +190,7 @@ class AgentAttempt:
         assert self._evidence.lease is not None
         await self._parts.workspaces.release(self._evidence.lease)
 
+    @phase("set-up")
     async def _set_up(self, scratch: Path, lease: Lease) -> outcomes.Decision | None:
         """The evidence's lease is on what was set up, or the decision says why not."""
         parts, spec = self._parts, self._spec
@@ -260,6 +238,7 @@ class AgentAttempt:
             self._image.image,
         )
 
+    @phase("agent")
     async def _agent(
         self, scratch: Path, plan: planning.AgentPlan, lease: Lease
     ) -> tuple[port.SandboxResult, outcomes.ModelTraffic]:
@@ -336,6 +315,7 @@ class AgentAttempt:
             self._evidence.egress[kind] = {"allowed": list(entries), **proxy.log.totals()}
             self._evidence.artifacts[name] = (proxy.log.path, "application/x-ndjson")
 
+    @phase("verification")
     async def _verified(
         self, scratch: Path, lease: Lease, result: Snapshot | None, *, kind: str
     ) -> Verdict:
@@ -343,7 +323,7 @@ class AgentAttempt:
         parts, spec = self._parts, self._spec
         checkout = await parts.workspaces.clean(lease, kind, result)
         async with self._log(scratch, kind) as out:
-            return await verify(
+            verdict = await verify(
                 spec.verify,
                 checkout,
                 self._surroundings(self._limits.verify_s),
@@ -351,6 +331,8 @@ class AgentAttempt:
                 log_name=f"{kind}.log",
                 cancel=self._held.cancel,
             )
+        self.metrics.verified(verdict.status)
+        return verdict
 
     @asynccontextmanager
     async def _log(self, scratch: Path, kind: str) -> AsyncIterator[AttemptLog]:
@@ -370,6 +352,7 @@ class AgentAttempt:
     async def _step(self, name: str, **fields: Any) -> None:
         await self._parts.link.step(self._held, name, **fields)
 
+    @phase("hand-in")
     async def _finish(self, decision: outcomes.Decision) -> None:
         items = await self._spooled()
         sandbox = self._parts.sandbox.describe(self._image.image) | self._image.described()
@@ -384,6 +367,7 @@ class AgentAttempt:
             observed=observed,
         )
         done = await self._parts.handing_in.hand_in(self._held, Record(complete, items))
+        self.metrics.ended(self._assigned.kind, complete)
         log.info(
             "attempt completed",
             attempt_id=self._held.attempt_id,

@@ -10,6 +10,7 @@ from typing import Any, assert_never
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from wfhub_common import tracing
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.messages import FINAL_TASK_STATES, FiringOutcome
 
@@ -142,8 +143,9 @@ async def start(tx: Tx, schedule: Schedule, fire_at: datetime, *, tries: int) ->
     task = NewTaskRow(schedule.spec.task, submitted_by=f"schedule:{schedule.name}")
     project = await projects.find(tx.connection, schedule.project_id)
     try:
-        async with tx.connection.begin_nested():
-            await create_tasks(tx, project, [task])
+        with tracing.span("fire schedule", schedule_id=schedule.schedule_id):
+            async with tx.connection.begin_nested():
+                await create_tasks(tx, project, [task])
     except (Rejected, RetryLater) as e:
         full = isinstance(e, RetryLater) or e.status == _TOO_MANY
         reason = {"reason": e.code, "message": e.message}
