@@ -67,10 +67,7 @@ def detached() -> Context | None:
 
 @contextmanager
 def within(traceparent: str) -> Iterator[None]:
-    """As a part of that trace, unless it is empty."""
-    if not traceparent:
-        yield
-        return
+    """As a part of that trace; empty: of none, whatever this task was made in."""
     token = _current.set(traceparent)
     try:
         yield

@@ -13,7 +13,10 @@ READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 class Traced:
     """`spans`: a span for each request that changes something, or names its trace; a read that
-    names none has none. Otherwise the trace is only passed on."""
+    names none has none. Otherwise the trace is only passed on.
+
+    A request that names none is in none: a server may read it in the context of the one before it
+    on the same connection."""
 
     def __init__(self, app: Callable[..., Any], *, spans: bool = True) -> None:
         self._app = app
