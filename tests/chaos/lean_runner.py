@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 from wfhub_agent_runner import claims, main, publication, toolchains
 from wfhub_agent_runner.agents.probing import Versions
-from wfhub_agent_runner.attempt import AgentAttempt, Parts
+from wfhub_agent_runner.attempt import AgentAttempt
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.finished import Finished, HandingIn
 from wfhub_agent_runner.gitwork import access, client
@@ -28,6 +28,7 @@ from wfhub_agent_runner.gitwork.location import Policy
 from wfhub_agent_runner.gitwork.outcomes import PublishResult
 from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_agent_runner.leases import Held, Leases
+from wfhub_agent_runner.parts import Parts
 from wfhub_agent_runner.sandbox import port
 from wfhub_agent_runner.scheduler_link import SchedulerLink
 from wfhub_agent_runner.set_up import SetUps

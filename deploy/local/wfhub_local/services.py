@@ -21,9 +21,18 @@ from wfhub_local import ports
 from wfhub_local.layout import Layout
 from wfhub_local.processes import Process
 from wfhub_local.servers import uid_of
-from wfhub_local.settings import GATEWAY_VARIABLES, NETWORK_VARIABLES, Options, is_root, picked
+from wfhub_local.settings import (
+    GATEWAY_VARIABLES,
+    METRICS_PORT,
+    NETWORK_VARIABLES,
+    TRACE_VARIABLES,
+    Options,
+    is_root,
+    picked,
+)
 
 READYZ_S_MAX = 1.0
+PORT_MAX = 65_535
 RUNNER = "runner"
 
 MODULES = {
@@ -235,7 +244,7 @@ def _process(
         nats_users=s.where.nats_users,
         database_url=s.where.database_urls.get(service, ""),
     )
-    env: dict[str, str] = dict(own.env)
+    env: dict[str, str] = {**picked(s.user_env, TRACE_VARIABLES), **_metrics(s, name), **own.env}
     descriptors: tuple[int, ...] = ()
     if s.where.nats_users:
         env["NATS_USER"] = sender
@@ -260,6 +269,18 @@ def _process(
         before=clear,
         is_up=_probe(s, service, ready_file),
     )
+
+
+def _metrics(s: Setting, name: str) -> dict[str, str]:
+    """Where it serves them. Raises: SystemExit."""
+    given = s.user_env.get(METRICS_PORT)
+    if not given:
+        return {}
+    runners = (f"{RUNNER}-{number}" for number in range(1, s.options.runners + 1))
+    names = (*(service for service in MODULES if service != RUNNER), *runners)
+    if not given.isdigit() or not 0 < int(given) <= PORT_MAX - len(names):
+        raise SystemExit(f"bad settings: {METRICS_PORT}: {given!r} is not the first of free ports")
+    return {"METRICS_LISTEN": f"{ports.HOST}:{int(given) + names.index(name)}"}
 
 
 def _probe(s: Setting, service: str, ready_file: Path | None) -> Callable[[], bool]:

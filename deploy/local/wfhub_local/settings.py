@@ -21,11 +21,17 @@ GATEWAY_VARIABLES = (
     "LLM_RECORD",
     "LLM_CONFIG",
     "LLM_PRICES",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OPENAI_API_KEY",
     "ANTHROPIC_API_KEY",
     "OLLAMA_HOST",
 )
+# Where each service sends its spans, and how many of them.
+TRACE_VARIABLES = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+)
+METRICS_PORT = "METRICS_PORT"  # of the first service; the others have the ports after it
 # How the gateway reaches a provider and a runner reaches a repository.
 NETWORK_VARIABLES = (
     "HTTP_PROXY",

@@ -9,8 +9,8 @@ its pool of workers cost six times the CPU of a request without them (ADR 14).
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -22,7 +22,7 @@ from faststream.security import SASLPlaintext
 from nats.aio.msg import Msg
 from pydantic import BaseModel, ValidationError
 
-from wfhub_common import limits, subjects
+from wfhub_common import limits, subjects, tracing
 from wfhub_common.errors import Corrupt, Rejected, RetryLater, WfhubError, from_wire, to_wire
 from wfhub_common.flood import FloodGate
 from wfhub_common.log import get_logger
@@ -193,7 +193,8 @@ def serve_at(
 
     async def work(raw: Msg) -> None:
         with subscriber.lock:  # an orderly stop waits for it
-            body = await answer(raw.subject, raw.data, has_reply=bool(raw.reply))
+            with _traced(raw):
+                body = await answer(raw.subject, raw.data, has_reply=bool(raw.reply))
             if raw.reply:
                 with suppress(nats.errors.Error, OSError):  # the asker asks again
                     await raw.respond(body)
@@ -271,7 +272,8 @@ async def ask_at(
             status=413,
         )
     try:
-        asking = broker.connection.request(subject, body, timeout=timeout_s)
+        headers = tracing.headers()
+        asking = broker.connection.request(subject, body, timeout=timeout_s, headers=headers)
         losses = _losses.get(broker) if timeout_s > SHORT_S else None
         message = await (losses.cut_short(asking) if losses else asking)
     except nats.errors.NoRespondersError as e:
@@ -297,6 +299,17 @@ def decode_reply(body: bytes, reply_type: type[Reply]) -> Reply:
 class _Envelope(BaseModel):
     ok: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
+
+
+@contextmanager
+def _traced(raw: Msg) -> Iterator[None]:
+    """As a part of the trace that the message names, if it does."""
+    parent = tracing.parsed(raw.headers.get(tracing.HEADER)) if raw.headers else ""
+    if not parent:
+        yield
+        return
+    with tracing.within(parent), tracing.span(_verb(raw.subject), tracing.SERVER):
+        yield
 
 
 async def _raw(message: NatsMessage) -> Msg:

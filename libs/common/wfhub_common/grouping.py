@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from wfhub_common import tracing
 from wfhub_common.errors import RetryLater, WfhubError
 from wfhub_common.log import get_logger
 
@@ -48,7 +49,7 @@ class Grouped(Generic[Q, A]):
         self._waiting.append((item, answer))
         if self._working < self._at_once:
             self._working += 1
-            worker = asyncio.create_task(self._drain())
+            worker = asyncio.create_task(self._drain(), context=tracing.detached())
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
         return await answer

@@ -1,6 +1,7 @@
 """Structured logs: one JSON line an event on standard error, fields as keywords.
 
 `log = get_logger(__name__)`; `log.warning("lease lost", task_id=…)`. Never a secret as a field.
+What is said of work that belongs to a trace has its `trace_id`.
 """
 
 import logging
@@ -8,6 +9,8 @@ import sys
 from typing import Any
 
 import structlog
+
+from wfhub_common import tracing
 
 
 def configure(service: str, *, level: str = "INFO", format_: str = "json") -> None:
@@ -21,6 +24,7 @@ def configure(service: str, *, level: str = "INFO", format_: str = "json") -> No
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            _with_trace,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -36,6 +40,12 @@ def configure(service: str, *, level: str = "INFO", format_: str = "json") -> No
         format='{"service":"' + service + '","level":"%(levelname)s","logger":"%(name)s",'
         '"event":"%(message)s"}',
     )
+
+
+def _with_trace(_logger: Any, _method: str, event: Any) -> Any:
+    if traceparent := tracing.current():
+        event["trace_id"] = tracing.trace_id(traceparent)
+    return event
 
 
 def get_logger(name: str) -> Any:

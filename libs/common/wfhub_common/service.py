@@ -77,9 +77,9 @@ async def beat(file: Path | None) -> None:
         await asyncio.sleep(BEAT_S)
 
 
-def listen(address: str) -> socket.socket:
+def listen(address: str, *, setting: str = "HTTP_LISTEN") -> socket.socket:
     """A listening socket for `host:port` or `fd:N` (inherited from a supervisor).
-    Raises: SystemExit that names the address when the port is in use."""
+    Raises: SystemExit that names the address, and its setting, when the port is in use."""
     if address.startswith("fd:"):
         return _prompt(socket.socket(fileno=int(address.removeprefix("fd:"))))
     host, _, port = address.rpartition(":")
@@ -90,7 +90,7 @@ def listen(address: str) -> socket.socket:
         listener.bind((host.strip("[]"), int(port)))
         listener.listen(HTTP_BACKLOG)
     except (OSError, ValueError) as e:
-        raise SystemExit(f"cannot listen on {address}: {e}; choose another with HTTP_LISTEN") from e
+        raise SystemExit(f"cannot listen on {address}: {e}; choose another with {setting}") from e
     return _prompt(listener)
 
 
@@ -102,9 +102,9 @@ def _prompt(listener: socket.socket) -> socket.socket:
     return listener
 
 
-async def serve_http(app: Any, address: str, stop: Stop) -> None:
+async def serve_http(app: Any, address: str, stop: Stop, *, setting: str = "HTTP_LISTEN") -> None:
     """Serve an ASGI app until `stop`; open requests get STOP_GRACE_S / 2 to finish."""
-    listener = listen(address)
+    listener = listen(address, setting=setting)
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -42,10 +42,12 @@ def _read(variable: str, path: str) -> str:
 
 
 class BrokerSettings(Settings):
-    """What every service needs to reach NATS."""
+    """What every service needs to reach NATS, and to be watched."""
 
     nats_url: str = "nats://127.0.0.1:4222"
     nats_user: str = ""
     nats_password: str = ""
     log_level: str = "INFO"
     log_format: str = "json"  # json | console
+    metrics_listen: str = ""  # host:port of GET /metrics, for the operator alone; empty: none
+    otel_exporter_otlp_endpoint: str = ""  # of a collector for spans, such as http://host:4318

@@ -11,12 +11,10 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from faststream.nats import NatsBroker
 from wfhub_common import limits, messages, subjects
 from wfhub_common.errors import LeaseLost
 from wfhub_common.log import get_logger
@@ -26,12 +24,9 @@ from wfhub_agent_runner import commands as shell
 from wfhub_agent_runner import failures, outcomes, shared_caches
 from wfhub_agent_runner.agents import context, planning, telling
 from wfhub_agent_runner.agents.entry import Wire
-from wfhub_agent_runner.agents.probing import Versions
-from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.egress import EgressProxy
-from wfhub_agent_runner.egress_policy import EgressRules
 from wfhub_agent_runner.evidence import Evidence
-from wfhub_agent_runner.finished import HandingIn, Record
+from wfhub_agent_runner.finished import Record
 from wfhub_agent_runner.gitwork.client import Use
 from wfhub_agent_runner.gitwork.workspaces import (
     About,
@@ -39,45 +34,19 @@ from wfhub_agent_runner.gitwork.workspaces import (
     Layers,
     Lease,
     Snapshot,
-    Workspaces,
 )
-from wfhub_agent_runner.image_policy import Chosen, ImagePolicy
+from wfhub_agent_runner.image_policy import Chosen
 from wfhub_agent_runner.leases import Held
 from wfhub_agent_runner.logs import AttemptLog
+from wfhub_agent_runner.metrics import phase
+from wfhub_agent_runner.parts import Parts
 from wfhub_agent_runner.relay import GatewayRelay
 from wfhub_agent_runner.sandbox import port
-from wfhub_agent_runner.scheduler_link import SchedulerLink
 from wfhub_agent_runner.set_up import NAME as SETUP
-from wfhub_agent_runner.set_up import SetUps, key_of
-from wfhub_agent_runner.spool import Spool
-from wfhub_agent_runner.toolchains import Toolchains
+from wfhub_agent_runner.set_up import key_of
 from wfhub_agent_runner.verification import verify
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What every attempt of this runner works with."""
-
-    runner_id: str
-    broker: NatsBroker
-    link: SchedulerLink
-    workspaces: Workspaces
-    sandbox: port.Sandbox
-    spool: Spool
-    delivery: Delivery
-    handing_in: HandingIn
-    toolchains: Toolchains
-    python: tuple[str, ...]  # the words that start one inside every sandbox
-    gateway_url: str
-    set_ups: SetUps
-    versions: Versions
-    secrets: tuple[str, ...]  # of this process: masked in every log
-    scratch: Path
-    egress: EgressRules = field(default_factory=EgressRules)  # by default nothing
-    caches: tuple[shared_caches.Rule, ...] = ()
-    images: ImagePolicy | None = None  # of a sandbox that has images
 
 
 class AgentAttempt:
@@ -87,6 +56,7 @@ class AgentAttempt:
         self._spec = assignment.spec
         self._limits = assignment.spec.limits.in_force()
         self._held = held
+        self.metrics = parts.metrics
         self._evidence = Evidence()
         self._image = Chosen()
         self._egress_allowed = parts.egress.of(assignment.project)
@@ -106,6 +76,7 @@ class AgentAttempt:
                     raise LeaseLost("lease-lost", "the scheduler gave the task to another attempt")
                 await self._finish(decision)
         except LeaseLost as e:
+            self.metrics.lost()
             log.warning("attempt dropped", attempt_id=self._held.attempt_id, reason=e.message)
 
     async def _decided(self, stack: AsyncExitStack, scratch: Path) -> outcomes.Decision:
@@ -126,11 +97,7 @@ class AgentAttempt:
         evidence.plan = planning.plan(spec.agent, prompt=spec.prompt, python=parts.python)
         await self._step("started", state=AttemptState.RUNNING, runner_id=parts.runner_id)
 
-        use = Use(self._assigned.project, apply=spec.apply)
-        base = evidence.base = await parts.workspaces.prepare(spec.repo, spec.base, use)
-        await self._step("workspace-ready", base_commit=base.commit, ref=base.ref)
-        await self._choose_image(base)
-        evidence.lease = await parts.workspaces.lease(base, self._assigned.attempt_id)
+        evidence.lease = await self._workspace()
         stack.push_async_callback(self._release)
         if spec.setup and (failed := await self._set_up(scratch, evidence.lease)):
             return failed
@@ -188,6 +155,15 @@ class AgentAttempt:
             return outcomes.Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")
         return outcomes.of_verdict(evidence.verdict)
 
+    @phase("workspace")
+    async def _workspace(self) -> Lease:
+        parts, spec = self._parts, self._spec
+        use = Use(self._assigned.project, apply=spec.apply)
+        base = self._evidence.base = await parts.workspaces.prepare(spec.repo, spec.base, use)
+        await self._step("workspace-ready", base_commit=base.commit, ref=base.ref)
+        await self._choose_image(base)
+        return await parts.workspaces.lease(base, self._assigned.attempt_id)
+
     async def _choose_image(self, base: BaseCheckout) -> None:
         """Raises: Rejected for one that the task may not have."""
         images, asked = self._parts.images, self._spec.image
@@ -201,6 +177,7 @@ class AgentAttempt:
         assert self._evidence.lease is not None
         await self._parts.workspaces.release(self._evidence.lease)
 
+    @phase("set-up")
     async def _set_up(self, scratch: Path, lease: Lease) -> outcomes.Decision | None:
         """The evidence's lease is on what was set up, or the decision says why not."""
         parts, spec = self._parts, self._spec
@@ -248,6 +225,7 @@ class AgentAttempt:
             self._image.image,
         )
 
+    @phase("agent")
     async def _agent(
         self, scratch: Path, plan: planning.AgentPlan, lease: Lease
     ) -> tuple[port.SandboxResult, outcomes.ModelTraffic]:
@@ -324,6 +302,7 @@ class AgentAttempt:
             self._evidence.egress[kind] = {"allowed": list(entries), **proxy.log.totals()}
             self._evidence.artifacts[name] = (proxy.log.path, "application/x-ndjson")
 
+    @phase("verification")
     async def _verified(
         self, scratch: Path, lease: Lease, result: Snapshot | None, *, kind: str
     ) -> Verdict:
@@ -331,7 +310,7 @@ class AgentAttempt:
         parts, spec = self._parts, self._spec
         checkout = await parts.workspaces.clean(lease, kind, result)
         async with self._log(scratch, kind) as out:
-            return await verify(
+            verdict = await verify(
                 spec.verify,
                 checkout,
                 self._surroundings(self._limits.verify_s),
@@ -339,6 +318,8 @@ class AgentAttempt:
                 log_name=f"{kind}.log",
                 cancel=self._held.cancel,
             )
+        self.metrics.verified(verdict.status)
+        return verdict
 
     @asynccontextmanager
     async def _log(self, scratch: Path, kind: str) -> AsyncIterator[AttemptLog]:
@@ -358,6 +339,7 @@ class AgentAttempt:
     async def _step(self, name: str, **fields: Any) -> None:
         await self._parts.link.step(self._held, name, **fields)
 
+    @phase("hand-in")
     async def _finish(self, decision: outcomes.Decision) -> None:
         artifacts = self._evidence.artifacts
         items, unkept = await asyncio.to_thread(self._parts.spool.put_all, artifacts, self._at)
@@ -375,6 +357,7 @@ class AgentAttempt:
             observed=observed,
         )
         done = await self._parts.handing_in.hand_in(self._held, Record(complete, items))
+        self.metrics.ended(self._assigned.kind, complete)
         log.info(
             "attempt completed",
             attempt_id=self._held.attempt_id,

@@ -18,7 +18,7 @@ import httpx
 from faststream.nats import NatsBroker
 from nats.errors import Error as NatsError
 from wfhub_common import broker as rpc
-from wfhub_common import digests, messages, subjects
+from wfhub_common import digests, messages, subjects, tracing
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
 
@@ -120,7 +120,7 @@ class Delivery:
             reply = await self._http.put(
                 path,
                 content=chunks(),
-                headers={"Content-Length": str(item.size)},
+                headers={"Content-Length": str(item.size), **(tracing.headers() or {})},
                 timeout=UPLOAD_TIMEOUT_S,
             )
         except httpx.HTTPError as e:
@@ -148,6 +148,7 @@ class Delivery:
                 subjects.ingest(at),
                 stream=subjects.INGEST_STREAM,
                 timeout=ACK_TIMEOUT_S,
+                headers=tracing.headers(),
             )
         except (NatsError, TimeoutError, OSError) as e:
             raise RetryLater("broker-down", f"JetStream did not acknowledge: {e!r}") from e

@@ -20,14 +20,14 @@ import httpx
 from faststream.nats import NatsBroker
 from wfhub_common import broker as rpc
 from wfhub_common import log as logs
-from wfhub_common import messages, privileges, service
+from wfhub_common import messages, metrics, privileges, service, tracing
 from wfhub_common.broker import make_broker
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.messages import UnitKind
 
-from wfhub_agent_runner import publication, shared_caches, steering, toolchains
+from wfhub_agent_runner import escape_watch, publication, shared_caches, steering, toolchains
 from wfhub_agent_runner.agents.probing import Versions
-from wfhub_agent_runner.attempt import AgentAttempt, Parts
+from wfhub_agent_runner.attempt import AgentAttempt
 from wfhub_agent_runner.claims import Claims
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.finished import Finished, HandingIn, held_again
@@ -37,11 +37,12 @@ from wfhub_agent_runner.gitwork.location import Policy
 from wfhub_agent_runner.gitwork.remote import credentials
 from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_agent_runner.leases import Leases
+from wfhub_agent_runner.metrics import CountedSandbox, Metrics, traced_as
+from wfhub_agent_runner.parts import Parts
 from wfhub_agent_runner.sandbox import choice, delegation
 from wfhub_agent_runner.sandbox.layers import LayerKind
 from wfhub_agent_runner.sandbox.pods import sandbox as pods
 from wfhub_agent_runner.sandbox.port import Sandbox
-from wfhub_agent_runner.sandbox.probes import probe
 from wfhub_agent_runner.scheduler_link import SchedulerLink
 from wfhub_agent_runner.set_up import SetUps
 from wfhub_agent_runner.settings import PodsSettings, RunnerSettings
@@ -162,7 +163,7 @@ async def _serve(
         raise SystemExit(f"bad settings: {e}") from e
     except Rejected as e:
         raise SystemExit(f"no sandbox works here, so no task is taken: {e.message}") from e
-    await _refuse_if_escapable(sandbox)
+    await escape_watch.refuse_if_escapable(sandbox)
 
     scratch = settings.runner_home / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -180,6 +181,8 @@ async def _serve(
     finished = Finished(settings.runner_home / "finished")
     records = finished.waiting()
 
+    traced = tracing.set_up("agent-runner", settings.otel_exporter_otlp_endpoint)
+    counts = Metrics()
     broker = make_broker(settings, name=settings.runner_id, on_closed=stop)
     leases = Leases(broker=broker, runner_id=settings.runner_id, incarnation=incarnation)
     steering.serve(broker, settings.runner_id, leases.inbox_of)
@@ -196,7 +199,7 @@ async def _serve(
             broker=broker,
             link=link,
             workspaces=workspaces,
-            sandbox=sandbox,
+            sandbox=CountedSandbox(sandbox, counts),
             spool=spool,
             delivery=delivery,
             handing_in=handing_in,
@@ -210,18 +213,20 @@ async def _serve(
             egress=settings.egress_rules(),
             caches=_caches(settings),
             images=settings.image_policy(),
+            metrics=counts,
         )
 
         async def run(assignment: messages.Assignment) -> None:
             held = leases.hold(assignment)
             try:
-                match assignment.kind:
-                    case UnitKind.AGENT:
-                        await AgentAttempt(parts, assignment, held).run()
-                    case UnitKind.PUBLISH:
-                        await publication.publish(parts, assignment, held)
-                    case UnitKind.VERIFY:
-                        log.error("a verify unit was not asked for", unit=assignment.attempt_id)
+                with traced_as(assignment), counts.at_work(assignment):
+                    match assignment.kind:
+                        case UnitKind.AGENT:
+                            await AgentAttempt(parts, assignment, held).run()
+                        case UnitKind.PUBLISH:
+                            await publication.publish(parts, assignment, held)
+                        case UnitKind.VERIFY:
+                            log.error("a verify unit was not asked for", unit=assignment.attempt_id)
             finally:
                 leases.release(assignment.attempt_id)
 
@@ -234,6 +239,10 @@ async def _serve(
             pool=settings.runner_pool,
             run=run,
         )
+        counts.observe(
+            settings.runner_home, spool, slots=settings.runner_slots, paused=claims.paused.is_set
+        )
+        watched = asyncio.create_task(metrics.serve(counts, settings.metrics_listen, stop))
         registered = await _register(settings, broker, incarnation, stop, holds=tuple(records))
         if registered is None:
             await rpc.stop(broker)
@@ -267,7 +276,7 @@ async def _serve(
             asyncio.create_task(delivery.deliver_leftovers(but_of=set(registered.kept))),
             asyncio.create_task(service.beat(settings.ready_file)),
             asyncio.create_task(_tidy_again(workspaces)),
-            asyncio.create_task(_probe_again(settings, sandbox, claims)),
+            asyncio.create_task(escape_watch.probe_again(settings.probe_every_s, sandbox, claims)),
             asyncio.create_task(_register_again(settings, broker, incarnation, leases, stop)),
             asyncio.create_task(stop.wait()),
         ]
@@ -281,7 +290,11 @@ async def _serve(
         leases.cancel_all()
         await asyncio.gather(*again, return_exceptions=True)
         await claims.drain()
+        stop("the runner ended by itself")  # nothing, where it was asked to
+        await watched
     await rpc.stop(broker)
+    if traced is not None:
+        await asyncio.to_thread(traced.close)
 
 
 async def _sandbox(settings: RunnerSettings, cgroups: Sequence[Path]) -> Sandbox:
@@ -300,24 +313,6 @@ async def _sandbox(settings: RunnerSettings, cgroups: Sequence[Path]) -> Sandbox
     )
     scratch = settings.runner_home / "sandbox"
     return await pods.opened(told.pods(os.getuid()), here, scratch=scratch)
-
-
-async def _refuse_if_escapable(sandbox: Sandbox) -> None:
-    escaped = [result for result in await probe(sandbox) if not result.held]
-    if escaped:
-        names = "; ".join(f"{result.name}: {result.detail}" for result in escaped)
-        raise SystemExit(f"the sandbox does not hold, so no task is taken: {names}")
-
-
-async def _probe_again(settings: RunnerSettings, sandbox: Sandbox, claims: Claims) -> None:
-    while True:
-        await asyncio.sleep(settings.probe_every_s)
-        escaped = [result.name for result in await probe(sandbox) if not result.held]
-        if escaped:
-            log.error("the sandbox does not hold: taking no tasks", probes=escaped)
-            claims.paused.set()
-        else:
-            claims.paused.clear()
 
 
 async def _tidy_again(workspaces: Workspaces) -> None:

@@ -15,7 +15,6 @@ from wfhub_common.errors import LeaseLost, Rejected, RetryLater, WfhubError
 from wfhub_common.log import get_logger
 from wfhub_common.messages import AttemptState
 
-from wfhub_agent_runner.attempt import Parts
 from wfhub_agent_runner.gitwork import commit
 from wfhub_agent_runner.gitwork.client import Use
 from wfhub_agent_runner.gitwork.commit import About
@@ -27,6 +26,7 @@ from wfhub_agent_runner.gitwork.outcomes import (
     Refused,
 )
 from wfhub_agent_runner.leases import Held
+from wfhub_agent_runner.parts import Parts
 
 PULL_REQUEST_TRIES = 3
 PULL_REQUEST_PAUSE_S = 2.0
@@ -38,11 +38,14 @@ async def publish(parts: Parts, assignment: messages.Assignment, held: Held) -> 
     order = assignment.publish
     assert order is not None, "a publish unit has an order"
     try:
-        complete = await _published(parts, assignment, order, held)
+        with parts.metrics.phase("publish"):
+            complete = await _published(parts, assignment, order, held)
         done = await parts.link.complete(held, complete)
     except LeaseLost as e:
+        parts.metrics.lost()
         log.warning("publication dropped", attempt_id=held.attempt_id, reason=e.message)
     else:
+        parts.metrics.ended(assignment.kind, complete)
         log.info(
             "publication ended",
             attempt_id=held.attempt_id,

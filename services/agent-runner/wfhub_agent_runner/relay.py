@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import httpx
 import uvicorn
-from wfhub_common import model_paths
+from wfhub_common import model_paths, tracing
 from wfhub_common.log import get_logger
 
 from wfhub_agent_runner.agents.builtin.errors import said
@@ -56,6 +56,10 @@ _NOT_FORWARDED = _HOP_BY_HOP | {
     b"x-goog-api-key",
     b"cookie",
     b"forwarded",
+    # And about which trace it belongs to: ours.
+    b"traceparent",
+    b"tracestate",
+    b"baggage",
 }
 
 log = get_logger(__name__)
@@ -85,6 +89,7 @@ class GatewayRelay:
         self._last_at = 0.0  # monotonic
         self._gateway_url = gateway_url.rstrip("/")
         self._token = token
+        self._traceparent = tracing.current().encode()  # of whoever opens it
         self._inbox = inbox
         self._open: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -199,6 +204,8 @@ class GatewayRelay:
             raise _Refused(400, "bad-query", f"the query cannot be read: {e}") from e
         headers = [(k, v) for k, v in scope["headers"] if k.lower() not in _NOT_FORWARDED]
         headers.append((b"authorization", f"Bearer {self._token}".encode()))
+        if self._traceparent:
+            headers.append((b"traceparent", self._traceparent))
         length = dict(headers).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > BODY_BYTES_MAX:
             raise _Refused(413, "request-too-large", f"the limit is {BODY_BYTES_MAX} bytes")

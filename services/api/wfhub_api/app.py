@@ -18,8 +18,9 @@ from wfhub_common import broker as rpc
 from wfhub_common import problems
 from wfhub_common.log import get_logger
 from wfhub_common.service import Stop
+from wfhub_common.tracing_http import Traced
 
-from wfhub_api import edge, openapi, validation
+from wfhub_api import edge, metrics, openapi, validation
 from wfhub_api.hub import Hub
 from wfhub_api.proof_store import ProofStore
 from wfhub_api.routes import (
@@ -46,7 +47,8 @@ log = get_logger(__name__)
 class Api(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         # Outside of Starlette's own error middleware, so that its answers carry them too.
-        return edge.SecurityHeaders(super().build_middleware_stack())
+        stack = edge.SecurityHeaders(super().build_middleware_stack())
+        return metrics.Counted(stack, self.state.hub.metrics)
 
 
 def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, stop: Stop) -> Api:
@@ -82,6 +84,7 @@ def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, s
     )
     app.state.hub = hub
     app.add_middleware(edge.BodyLimit)
+    app.add_middleware(Traced)
     app.add_middleware(edge.Authenticated, caller_of=hub.caller_of)  # added last: runs first
     problems.install(app)
     validation.install(app)

@@ -21,6 +21,10 @@ class Streams:
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
 
+    @property
+    def open(self) -> int:
+        return self._open.total()
+
     def take(self, caller: str) -> None:
         if self._open.total() >= STREAMS_MAX or self._open[caller] >= STREAMS_PER_CALLER_MAX:
             raise Rejected(

@@ -20,6 +20,7 @@ from wfhub_common.service import Stop
 
 from wfhub_api import tokens
 from wfhub_api.held_streams import Streams
+from wfhub_api.metrics import Metrics
 from wfhub_api.proof_store import ProofStore
 from wfhub_api.settings import ApiSettings
 from wfhub_api.wakeups import Wakeups
@@ -39,6 +40,11 @@ class Hub:
     stop: Stop
     streams: Streams = field(default_factory=Streams)
     broker_up: asyncio.Event = field(default_factory=asyncio.Event)  # connected once
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        text = "Event and log streams that are open."
+        self.metrics.watch("open_streams", text, lambda: self.streams.open)
 
     async def caller_of(self, authorization: str | None) -> str | None:
         """The name behind an Authorization header's live token, or None."""

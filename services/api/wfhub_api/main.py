@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import db, log
+from wfhub_common import db, log, metrics, tracing
 from wfhub_common.broker import make_broker
 from wfhub_common.errors import WfhubError
 from wfhub_common.service import Stop, run, serve_http
@@ -44,7 +44,14 @@ async def serve(settings: ApiSettings, stop: Stop) -> None:
 
     broker = make_broker(settings, name="api", on_closed=lambda: stop("nats connection closed"))
     engine = db.make_engine(settings.database_url, application="wfhub-api")
-    await serve_http(create_app(settings, engine, broker, stop), settings.http_listen, stop)
+    traced = tracing.set_up("api", settings.otel_exporter_otlp_endpoint)
+    app = create_app(settings, engine, broker, stop)
+    await asyncio.gather(
+        serve_http(app, settings.http_listen, stop),
+        metrics.serve(app.state.hub.metrics, settings.metrics_listen, stop),
+    )
+    if traced is not None:
+        await asyncio.to_thread(traced.close)
 
 
 def _with_engine(settings: ApiSettings, work: Callable[[AsyncEngine], Awaitable[None]]) -> None:

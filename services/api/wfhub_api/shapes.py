@@ -105,6 +105,7 @@ class TaskSummary(Shape):
     updated_at: datetime
     finished_at: datetime | None
     workflow_id: str | None = Field(None, description="null: it was submitted alone")
+    trace_id: str | None = Field(None, description="of W3C Trace Context; null: none was asked for")
 
 
 class TaskPage(Shape):

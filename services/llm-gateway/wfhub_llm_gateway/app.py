@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -18,13 +19,14 @@ from wfhub_common import model_paths
 from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.httpauth import ATTEMPT_TOKEN_PREFIX
 from wfhub_common.log import get_logger
+from wfhub_common.metrics import CONTENT_TYPE
+from wfhub_common.tracing_http import Traced
 
 from wfhub_llm_gateway.exchange import ExchangeResponse
 from wfhub_llm_gateway.exchanger import Exchanger
 from wfhub_llm_gateway.formats import BY_NAME
 from wfhub_llm_gateway.formats import asked as read
 from wfhub_llm_gateway.formats.asked import Head
-from wfhub_llm_gateway.metrics import CONTENT_TYPE
 
 REQUEST_BYTES_MAX = 16 * 1024 * 1024
 HEADER_CHARS_MAX = 2000  # of those that are passed on
@@ -93,6 +95,7 @@ def make_app(
             Route("/metrics", metrics),
             Route("/{path:path}", ask, methods=["GET", "POST"]),
         ],
+        middleware=[Middleware(Traced, spans=False)],  # an exchange makes its own
         exception_handlers={WfhubError: known, HTTPException: _http, Exception: _unknown},
         lifespan=lifespan,
     )

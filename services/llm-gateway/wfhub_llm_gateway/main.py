@@ -14,13 +14,13 @@ from faststream.nats import NatsBroker
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import db, log, subjects
+from wfhub_common import db, log, metrics, subjects, tracing
 from wfhub_common.broker import make_broker
 from wfhub_common.broker import stop as stop_broker
 from wfhub_common.errors import RetryLater
 from wfhub_common.service import Stop, run, serve_http
 
-from wfhub_llm_gateway import cassette, cuts, rpc, spans, urls
+from wfhub_llm_gateway import cassette, cuts, rpc, urls
 from wfhub_llm_gateway.app import make_app
 from wfhub_llm_gateway.budgets import prices
 from wfhub_llm_gateway.budgets.pricing import FREE_PROVIDERS, Pricing
@@ -37,6 +37,7 @@ from wfhub_llm_gateway.routing import providers as routing_providers
 from wfhub_llm_gateway.routing.config import ConfigError, Routes
 from wfhub_llm_gateway.routing.router import Router
 from wfhub_llm_gateway.settings import GatewaySettings
+from wfhub_llm_gateway.spans import Spans
 from wfhub_llm_gateway.spool import Spool
 from wfhub_llm_gateway.tapes import Tapes
 from wfhub_llm_gateway.tokens import Tokens
@@ -129,7 +130,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         provider, more_keys = make_router(settings, routes)
         keys += more_keys
     recorder, pricing = make_recorder(settings), make_pricing(settings, routes)
-    traced = spans.exporting(settings.otel_exporter_otlp_endpoint)
+    traced = tracing.set_up("llm-gateway", settings.otel_exporter_otlp_endpoint)
     cassettes = Path(settings.llm_cassettes) if settings.llm_cassettes else None
     tapes = Tapes(cassettes, recorded_from=provider.name, secrets=keys)
     folder = settings.gateway_spool or tempfile.mkdtemp(prefix="wfhub-gateway-")
@@ -143,7 +144,16 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
     tokens = Tokens(partial(rpc.introspect, broker))
     streams = OpenStreams()
     exchanger = Exchanger(
-        provider, ledger, tokens, streams, spool, recorder, pricing, tapes, keys, spans=traced
+        provider,
+        ledger,
+        tokens,
+        streams,
+        spool,
+        recorder,
+        pricing,
+        tapes,
+        keys,
+        spans=Spans(traced) if traced else None,
     )
     rpc.register(broker, Evidence(engine), exchanger)
     background = [asyncio.create_task(spool.run()), asyncio.create_task(_drain(stop, exchanger))]
@@ -159,7 +169,10 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
                 ready=lambda: _missing(engine, broker),
             )
             logger.info("serving", provider=provider.name, listen=settings.http_listen)
-            await serve_http(app, settings.http_listen, stop)
+            await asyncio.gather(
+                serve_http(app, settings.http_listen, stop),
+                metrics.serve(exchanger.metrics, settings.metrics_listen, stop),
+            )
     finally:
         if exchanger.late:
             await asyncio.wait(exchanger.late, timeout=PING_TIMEOUT_S)

@@ -40,7 +40,6 @@ class GatewaySettings(BrokerSettings):
     service_token: str = ""
     gateway_spool: str = ""  # "": a temporary folder, whose bodies are lost with the process
 
-    otel_exporter_otlp_endpoint: str = ""  # of a collector for spans, such as http://host:4318
     # How long a dead gateway's reservations are held before another one charges them.
     gateway_lease_s: float = 30.0
     upstream_first_byte_s: float = 600.0  # a long prompt on a small machine takes minutes

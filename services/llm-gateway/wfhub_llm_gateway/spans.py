@@ -1,53 +1,44 @@
 """OpenTelemetry spans of exchanges, by the GenAI conventions (semantic conventions 1.37, the status
-of which is "development"); sent by OTLP over HTTP when OTEL_EXPORTER_OTLP_ENDPOINT is set.
+of which is "development"), where spans are wanted (wfhub_common.tracing).
 
 One span of kind CLIENT an exchange, made when it is settled: nothing waits for a collector. What
-was said is not in it. The libraries are the extra `otel`, imported only when spans are wanted.
-Raises: SystemExit when they are not installed.
+was said is not in it.
 """
 
 import time
-from typing import Any
+
+from wfhub_common import tracing
+from wfhub_common.tracing import Tracer
 
 from wfhub_llm_gateway.formats.asked import Asked
 from wfhub_llm_gateway.ledger import Opening
 from wfhub_llm_gateway.settlements import Settlement
 
-SERVICE = "wfhub-llm-gateway"
 _PROVIDERS = {"gemini": "gcp.gemini"}
 
 
 class Spans:
-    def __init__(self, processor: Any) -> None:
-        """`processor`: an OpenTelemetry SpanProcessor."""
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-
-        self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE}))
-        self._provider.add_span_processor(processor)
-        self._tracer = self._provider.get_tracer("wfhub_llm_gateway")
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
 
     def settled(self, asked: Asked, opening: Opening, settlement: Settlement, model: str) -> None:
-        """`model`: as the answer names it."""
-        from opentelemetry.trace import SpanKind, Status, StatusCode
+        """Below what the request named, the agent's run. `model`: as the answer names it."""
+        from opentelemetry.trace import Status, StatusCode
 
         if asked.operation == "count":
             return
         ended_ns = time.time_ns()
         attributes = attributes_of(asked, opening, settlement, model)
-        span = self._tracer.start_span(
+        span = self._tracer.start(
             f"{attributes['gen_ai.operation.name']} {asked.model}".rstrip(),
-            kind=SpanKind.CLIENT,
+            parent=tracing.current(),
+            kind=tracing.CLIENT,
             attributes=attributes,
-            start_time=ended_ns - settlement.duration_ms * 1_000_000,
+            start_ns=ended_ns - settlement.duration_ms * 1_000_000,
         )
         if "error.type" in attributes:
             span.set_status(Status(StatusCode.ERROR))
         span.end(ended_ns)
-
-    def close(self) -> None:
-        """Blocking: what waits is sent."""
-        self._provider.shutdown()
 
 
 def attributes_of(
@@ -70,18 +61,3 @@ def attributes_of(
         "wfhub.cost.nusd": settlement.charged_nusd,
     }
     return {key: value for key, value in found.items() if value is not None}
-
-
-def exporting(endpoint: str) -> Spans | None:
-    """To a collector; None without one."""
-    if not endpoint:
-        return None
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError as e:
-        raise SystemExit(
-            "bad settings: OTEL_EXPORTER_OTLP_ENDPOINT: spans need `pip install workflow-hub[otel]`"
-        ) from e
-    exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
-    return Spans(BatchSpanProcessor(exporter))

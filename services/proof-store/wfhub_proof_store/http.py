@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -20,9 +21,11 @@ from wfhub_common import digests, ids, problems, signing
 from wfhub_common.digests import Digest
 from wfhub_common.errors import Corrupt, Rejected
 from wfhub_common.log import get_logger
+from wfhub_common.tracing_http import Traced
 
 from wfhub_proof_store import access, transparency
 from wfhub_proof_store.blobs import Blobs, StorageFull, too_large
+from wfhub_proof_store.metrics import Metrics
 
 PIECE_BYTES = 1024 * 1024  # read, hashed and written at once, in a thread
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
@@ -37,8 +40,10 @@ def make_app(
     public_key: signing.PublicKey,
     accepted: dict[str, str],
     ready: Callable[[], Awaitable[str]],
+    metrics: Metrics | None = None,
 ) -> Starlette:
     """`ready` says what is missing, or nothing."""
+    counts = metrics or Metrics()
 
     def sender(request: Request) -> str:
         return access.sender(request.headers.get("authorization"), accepted)
@@ -47,12 +52,18 @@ def make_app(
         access.check_may_write(sender(request))
         digest = _digest_of(request)
         try:
-            new = await _store(request, blobs, digest)
+            new, size = await _store(request, blobs, digest)
         except StorageFull as e:
+            counts.not_stored("full")
             log.error("storage full", digest=digest)
             return problems.problem(507, e.code, e.message)
         except ClientDisconnect:
+            counts.not_stored("cut")
             return problems.problem(400, "upload-cut", "the upload ended early; send it again")
+        except Rejected:
+            counts.not_stored("refused")
+            raise
+        counts.stored(new=new, size=size)
         return JSONResponse({"digest": digest}, status_code=201 if new else 200, headers=HEADERS)
 
     async def get_blob(request: Request) -> Response:
@@ -66,7 +77,9 @@ def make_app(
         kind = "application/octet-stream"
         if file is None:
             return Response(headers=headers, media_type=kind)
-        return StreamingResponse(_checked_pieces(file, digest), headers=headers, media_type=kind)
+        return StreamingResponse(
+            _checked_pieces(file, digest, counts), headers=headers, media_type=kind
+        )
 
     async def get_proof(request: Request) -> Response:
         sender(request)
@@ -100,7 +113,9 @@ def make_app(
             Route("/public-key", get_public_key, methods=["GET"]),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
-        ]
+        ],
+        # Before who asks is known: nobody but our services reaches this port.
+        middleware=[Middleware(Traced)],
     )
     problems.install(app)
     return app
@@ -110,7 +125,8 @@ def _digest_of(request: Request) -> Digest:
     return digests.parse("sha256:" + request.path_params["hex"])
 
 
-async def _store(request: Request, blobs: Blobs, digest: Digest) -> bool:
+async def _store(request: Request, blobs: Blobs, digest: Digest) -> tuple[bool, int]:
+    """Whether it is new, and its bytes."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > blobs.bytes_max:
         raise too_large(blobs.bytes_max)  # before a byte is written
@@ -123,10 +139,10 @@ async def _store(request: Request, blobs: Blobs, digest: Digest) -> bool:
                 await asyncio.to_thread(upload.write, bytes(piece))
                 piece.clear()
         await asyncio.to_thread(upload.write, bytes(piece))
-        return await asyncio.to_thread(upload.commit)
+        return await asyncio.to_thread(upload.commit), upload.size
 
 
-async def _checked_pieces(file: BinaryIO, digest: Digest) -> AsyncIterator[bytes]:
+async def _checked_pieces(file: BinaryIO, digest: Digest, counts: Metrics) -> AsyncIterator[bytes]:
     """The blob, its last piece only once all of it matched the digest: a reader of a rotten blob
     gets a cut answer, never a whole one."""
     state = hashlib.sha256()
@@ -137,7 +153,9 @@ async def _checked_pieces(file: BinaryIO, digest: Digest) -> AsyncIterator[bytes
                 yield held
             await asyncio.to_thread(state.update, piece)
             held = piece
-    if "sha256:" + state.hexdigest() != digest:
+    good = "sha256:" + state.hexdigest() == digest
+    counts.checked("blob", good=good)
+    if not good:
         log.critical("a stored blob does not match its digest", digest=digest)
         raise Corrupt("blob-corrupt", f"the stored bytes of {digest} have changed on disk")
     yield held

@@ -12,14 +12,15 @@ import nats.errors
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.js.api import ConsumerConfig
-from wfhub_common import dead_letters, subjects
+from wfhub_common import dead_letters, subjects, tracing
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.flood import FloodGate
 from wfhub_common.log import get_logger
 
 from wfhub_proof_store import admission
-from wfhub_proof_store.admission import NotYet, Refused
+from wfhub_proof_store.admission import Admitted, NotYet, Refused
 from wfhub_proof_store.letters import Letters, is_outage
+from wfhub_proof_store.metrics import Metrics
 from wfhub_proof_store.settlement import Settlement, claimed
 
 DURABLE = "proof-store"
@@ -27,13 +28,22 @@ WORKERS = 32  # messages at once in one process; those at the same step share a 
 ACK_WAIT_S = 30.0
 ACK_PENDING_MAX = 10_000  # messages of missing blobs wait here and must not hold up the others
 DLQ_TIMEOUT_S = 5.0
+OUTCOMES = {Admitted: "receipt", Refused: "refused", NotYet: "not-yet"}  # as metrics call them
 
 log = get_logger(__name__)
 
 
 class Ingest:
-    def __init__(self, *, broker: NatsBroker, settlement: Settlement, letters: Letters) -> None:
+    def __init__(
+        self,
+        *,
+        broker: NatsBroker,
+        settlement: Settlement,
+        letters: Letters,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._broker, self._settlement, self._letters = broker, settlement, letters
+        self._metrics = metrics or Metrics()
         self._gate = FloodGate()
 
     def subscribe(self, *, inbox_user: str) -> None:
@@ -54,9 +64,18 @@ class Ingest:
         subscriber(self.handle)
 
     async def handle(self, message: NatsMessage) -> None:
+        parent = tracing.parsed(message.headers.get(tracing.HEADER))
+        if not parent:
+            await self._handle(message)
+            return
+        with tracing.within(parent), tracing.span("ingest", tracing.SERVER):
+            await self._handle(message)
+
+    async def _handle(self, message: NatsMessage) -> None:
         try:
             await self._settle(message)
         except Exception as e:  # noqa: BLE001 - a message must come back, whatever it was
+            self._metrics.ingested("postponed" if is_outage(e) else "failed")
             if not is_outage(e):
                 self._say("ingest failed", message, type(e).__name__, exc_info=e)
                 await self._failed(message, e)
@@ -72,8 +91,10 @@ class Ingest:
                 raw.subject, raw.data, age_s=age.total_seconds(), deliveries=_deliveries(message)
             )
         except Rejected as e:
+            self._metrics.ingested("refused")
             await self._bury(message, e)
             return
+        self._metrics.ingested(OUTCOMES[type(decision)])
         match decision:
             case NotYet(retry_after_s):
                 await message.nack(delay=retry_after_s)

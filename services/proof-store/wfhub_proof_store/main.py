@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import broker as rpc
-from wfhub_common import db, httpauth, log, service, signing, subjects
+from wfhub_common import db, httpauth, log, metrics, service, signing, subjects, tracing
 from wfhub_common.errors import RetryLater, WfhubError
 from wfhub_common.messages import (
     DiscardDeadLetter,
@@ -34,6 +34,7 @@ from wfhub_proof_store.blobs import Blobs
 from wfhub_proof_store.collect import Collector
 from wfhub_proof_store.ingest import Ingest
 from wfhub_proof_store.letters import Letters, forgetting
+from wfhub_proof_store.metrics import Metrics
 from wfhub_proof_store.seal import Sealer
 from wfhub_proof_store.settings import MigrateSettings, ProofStoreSettings
 from wfhub_proof_store.settlement import Settlement
@@ -65,6 +66,9 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
     broker = rpc.make_broker(
         settings, name=subjects.PROOF_STORE, on_closed=lambda: stop("nats connection closed")
     )
+    traced = tracing.set_up("proof-store", settings.otel_exporter_otlp_endpoint)
+    counts = Metrics()
+    counts.observe(engine, blobs.root)
     arrivals = Arrivals()
     settlement = Settlement(
         engine=engine,
@@ -75,7 +79,7 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
     )
     letters = Letters(engine, settlement)
     collector = Collector(engine, arrivals)
-    sealer = Sealer(engine=engine, broker=broker, blobs=blobs, key=key)
+    sealer = Sealer(engine=engine, broker=broker, blobs=blobs, key=key, metrics=counts)
 
     def answer(
         command: str, request_type: type[R], handler: Callable[[str, R], Awaitable[BaseModel]]
@@ -88,7 +92,7 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
     answer("seal_many", SealMany, sealer.seal_many)
     answer("replay_ingest_letter", ReplayDeadLetter, letters.replay)
     answer("discard_ingest_letter", DiscardDeadLetter, letters.discard)
-    ingest = Ingest(broker=broker, settlement=settlement, letters=letters)
+    ingest = Ingest(broker=broker, settlement=settlement, letters=letters, metrics=counts)
     ingest.subscribe(inbox_user=settings.nats_user or subjects.PROOF_STORE)
     consuming = asyncio.Event()
 
@@ -96,7 +100,12 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
         return await _missing(engine, broker, consuming)
 
     app = http.make_app(
-        blobs=blobs, engine=engine, public_key=key.public_key(), accepted=accepted, ready=ready
+        blobs=blobs,
+        engine=engine,
+        public_key=key.public_key(),
+        accepted=accepted,
+        ready=ready,
+        metrics=counts,
     )
 
     async def consume() -> None:
@@ -113,13 +122,18 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
                 tasks.create_task(consume()),
                 tasks.create_task(forgetting(engine)),
             ]
-            await service.serve_http(app, settings.http_listen, stop)
+            await asyncio.gather(
+                service.serve_http(app, settings.http_listen, stop),
+                metrics.serve(counts, settings.metrics_listen, stop),
+            )
             for task in background:
                 task.cancel()
     finally:
         await rpc.stop(broker)
         await engine.dispose()
         blobs.close()
+        if traced is not None:
+            await asyncio.to_thread(traced.close)
     if not stop.why.startswith(ASKED_TO_STOP):
         raise SystemExit(f"proof-store ended: {stop.why}; start it again")
 

@@ -8,12 +8,13 @@ Raises: Rejected; RetryLater (gateway or database down); Corrupt (a forged recei
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from faststream.nats import NatsBroker
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from wfhub_common import broker as rpc
-from wfhub_common import db, digests, dsse, ids, proofs, receipts, signing, subjects
+from wfhub_common import db, digests, dsse, ids, proofs, receipts, signing, subjects, tracing
 from wfhub_common.errors import Corrupt, Rejected, RetryLater, WfhubError, to_wire
 from wfhub_common.grouping import Grouped
 from wfhub_common.log import get_logger
@@ -31,6 +32,7 @@ from wfhub_common.messages import (
 from wfhub_proof_store import statement, transparency
 from wfhub_proof_store.blobs import Blobs
 from wfhub_proof_store.clock import now_text
+from wfhub_proof_store.metrics import Metrics
 
 log = get_logger(__name__)
 
@@ -40,9 +42,16 @@ APPENDS_AT_ONCE_MAX = 100  # leaves in one transaction
 
 class Sealer:
     def __init__(
-        self, *, engine: AsyncEngine, broker: NatsBroker, blobs: Blobs, key: signing.PrivateKey
+        self,
+        *,
+        engine: AsyncEngine,
+        broker: NatsBroker,
+        blobs: Blobs,
+        key: signing.PrivateKey,
+        metrics: Metrics | None = None,
     ) -> None:
         self._engine, self._broker, self._blobs, self._key = engine, broker, blobs, key
+        self._metrics = metrics or Metrics()
         self._append = Grouped(self._append_all, max_items=APPENDS_AT_ONCE_MAX)
 
     async def seal(self, sender: str, asked: SealProof) -> Sealed:
@@ -70,9 +79,33 @@ class Sealer:
         return list(await asyncio.gather(*sealing, return_exceptions=True))
 
     async def _sealed(self, asked: SealProof) -> Sealed:
+        began, outcome = time.monotonic(), "failed"
+        seen = asked.scheduler
+        about = {"task_id": seen.task_id, "attempt_id": seen.attempt_id}
+        try:
+            # Many may be asked for at once: each belongs to its own task's trace.
+            with tracing.within(tracing.parsed(seen.traceparent)), tracing.span("seal", **about):
+                sealed = await self._made(asked)
+            outcome = "sealed"
+            return sealed
+        except RetryLater:
+            outcome = "later"
+            raise
+        except WfhubError:
+            outcome = "refused"
+            raise
+        finally:
+            self._metrics.sealed(outcome, time.monotonic() - began)
+
+    async def _made(self, asked: SealProof) -> Sealed:
         attempt_id = ids.checked(asked.scheduler.attempt_id, "att")
         statement.check(asked)
-        await asyncio.to_thread(self._check_receipts, asked.receipts)
+        try:
+            await asyncio.to_thread(self._check_receipts, asked.receipts)
+        except WfhubError:
+            self._metrics.checked("receipt", good=False)
+            raise
+        self._metrics.checked("receipt", good=True)
         sealed = await self._append(self._proof(asked, await self._exchanges(attempt_id)))
         log.info("proof sealed", attempt_id=attempt_id, proof_id=sealed.proof_id)
         return sealed

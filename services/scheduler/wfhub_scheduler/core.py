@@ -15,12 +15,13 @@ import nats.errors
 from faststream.nats import NatsBroker
 from sqlalchemy import Row, TextClause
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from wfhub_common import db, subjects
+from wfhub_common import db, subjects, tracing
 from wfhub_common.errors import RetryLater, WfhubError
 from wfhub_common.grouping import Grouped
 from wfhub_common.log import get_logger
 from wfhub_common.messages import AttemptEnded, AttemptsEnded
 
+from wfhub_scheduler.metrics import Metrics
 from wfhub_scheduler.timing import Timing
 from wfhub_scheduler.wakeups import Bell
 
@@ -40,6 +41,18 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A unit that found its runner, `waited_s` after it was ready."""
+
+    attempt_id: str
+    task_id: str
+    pool: str
+    kind: str
+    waited_s: float
+    traceparent: str = ""
+
+
 @dataclass
 class After:
     """What to announce once the transaction is committed."""
@@ -48,6 +61,8 @@ class After:
     seal_due: bool = False
     workflow_due: bool = False  # a task of a workflow came to its end
     ended: list[str] = field(default_factory=list)  # attempt ids
+    noted: list[tuple[str, ...]] = field(default_factory=list)  # for metrics.after
+    leased: list[Leased] = field(default_factory=list)
 
 
 @dataclass
@@ -68,6 +83,7 @@ class Core:
     events: Bell = field(default_factory=Bell)  # rung when the outbox may hold new rows
     sweeps: Bell = field(default_factory=Bell)  # never rung: sweeping goes by the clock
     stream_replicas: int = 1
+    metrics: Metrics = field(default_factory=Metrics)
     groups: dict[str, Any] = field(default_factory=dict)  # commands that are answered in groups
 
     async def commit(self, work: Callable[[Tx], Awaitable[T]]) -> T:
@@ -112,6 +128,11 @@ class Core:
 
     async def _announce(self, after: After) -> None:
         self.events.ring()
+        self.metrics.after(after.noted)
+        for leased in after.leased:
+            self.metrics.leased(leased.pool, leased.kind, leased.waited_s)
+            if leased.traceparent:
+                _trace(leased)
         if after.seal_due:
             self.seals.ring()
         if after.workflow_due:
@@ -148,6 +169,17 @@ class Core:
         Python 3.12 `wait_for`, which nats-py uses, can lose a cancellation.)"""
         for bell in (self.units, self.seals, self.workflows, self.events, self.sweeps):
             bell.close()
+
+
+def _trace(leased: Leased) -> None:
+    tracing.record(
+        f"dispatch {leased.kind}",
+        parent=leased.traceparent,
+        seconds=leased.waited_s,
+        task_id=leased.task_id,
+        attempt_id=leased.attempt_id,
+        pool=leased.pool,
+    )
 
 
 async def every(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from wfhub_common import ids, limits
+from wfhub_common import ids, limits, tracing
 from wfhub_common.messages import TaskSpec, TaskState
 
 from wfhub_scheduler import limit_policies, queue_caps, stored_json
@@ -23,12 +23,14 @@ from wfhub_scheduler.projects import ProjectRow
 from wfhub_scheduler.states import Facts, TaskEvent, decide
 
 _NEW_TASKS = text("""
-INSERT INTO sched.task (task_id, project_id, workflow_id, state, spec, title, submitted_by)
-SELECT task_id, project_id, workflow_id, state, CAST(spec AS jsonb), title, submitted_by
+INSERT INTO sched.task (task_id, project_id, workflow_id, state, spec, title, submitted_by,
+                        traceparent)
+SELECT task_id, project_id, workflow_id, state, CAST(spec AS jsonb), title, submitted_by,
+       traceparent
   FROM unnest(CAST(:task_ids AS text[]), CAST(:project_ids AS text[]),
               CAST(:workflow_ids AS text[]), CAST(:states AS text[]), CAST(:specs AS text[]),
-              CAST(:titles AS text[]), CAST(:submitters AS text[]))
-       AS n (task_id, project_id, workflow_id, state, spec, title, submitted_by)
+              CAST(:titles AS text[]), CAST(:submitters AS text[]), CAST(:traces AS text[]))
+       AS n (task_id, project_id, workflow_id, state, spec, title, submitted_by, traceparent)
 """)
 _NEW_UNITS = text("""
 -- created_at is the clock's, so that units of one statement are as old as their order says.
@@ -59,6 +61,7 @@ class NewTaskRow:
     submitted_by: str = ""
     state: TaskState = TaskState.READY
     workflow_id: str | None = None
+    traceparent: str = ""  # of the trace that it belongs to; empty: of none
     task_id: str = field(default_factory=ids.new_task_id)
 
 
@@ -88,7 +91,9 @@ async def create_tasks(tx: Tx, project: ProjectRow, new: Sequence[NewTaskRow]) -
     fit = await queue_caps.admit(tx.connection, {project.project_id: len(new)})
     if fit[project.project_id] < len(new):
         raise queue_caps.queue_full(project.name)
-    await insert_tasks(tx, [(project.project_id, settled(project, row)) for row in new])
+    here = tracing.current()
+    made = [settled(project, replace(row, traceparent=row.traceparent or here)) for row in new]
+    await insert_tasks(tx, [(project.project_id, row) for row in made])
 
 
 async def make_ready(tx: Tx, tasks: Sequence[ReadyRow]) -> list[str]:
@@ -145,6 +150,7 @@ async def insert_tasks(tx: Tx, new: Sequence[tuple[str, NewTaskRow]]) -> None:
             "specs": [stored_json.dumped(row.spec) for _, row in new],
             "titles": titles,
             "submitters": submitters,
+            "traces": [row.traceparent or None for _, row in new],
         },
     )
     ready = [

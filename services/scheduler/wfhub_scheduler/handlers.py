@@ -11,7 +11,7 @@ from faststream.nats import NatsMessage
 from pydantic import BaseModel
 from wfhub_common import broker as rpc
 from wfhub_common import subjects
-from wfhub_common.errors import Rejected
+from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.messages import (
     CancelTask,
     CancelWorkflow,
@@ -84,9 +84,19 @@ def subscribe(core: Core, check: ReceiptCheck) -> None:
         handler: Callable[[str, R], Awaitable[BaseModel]],
     ) -> None:
         async def admitted(sender: str, request: R) -> BaseModel:
-            if not allowed(sender):
-                raise Rejected("not-allowed", f"{sender[:64]} may not ask {command}", status=403)
-            return await handler(sender, request)
+            outcome = "failed"
+            try:
+                if not allowed(sender):
+                    said = f"{sender[:64]} may not ask {command}"
+                    raise Rejected("not-allowed", said, status=403)
+                reply = await handler(sender, request)
+                outcome = "answered"
+                return reply
+            except WfhubError:
+                outcome = "refused"
+                raise
+            finally:
+                core.metrics.answered(command, outcome)
 
         async def again(sender: str, body: bytes) -> BaseModel:
             return await admitted(sender, rpc.parsed(request_type, body))

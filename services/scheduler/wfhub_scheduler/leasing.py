@@ -24,7 +24,7 @@ from wfhub_common.messages import (
 )
 
 from wfhub_scheduler import specs
-from wfhub_scheduler.core import Tx
+from wfhub_scheduler.core import Leased, Tx
 from wfhub_scheduler.fairness import STARTED_WHILE_PAUSED, Share
 from wfhub_scheduler.heartbeats import ENDS_AT, ends
 from wfhub_scheduler.outbox import Event, emit_many
@@ -38,7 +38,7 @@ UPDATE sched.unit SET due = true WHERE unit_id IN (
      ORDER BY run_at LIMIT :count FOR UPDATE SKIP LOCKED)
 """)
 _OF_TASK = f"""
-       CAST(t.spec AS text) AS spec, t.commit_id, t.base_commit, p.name AS project,
+       CAST(t.spec AS text) AS spec, t.traceparent, t.commit_id, t.base_commit, p.name AS project,
        CASE WHEN t.winner IS NOT NULL THEN (
            SELECT r ->> 'digest' FROM sched.attempt w, jsonb_array_elements(w.receipts) r
             WHERE w.attempt_id = t.winner AND r ->> 'name' = '{BUNDLE_ARTIFACT}' LIMIT 1)
@@ -65,7 +65,9 @@ WITH picked AS MATERIALIZED (
            AND (NOT a.paused OR k.kind = '{STARTED_WHILE_PAUSED}')
          ORDER BY k.rank, first.priority DESC, first.created_at LIMIT a.count) best)
 SELECT u.unit_id, u.task_id, u.project_id, u.kind, u.tries + u.losses + 1 AS number, t.state,
-       u.exclusive, {_OF_TASK}
+       u.exclusive, u.pool,
+       extract(epoch FROM clock_timestamp() - greatest(u.created_at, u.run_at)) AS waited_s,
+       {_OF_TASK}
   FROM picked b JOIN sched.unit u USING (unit_id) JOIN sched.task t USING (task_id)
   JOIN sched.project p ON p.project_id = u.project_id
  WHERE u.state = 'ready'
@@ -213,6 +215,7 @@ async def lease(tx: Tx, units: Sequence[Any], holders: Sequence[Holder]) -> list
     ):
         events += _events(unit, holder, attempt_id, to)
         assignments.append(_assignment(unit, attempt_id, unit.number, until, token))
+        tx.after.leased.append(_leased(unit, attempt_id))
     await emit_many(tx.connection, events)
     return assignments
 
@@ -235,6 +238,17 @@ async def given_again(tx: Tx, attempts: Mapping[str, str]) -> dict[str, Assignme
         )
         for row in rows
     }
+
+
+def _leased(unit: Any, attempt_id: str) -> Leased:
+    return Leased(
+        attempt_id,
+        unit.task_id,
+        unit.pool,
+        unit.kind,
+        waited_s=float(unit.waited_s),
+        traceparent=unit.traceparent or "",
+    )
 
 
 def _claimed(state: str) -> TaskState:
@@ -284,6 +298,7 @@ def _assignment(
         lease_until=lease_until,
         token=token,
         publish=_publish_order(row) if kind is UnitKind.PUBLISH else None,
+        traceparent=row.traceparent or "",
     )
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import broker as rpc
-from wfhub_common import db, log, service, streams, subjects
+from wfhub_common import db, log, metrics, service, streams, subjects, tracing
 from wfhub_common.errors import RetryLater
 from wfhub_common.service import Stop
 
@@ -67,7 +67,10 @@ async def serve(settings: SchedulerSettings, stop: Stop) -> None:
         settings.attempt_margin_s,
     )
     core = Core(engine, broker, timing, stream_replicas=settings.stream_replicas)
+    core.metrics.observe(engine, lease_ttl_s=settings.lease_ttl_s)
     handlers.subscribe(core, ReceiptCheck(settings.proof_public_key_file))
+    traced = tracing.set_up("scheduler", settings.otel_exporter_otlp_endpoint)
+    watched = asyncio.create_task(metrics.serve(core.metrics, settings.metrics_listen, stop))
     working = asyncio.create_task(_work(core, settings))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -78,9 +81,12 @@ async def serve(settings: SchedulerSettings, stop: Stop) -> None:
         core.close()
         working.cancel()
         stopping.cancel()
-        await asyncio.gather(working, stopping, return_exceptions=True)
+        stop("scheduler ended by itself")  # nothing, where it was asked to
+        await asyncio.gather(working, stopping, watched, return_exceptions=True)
         await rpc.stop(broker)
         await engine.dispose()
+        if traced is not None:
+            await asyncio.to_thread(traced.close)
     if not stop.why.startswith(ASKED_TO_STOP):
         raise SystemExit(f"scheduler ended: {stop.why}; start it again")
 
@@ -95,11 +101,14 @@ async def _work(core: Core, settings: SchedulerSettings) -> None:
         tasks.create_task(service.beat(settings.ready_file))
         tasks.create_task(Relay(core).run())
         tasks.create_task(Sealing(core).run())
-        tasks.create_task(every("sweep", core.sweeps, sweeper.period_s, sweeper.turn))
-        advancing = Advancing(core)
-        tasks.create_task(every("advance", core.workflows, WORKFLOWS_POLL_S, advancing.turn))
+        counted = core.metrics.counted
+        sweep = counted("sweep", sweeper.turn)
+        tasks.create_task(every("sweep", core.sweeps, sweeper.period_s, sweep))
+        advance = counted("advance", Advancing(core).turn)
+        tasks.create_task(every("advance", core.workflows, WORKFLOWS_POLL_S, advance))
         # By the clock as well: nobody rings for an instant.
-        tasks.create_task(every("fire", core.sweeps, SCHEDULES_POLL_S, Turns(core).turn))
+        fire = counted("fire", Turns(core).turn)
+        tasks.create_task(every("fire", core.sweeps, SCHEDULES_POLL_S, fire))
 
 
 async def _database(engine: AsyncEngine) -> None:

@@ -76,11 +76,13 @@ class Relay:
             try:
                 async with self._alone() as connection:
                     if connection is not None:
+                        self._core.metrics.leads(True)
                         await self._lead(connection)
             except (DBAPIError, OSError) as e:
                 log.warning("relay lost its database session, starts again", why=str(e)[:300])
             except Exception:
                 log.exception("relay stopped, starts again")
+            self._core.metrics.leads(False)
             await asyncio.sleep(LOCK_POLL_S)
 
     @asynccontextmanager
@@ -143,6 +145,7 @@ class Relay:
                     entries, more = await ledger.entries(connection, last.at)
             finally:
                 (seq,) = await asyncio.gather(sending)
+                self._core.metrics.published(seq - end.seq)
             self._end = end = StreamEnd(seq, last.at, last.event_id)
             if time.monotonic() - noted_at > NOTE_S:
                 await ledger.note_published(connection, end.at)

@@ -15,7 +15,7 @@ from wfhub_scheduler.core import Tx
 
 _QUESTIONS = text("""
 SELECT t.task_id, t.project_id, p.name AS project, CAST(t.spec AS text) AS spec,
-       t.submitted_by, t.created_at,
+       t.submitted_by, t.created_at, t.traceparent,
        a.attempt_id, a.number, a.runner_id, CAST(a.observed AS text) AS observed,
        CAST(a.receipts AS text) AS receipts,
        a.created_at AS claimed_at, a.finished_at
@@ -48,6 +48,7 @@ def question(row: Any) -> SealProof:
             submitted_at=row.created_at.isoformat(),
             claimed_at=row.claimed_at.isoformat(),
             completed_at=row.finished_at.isoformat(),
+            traceparent=row.traceparent or "",
         ),
         runner=RunnerObservations.model_validate_json(row.observed),
         receipts=stored_json.receipts(row.receipts),

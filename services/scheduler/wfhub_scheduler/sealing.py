@@ -120,6 +120,8 @@ class Sealing:
 
     async def _answered(self, questions: Sequence[_Question]) -> None:
         answers = await _answers(self._core, questions)
+        for answer in answers:
+            self._core.metrics.sealed(_outcome(answer))
         answered = [(*each, answer) for each, answer in zip(questions, answers, strict=True)]
         settled = self._core.grouped(
             "seal", _settle_group, max_items=SEALS_AT_ONCE, size=lambda of: len(of)
@@ -206,6 +208,13 @@ def _refusal(error: dict[str, Any] | None) -> Refusal | RetryLater:
     wire = from_wire(error or {})
     assert isinstance(wire, RetryLater | Rejected | Corrupt | LeaseLost)
     return wire
+
+
+def _outcome(answer: _Answer) -> str:
+    """As metrics call it."""
+    if isinstance(answer, Sealed):
+        return "sealed"
+    return "later" if isinstance(answer, RetryLater) else "refused"
 
 
 def _said(asked: _Asked, answer: _Answer) -> _Answer:

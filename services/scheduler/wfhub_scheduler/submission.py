@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from wfhub_common import digests
+from wfhub_common import digests, tracing
 from wfhub_common.errors import Rejected, WfhubError, to_wire
 from wfhub_common.messages import (
     SubmitResult,
@@ -65,6 +65,14 @@ class _Candidate:
 Outcome = Submitted | WfhubError
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What one command submits, and the trace that it belongs to."""
+
+    commands: tuple[SubmitTask, ...]
+    traceparent: str
+
+
 async def submit_task(core: Core, command: SubmitTask) -> Submitted:
     (outcome,) = await _submit(core, (command,))
     if isinstance(outcome, WfhubError):
@@ -86,24 +94,25 @@ async def submit_tasks(core: Core, command: SubmitTasks) -> SubmittedTasks:
 
 async def _submit(core: Core, commands: Sequence[SubmitTask]) -> Sequence[Outcome]:
     group = core.grouped("submit", _submit_group, max_items=GROUP_COMMANDS_MAX)
-    return await group(tuple(commands))
+    return await group(_Batch(tuple(commands), tracing.current()))
 
 
 async def _submit_group(
-    core: Core, group: Sequence[tuple[SubmitTask, ...]]
+    core: Core, group: Sequence[_Batch]
 ) -> list[Sequence[Outcome] | WfhubError]:
-    commands = [command for batch in group for command in batch]
+    commands = [(command, batch.traceparent) for batch in group for command in batch.commands]
     outcomes = await core.commit(lambda tx: _submit_all(tx, commands))
     answers = iter(outcomes)
-    return [[next(answers) for _ in batch] for batch in group]
+    return [[next(answers) for _ in batch.commands] for batch in group]
 
 
-async def _submit_all(tx: Tx, commands: Sequence[SubmitTask]) -> list[Outcome]:
-    """One outcome a command, in order. A refusal is found before anything of it is written."""
-    projects = await find_all(tx.connection, [command.project for command in commands])
+async def _submit_all(tx: Tx, commands: Sequence[tuple[SubmitTask, str]]) -> list[Outcome]:
+    """One outcome a command (with its trace), in order. A refusal is found before anything of it
+    is written."""
+    projects = await find_all(tx.connection, [command.project for command, _ in commands])
     outcomes: dict[int, Outcome] = {}
     candidates: dict[int, _Candidate] = {}
-    for n, command in enumerate(commands):
+    for n, (command, traceparent) in enumerate(commands):
         project = projects.get(command.project)
         if project is None:
             outcomes[n] = project_unknown(command.project)
@@ -112,7 +121,7 @@ async def _submit_all(tx: Tx, commands: Sequence[SubmitTask]) -> list[Outcome]:
                 "nul-character", "a task must not hold the character U+0000: remove it"
             )
         else:
-            candidates[n] = _candidate(project, command)
+            candidates[n] = _candidate(project, command, traceparent)
     first, repeats = _firsts(candidates)
     known = await _known(tx.connection, first)
     fresh = {n: candidate for n, candidate in first.items() if n not in known}
@@ -128,8 +137,8 @@ async def _submit_all(tx: Tx, commands: Sequence[SubmitTask]) -> list[Outcome]:
     return [outcomes[n] for n in range(len(commands))]
 
 
-def _candidate(project: ProjectRow, command: SubmitTask) -> _Candidate:
-    row = NewTaskRow(spec=command.spec, submitted_by=command.submitted_by)
+def _candidate(project: ProjectRow, command: SubmitTask, traceparent: str) -> _Candidate:
+    row = NewTaskRow(command.spec, command.submitted_by, traceparent=traceparent)
     if command.idempotency_key is None:
         return _Candidate(project, row, None, "")
     spec = digests.canonical_json(command.spec.model_dump(mode="json"))

@@ -146,6 +146,12 @@ class Transitions:
         if agent:  # no other has a token
             self._tx.after.ended.append(attempt_id)
         self._tx.after.units_ready = True  # a place below the limits came free
+        noted = self._tx.after.noted
+        noted.append(("attempt", attempt.kind.value, attempt_rule.to.value))
+        if rule.effect in (Effect.RETRY, Effect.REQUEUE):
+            noted.append(("retry", rule.effect.value, ending.reason))
+        if lost:
+            noted.append(("expired", ending.reason))
         observed = ending.observed if agent else None
         won = rule.effect is Effect.SEAL
         self._move(
@@ -318,6 +324,8 @@ class Transitions:
             self._changes.dead.append(task.task_id)
         self._tx.after.seal_due |= rule.effect is Effect.SEAL
         self._tx.after.workflow_due |= final and task.workflow_id is not None
+        if final:
+            self._tx.after.noted.append(("ended", rule.to.value, reason))
         if rule.to != task.state:
             said = {"from": task.state.value, "to": rule.to.value}
             self._task_event(

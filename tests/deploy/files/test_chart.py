@@ -288,6 +288,35 @@ def test_an_agents_pod_reaches_its_runner_and_not_even_dns() -> None:
         assert not [c for c in containers(pod) if "procMount" in c["securityContext"]], name
 
 
+def test_metrics_are_reached_by_who_scrapes_alone_and_spans_leave_for_the_collector() -> None:
+    ours = {"api", "scheduler", "proof-store", "gateway", "agent-runner"}
+    found = objects(rendered("observed"))
+    for name, pod in pods(found):
+        given = {v["name"]: v.get("value") for c in containers(pod) for v in c.get("env", [])}
+        assert ("METRICS_LISTEN" in given) == (name in ours), name
+        assert ("OTEL_EXPORTER_OTLP_ENDPOINT" in given) == (name in ours), name
+    scraped = {
+        each["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        for each in found
+        if each["kind"] in {"Deployment", "StatefulSet"}
+        and each["spec"]["template"]["metadata"].get("annotations", {}).get("prometheus.io/port")
+        == "9464"
+    }
+    assert scraped == ours
+    policies = Policies(found)
+    for source in policies.components:
+        for target in policies.components:
+            assert not policies.allowed(source, target, 9464), (source, target)
+    monitoring = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    }
+    for name in ours:
+        assert ([monitoring], {9464}) in policies._rules(name, "ingress", "from"), name
+        assert ([monitoring], {4318}) in policies._rules(name, "egress", "to"), name
+    off = [each["metadata"]["name"] for each in objects(rendered())]
+    assert not [name for name in off if name.endswith(("-metrics", "-traces"))]
+
+
 def _egress(found: list[Object], component: str) -> list[Object]:
     (policy,) = [
         each["spec"]

@@ -4,12 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from deploy_tools import ROOT, tool
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from wfhub_common import privileges
 
 COMPOSE = ROOT / "deploy" / "compose"
@@ -142,6 +145,53 @@ def test_the_seccomp_profile_leaves_out_what_a_container_must_not_do() -> None:
     )
     assert not allowed & set(forbidden.split())
     assert {"unshare", "mount", "pivot_root", "sethostname"} <= allowed
+
+
+def test_spans_and_metrics_of_every_service_go_by_way_of_the_collector(
+    services: dict[str, Any],
+) -> None:
+    found = yaml.safe_load((COMPOSE / "config" / "otel-collector.yaml").read_text())
+    for pipeline in found["service"]["pipelines"].values():
+        for kind in ("receivers", "processors", "exporters"):
+            assert set(pipeline[kind]) <= found[kind].keys()
+    (scraped,) = found["receivers"]["prometheus"]["config"]["scrape_configs"]
+    (names,) = scraped["dns_sd_configs"]
+    assert set(names["names"]) == {"api", "scheduler", "proof-store", "llm-gateway", "agent-runner"}
+    assert "4318" in found["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
+    example = (COMPOSE / ".env.example").read_text()
+    assert f"METRICS_LISTEN=0.0.0.0:{names['port']}" in example
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT=http://otel:4318" in example
+    for name in names["names"]:
+        assert {"METRICS_LISTEN", "OTEL_EXPORTER_OTLP_ENDPOINT"} <= services[name][
+            "environment"
+        ].keys()
+        assert "bus" in services[name]["networks"]
+    assert set(services["otel"]["networks"]) == {"bus", "outside"}
+    assert not services["otel"].get("ports")
+
+
+def test_the_images_have_what_spans_need() -> None:
+    """The extra `otel`, beyond what all services have."""
+    locked = set(
+        re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/base.lock").read_text(), re.M)
+    )
+    needed, todo = set[str](), ["opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"]
+    while todo:
+        name = todo.pop()
+        if name in needed | locked:
+            continue
+        needed.add(name)
+        asked = [Requirement(text) for text in metadata.requires(name) or []]
+        todo += [
+            canonicalize_name(each.name)
+            for each in asked
+            if each.marker is None or each.marker.evaluate({"extra": ""})
+        ]
+    text = (COMPOSE / "Dockerfile").read_text()
+    (names,) = re.findall(
+        r"locked.py ((?:[a-z0-9-]+|\\|\s)+) < requirements/dev.lock > otel.lock", text
+    )
+    assert set(names.replace("\\", " ").split()) == needed
 
 
 def test_the_images_uids_are_those_of_the_services() -> None:

@@ -1,11 +1,10 @@
 """Metrics as Prometheus reads them, and spans as a collector gets them."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from collector_double import Collector, Seen, collecting
 from prometheus_client.parser import text_string_to_metric_families
 
 
@@ -46,63 +45,64 @@ async def test_an_agent_does_not_see_the_metrics(start_gateway, scheduler, upstr
     assert b"wfhub_gateway_" not in answer.content
 
 
-class Collector:
-    """Takes OTLP over HTTP."""
-
-    def __init__(self) -> None:
-        self.spans: asyncio.Queue = asyncio.Queue()
-        self.port = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-                length = int(head.partition("content-length:")[2].split()[0])
-                body = await reader.readexactly(length)
-                assert head.startswith("post /v1/traces ")
-                request = ExportTraceServiceRequest.FromString(body)
-                for resource in request.resource_spans:
-                    for scope in resource.scope_spans:
-                        for span in scope.spans:
-                            self.spans.put_nowait(span)
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-                await writer.drain()
-
-
 @pytest.fixture
-async def collector() -> AsyncIterator[Collector]:
-    double = Collector()
-    server = await asyncio.start_server(double.serve, "127.0.0.1", 0)
-    double.port = server.sockets[0].getsockname()[1]
-    yield double
-    server.close()
+def collector() -> Iterator[Collector]:
+    with collecting() as double:
+        yield double
+
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 async def test_each_exchange_is_a_span_by_the_genai_conventions_without_what_was_said(
     start_gateway, scheduler, upstream, post, collector
 ):
-    endpoint = f"http://127.0.0.1:{collector.port}"
-    for behaviour in ("ok", "failing"):
+    for number, behaviour in enumerate(("ok", "failing")):
         gateway = await start_gateway(
-            llm_base_url=upstream.url(behaviour), otel_exporter_otlp_endpoint=endpoint
+            llm_base_url=upstream.url(behaviour), otel_exporter_otlp_endpoint=collector.url
         )
         token, info = scheduler.grant()
         await post(gateway, token, model="m", max_tokens=50)
-        span = await asyncio.wait_for(collector.spans.get(), 60)
-        values = {a.key: a.value.string_value or a.value.int_value for a in span.attributes}
-        assert (span.name, span.kind) == ("chat m", 3)
-        assert span.end_time_unix_nano >= span.start_time_unix_nano
+        spans = await asyncio.to_thread(collector.wait, lambda seen, n=number: len(seen) > n)
+        span = spans[number]
+        values = span.attributes
+        assert (span.name, span.kind, span.parent_id) == ("chat m", 3, "")
+        assert span.end_ns >= span.start_ns
         assert values["gen_ai.operation.name"] == "chat"
         assert values["gen_ai.provider.name"] == "openai"
         assert values["gen_ai.request.model"] == "m"
         assert values["gen_ai.request.max_tokens"] == 50
         assert values["wfhub.attempt.id"] == info.attempt_id
-        assert "hello there" not in str(span)
+        assert "hello there" not in span.text
         if behaviour == "ok":
             assert values["gen_ai.response.model"] == "double"
             assert values["gen_ai.usage.input_tokens"] == 7
             assert values["gen_ai.usage.output_tokens"] == 5
-            assert span.status.code == 0
+            assert not span.failed
         else:
             assert values["error.type"] == "upstream-error"
-            assert span.status.code == 2
+            assert span.failed
+
+
+async def test_an_exchange_is_below_the_span_that_the_relay_names(
+    start_gateway, scheduler, upstream, collector
+):
+    gateway = await start_gateway(
+        llm_base_url=upstream.url("ok"), otel_exporter_otlp_endpoint=collector.url
+    )
+    token, _ = scheduler.grant()
+    for number, given in enumerate((f"00-{TRACE}-{SPAN}-01", "00-nonsense-01")):  # one connection
+        await gateway.post(
+            "/v1/chat/completions",
+            json={"model": "m", "messages": [{"role": "user", "content": "hello"}]},
+            headers={"authorization": f"Bearer {token}", "traceparent": given},
+        )
+        spans = await asyncio.to_thread(collector.wait, lambda seen, n=number: len(chats(seen)) > n)
+        span = chats(spans)[number]
+        below = (span.trace_id == TRACE, span.parent_id)
+        assert below == ((True, SPAN) if number == 0 else (False, ""))
+
+
+def chats(spans: list[Seen]) -> list[Seen]:
+    """Without those of the scheduler, which is in this process too."""
+    return [span for span in spans if span.name == "chat m"]

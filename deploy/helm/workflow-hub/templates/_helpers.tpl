@@ -27,6 +27,11 @@ labels:
 labels:
   {{- include "wfhub.labels" .root | nindent 2 }}
   app.kubernetes.io/component: {{ .component }}
+{{- if and .root.Values.observability.metrics.enabled (has .component (list "api" "scheduler" "proof-store" "gateway" "agent-runner")) }}
+annotations:
+  prometheus.io/scrape: "true"
+  prometheus.io/port: "9464"
+{{- end }}
 {{- end }}
 
 {{- define "wfhub.image" -}}
@@ -70,6 +75,16 @@ topologySpreadConstraints:
 {{- define "wfhub.messages" -}}
 - {name: NATS_URL_FILE, value: /run/wfhub/nats-url}
 - {name: NATS_PASSWORD_FILE, value: /run/wfhub/nats-password}
+{{- include "wfhub.observed" . }}
+{{- end }}
+
+{{- define "wfhub.observed" -}}
+{{- if .Values.observability.metrics.enabled }}
+- {name: METRICS_LISTEN, value: "0.0.0.0:9464"}
+{{- end }}
+{{- with .Values.observability.traces.endpoint }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
+{{- end }}
 {{- end }}
 
 {{- define "wfhub.natsUrl" -}}

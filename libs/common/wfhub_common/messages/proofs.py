@@ -49,6 +49,7 @@ class SchedulerObservations(Fact):
     submitted_at: str = ""
     claimed_at: str = ""
     completed_at: str = ""
+    traceparent: str = ""  # of the task, where it belongs to a trace
 
 
 class SealProof(Command):

@@ -66,6 +66,7 @@ class Assignment(Fact):
     lease_until: datetime
     token: str = ""
     publish: PublishOrder | None = None
+    traceparent: str = ""  # of the task
 
 
 class Claimed(Fact):

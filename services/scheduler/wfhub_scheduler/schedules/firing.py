@@ -10,6 +10,7 @@ from typing import Any, assert_never
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from wfhub_common import tracing
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.messages import FINAL_TASK_STATES, FiringOutcome
 
@@ -148,8 +149,9 @@ async def start(tx: Tx, schedule: Schedule, fire_at: datetime, *, tries: int) ->
     at = {"schedule_id": schedule.schedule_id, "fire_at": fire_at}
     project = await projects.find(tx.connection, schedule.project_id)
     try:
-        async with tx.connection.begin_nested():
-            started = await starting.start(tx, schedule, project)
+        with tracing.span("fire schedule", schedule_id=schedule.schedule_id):
+            async with tx.connection.begin_nested():
+                started = await starting.start(tx, schedule, project)
     except (Rejected, RetryLater) as e:
         full = isinstance(e, RetryLater) or e.status == _TOO_MANY
         reason = {"reason": e.code, "message": e.message}
