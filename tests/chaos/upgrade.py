@@ -152,9 +152,9 @@ class Upgrade(Run):
 
     async def _revisions(self) -> dict[str, str]:
         found = {}
-        for schema in self.cluster.urls.plan.schemas:
-            sql = f'SELECT version_num FROM "{schema.name}".migration'
-            found[schema.name] = str(await self.observer.value(sql))
+        for schema, _ in provision.SCHEMAS.values():
+            sql = f'SELECT version_num FROM "{schema}".migration'
+            found[schema] = str(await self.observer.value(sql))
         return found
 
     def _summary(self, *arguments: Any) -> Summary:

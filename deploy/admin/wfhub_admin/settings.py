@@ -6,10 +6,11 @@ from pydantic import Field, field_validator
 from wfhub_common import privileges
 from wfhub_common.settings import Settings
 
-from wfhub_admin.outlay import CLIENT, KEEPER, NATS, POSTGRES, RUNNERS, Where
+from wfhub_admin.outlay import CLIENT, KEEPER, NATS, POSTGRES, POSTGREST, RUNNERS, Where
 
 RUNNERS_MAX = 256
 _SERVICE_UIDS = privileges.SERVICE_UIDS
+POSTGREST_UID = 64008
 
 
 class ProvisionSettings(Settings):
@@ -61,4 +62,5 @@ class ProvisionSettings(Settings):
             RUNNERS: self.runner_uid,
             CLIENT: self.runner_uid,
             KEEPER: _SERVICE_UIDS[POSTGRES],
+            POSTGREST: POSTGREST_UID,
         }

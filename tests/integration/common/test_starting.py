@@ -69,7 +69,7 @@ async def last_line(module: str, env: dict[str, str]) -> str:
         stderr=subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(90):
             _, errors = await process.communicate()
     finally:
         if process.returncode is None:
