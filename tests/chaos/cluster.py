@@ -76,6 +76,8 @@ class Node:
 
 
 class Cluster:
+    up_s_max = UP_S_MAX
+
     def __init__(self, options: Options, history: History) -> None:
         self.options, self.history = options, history
         self.layout = Layout(options.folder / "data")
@@ -363,7 +365,7 @@ class Cluster:
         for node in nodes:
             if not node.alive:
                 self._launch(node)
-        deadline = time.monotonic() + UP_S_MAX
+        deadline = time.monotonic() + self.up_s_max
         for node in nodes:
             while not await self._is_up(node):
                 if time.monotonic() > deadline:

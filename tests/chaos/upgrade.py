@@ -48,6 +48,7 @@ def tree_of(commit: str, repository: Path, folder: Path) -> Path:
 class OldCluster(cluster.Cluster):
     """Of another tree, until `replace`d."""
 
+    up_s_max = 240.0  # what waits for a process to come up here is a test of what works meanwhile
     tree: Path  # set before the start
     urls: database.Database
 

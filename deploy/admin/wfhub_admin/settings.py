@@ -48,7 +48,9 @@ class ProvisionSettings(Settings):
         routes = tuple(f"nats://{prefix}-nats-{n}.{prefix}-nats-peers:6222" for n in servers)
         return replace(
             self.where(),
-            postgres_host=f"{prefix}-{POSTGRES}",
+            # As it is known from other namespaces too: KEDA's operator connects from its own.
+            postgres_host=f"{prefix}-{POSTGRES}"
+            + (f".{self.namespace}.svc" if self.namespace else ""),
             nats_routes=routes if self.nats_servers > 1 else (),
             runner_names=tuple(f"{prefix}-agent-runner-{n}" for n in range(RUNNERS_MAX)),
         )
