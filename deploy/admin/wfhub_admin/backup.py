@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from wfhub_admin import archive
+from wfhub_admin import archive, rest
 from wfhub_admin.archive import BLOB, Contents
-from wfhub_admin.database import DATABASE, Plan, make_roles
+from wfhub_admin.database import DATABASE, Plan, carry_out, make_roles
 from wfhub_admin.outlay import Truth
 from wfhub_admin.postgres import binaries
 
@@ -48,6 +48,8 @@ def restore_database(path: Path, plan: Plan) -> None:
             while chunk := content.read(archive.CHUNK_BYTES):
                 file.write(chunk)
         for schema in plan.schemas:
+            if schema.name == rest.SCHEMA and plan.admin_url:
+                asyncio.run(_grant_views(plan))  # its views are over the others'
             # Each by the role that is to own it, whatever the roles were called where it was made.
             own = [f"--role={schema.role}"] if schema.role else []
             options = ["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges"]
@@ -55,6 +57,8 @@ def restore_database(path: Path, plan: Plan) -> None:
             _tool("pg_restore", target, *options, *own, f"--schema={schema.name}", str(dump))
     if plan.admin_url:
         asyncio.run(_grant_views(plan))
+        # What an older backup does not have yet, and what is granted for good.
+        carry_out(plan)
 
 
 def restore_blobs(path: Path, root: Path, *, uid: int) -> int:

@@ -13,6 +13,7 @@ from wfhub_common import httpauth, ids, subjects
 from wfhub_common.httpauth import new_token, token_sha256
 
 from wfhub_admin.files import private_file
+from wfhub_admin.rest import READER
 
 PASSWORD_PREFIX = "wsp_"
 SENDERS = (subjects.API, subjects.SCHEDULER, subjects.PROOF_STORE, subjects.GATEWAY)
@@ -32,6 +33,7 @@ class Credentials:
     database: dict[str, str] = field(repr=False)  # role → password
     tokens: dict[str, str] = field(repr=False)  # sender → bearer at services
     runner_ids: tuple[str, ...] = ()
+    reader_secret: str = field(default="", repr=False)  # signs the token of wfhub_admin.rest
 
     def accepted(self) -> str:
         """What a service's SERVICE_TOKENS_FILE holds."""
@@ -47,24 +49,29 @@ class Credentials:
 
 
 def new() -> Credentials:
-    roles = (DATABASE_ADMIN, *DATABASE_ROLES.values())
     return Credentials(
-        admin_token=new_token(httpauth.API_TOKEN_PREFIX),
-        nats={},
-        database={role: new_token(PASSWORD_PREFIX) for role in roles},
-        tokens={},
+        admin_token=new_token(httpauth.API_TOKEN_PREFIX), nats={}, database={}, tokens={}
     )
 
 
 def with_identities(have: Credentials, runners: int) -> Credentials:
-    """With identities for at least `runners` runners. Runner ids stay: work in flight is theirs."""
+    """With identities for at least `runners` runners, and whatever an older version did not have.
+    Runner ids stay: work in flight is theirs."""
     missing = max(0, runners - len(have.runner_ids))
     runner_ids = (*have.runner_ids, *(ids.new_runner_id() for _ in range(missing)))
     senders = (*SENDERS, *runner_ids)
     nats = {s: have.nats.get(s) or new_token(PASSWORD_PREFIX) for s in senders}
     prefix = httpauth.SERVICE_TOKEN_PREFIX
     tokens = {s: have.tokens.get(s) or new_token(prefix) for s in senders}
-    return replace(have, nats=nats, tokens=tokens, runner_ids=runner_ids)
+    roles = (DATABASE_ADMIN, *DATABASE_ROLES.values(), READER)
+    return replace(
+        have,
+        nats=nats,
+        database={role: have.database.get(role) or new_token(PASSWORD_PREFIX) for role in roles},
+        tokens=tokens,
+        runner_ids=runner_ids,
+        reader_secret=have.reader_secret or new_token(PASSWORD_PREFIX),
+    )
 
 
 def handed(

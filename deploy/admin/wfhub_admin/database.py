@@ -19,6 +19,7 @@ from typing import Any
 
 from wfhub_common import subjects
 
+from wfhub_admin import rest
 from wfhub_admin.credentials import DATABASE_ADMIN, DATABASE_ROLES, Credentials
 
 DATABASE = "wfhub"
@@ -71,24 +72,30 @@ def service_url(credentials: Credentials, service: str, host: str, port: int) ->
 def own(credentials: Credentials, host: str, port: int) -> Plan:
     """Of a server that is ours: a role for each service."""
     passwords = credentials.database
+
+    def url(service: str) -> str:
+        return service_url(credentials, service, host, port)
+
+    schemas = [
+        Schema(schema, package, url(service), DATABASE_ROLES[service])
+        for service, (schema, package) in SCHEMAS.items()
+    ]
     return Plan(
-        schemas=tuple(
-            Schema(
-                schema,
-                package,
-                service_url(credentials, service, host, port),
-                DATABASE_ROLES[service],
-            )
-            for service, (schema, package) in SCHEMAS.items()
-        ),
+        schemas=(*schemas, _rest(url(subjects.API), DATABASE_ROLES[subjects.API])),
         admin_url=server_url(DATABASE_ADMIN, passwords[DATABASE_ADMIN], host, port),
-        passwords={role: passwords[role] for role in DATABASE_ROLES.values()},
+        passwords={role: passwords[role] for role in (*DATABASE_ROLES.values(), rest.READER)},
     )
 
 
 def external(url: str) -> Plan:
     """Of a server that is its operator's: used as the URL says, by all."""
-    return Plan(tuple(Schema(schema, package, url) for schema, package in SCHEMAS.values()))
+    schemas = (Schema(schema, package, url) for schema, package in SCHEMAS.values())
+    return Plan((*schemas, _rest(url)))
+
+
+def _rest(url: str, owner: str = "") -> Schema:
+    """Of views over the others' views, so it comes last."""
+    return Schema(rest.SCHEMA, rest.PACKAGE, url, owner)
 
 
 def migrations(package: str) -> Path | None:
@@ -139,10 +146,13 @@ async def make_roles(plan: Plan) -> None:
 
 
 async def end_creating(plan: Plan) -> None:
+    """And what is granted for good."""
     import asyncpg
 
     database = await asyncpg.connect(f"{plan.admin_url}/{DATABASE}")
     try:
+        if rest.READER in (plan.passwords or {}):
+            await database.execute(f"{rest.role_sql()};{rest.grants_sql(DATABASE)}")
         for schema in plan.schemas:
             await database.execute(f"REVOKE CREATE ON DATABASE {DATABASE} FROM {schema.role}")
     finally:

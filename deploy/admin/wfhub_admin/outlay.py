@@ -11,11 +11,12 @@ from pathlib import Path
 
 from wfhub_common import subjects
 
-from wfhub_admin import broker, database
+from wfhub_admin import broker, database, rest
 from wfhub_admin.credentials import DATABASE_ADMIN, Credentials, file_name, handed
 
 POSTGRES, NATS, RUNNERS, CLIENT, KEEPER = "postgres", "nats", "runners", "client", "keeper"
-READERS = (*database.SCHEMAS, POSTGRES, NATS, RUNNERS, CLIENT, KEEPER)
+POSTGREST = "postgrest"
+READERS = (*database.SCHEMAS, POSTGRES, NATS, RUNNERS, CLIENT, KEEPER, POSTGREST)
 NATS_PORT, NATS_MONITOR_PORT = 4222, 8222
 PUBLIC_KEY, SIGNING_KEY = "proof-key.pub", "signing-key"
 
@@ -65,6 +66,8 @@ def outlay(truth: Truth, where: Where, *, provider_keys: Mapping[str, str]) -> O
         for name, runner_id in zip(names, have.runner_ids, strict=False)
     }
     made[CLIENT] = {"admin-token": have.admin_token + "\n", PUBLIC_KEY: truth.public_key}
+    made[CLIENT]["reader-token"] = rest.token(have.reader_secret) + "\n"
+    made[POSTGREST] = {} if where.database_url else _reader(have, where)
     made[KEEPER] = {"plan.json": plan(have, where).to_json()}
     return made
 
@@ -82,6 +85,14 @@ def _service(have: Credentials, where: Where, service: str) -> dict[str, str]:
         database_url=url,
     )
     return {file_name(name): value for name, value in secrets.items()}
+
+
+def _reader(have: Credentials, where: Where) -> dict[str, str]:
+    host, port, password = where.postgres_host, where.postgres_port, have.database[rest.READER]
+    return {
+        "db-uri": f"{database.server_url(rest.READER, password, host, port)}/{database.DATABASE}",
+        "jwt-secret": have.reader_secret,
+    }
 
 
 def _identity(have: Credentials, where: Where, runner_id: str, name: str) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from wfhub_common import starting
+
 from wfhub_admin.credentials import hand_over
 from wfhub_admin.files import private_folder
 
@@ -25,7 +27,7 @@ def become(identities: Path, homes: Path, env: Mapping[str, str]) -> NoReturn:
     file, lock = taken(identities)
     found = json.loads(file.read_text())
     os.set_inheritable(lock, True)
-    home = private_folder(homes / found["name"], os.geteuid())
+    home = private_folder(starting.writable(homes, "--homes") / found["name"], os.geteuid())
     handed = hand_over(private_folder(SECRETS, os.geteuid()), os.geteuid(), found["secrets"])
     environment = {
         **env,

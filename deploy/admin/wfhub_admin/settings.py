@@ -6,10 +6,11 @@ from pydantic import Field, field_validator
 from wfhub_common import privileges
 from wfhub_common.settings import Settings
 
-from wfhub_admin.outlay import CLIENT, KEEPER, NATS, POSTGRES, RUNNERS, Where
+from wfhub_admin.outlay import CLIENT, KEEPER, NATS, POSTGRES, POSTGREST, RUNNERS, Where
 
 RUNNERS_MAX = 256
 _SERVICE_UIDS = privileges.SERVICE_UIDS
+POSTGREST_UID = 64008
 
 
 class ProvisionSettings(Settings):
@@ -47,7 +48,9 @@ class ProvisionSettings(Settings):
         routes = tuple(f"nats://{prefix}-nats-{n}.{prefix}-nats-peers:6222" for n in servers)
         return replace(
             self.where(),
-            postgres_host=f"{prefix}-{POSTGRES}",
+            # As it is known from other namespaces too: KEDA's operator connects from its own.
+            postgres_host=f"{prefix}-{POSTGRES}"
+            + (f".{self.namespace}.svc" if self.namespace else ""),
             nats_routes=routes if self.nats_servers > 1 else (),
             runner_names=tuple(f"{prefix}-agent-runner-{n}" for n in range(RUNNERS_MAX)),
         )
@@ -61,4 +64,5 @@ class ProvisionSettings(Settings):
             RUNNERS: self.runner_uid,
             CLIENT: self.runner_uid,
             KEEPER: _SERVICE_UIDS[POSTGRES],
+            POSTGREST: POSTGREST_UID,
         }

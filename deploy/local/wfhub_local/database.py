@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wfhub_admin import database as provision
+from wfhub_admin import rest
 from wfhub_admin.credentials import Credentials
 from wfhub_admin.database import SCHEMAS, Plan
 from wfhub_admin.files import private_file
@@ -75,6 +76,6 @@ def _mark(layout: Layout) -> Path:
 
 
 def _marked(credentials: Credentials) -> str:
-    packages = tuple(package for _, package in SCHEMAS.values())
+    packages = (*(package for _, package in SCHEMAS.values()), rest.PACKAGE)
     passwords = repr(sorted(credentials.database.items()))
     return f"{provision.fingerprint(packages)} {hashlib.sha256(passwords.encode()).hexdigest()}\n"

@@ -127,9 +127,9 @@ async def retried(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitab
             async with transaction(engine) as connection:
                 return await work(connection)
         except DBAPIError as e:
-            if _sqlstate(e) not in _RETRIED or turn == DEADLOCK_RETRIES_MAX - 1:
+            if sqlstate(e) not in _RETRIED or turn == DEADLOCK_RETRIES_MAX - 1:
                 raise
-            log.warning("transaction retried", sqlstate=_sqlstate(e), turn=turn)
+            log.warning("transaction retried", sqlstate=sqlstate(e), turn=turn)
             await asyncio.sleep(random.uniform(0.005, 0.05) * 2**turn)  # noqa: S311 - jitter
     raise AssertionError("unreachable")
 
@@ -183,12 +183,12 @@ async def _migrate(url: str, schema: str, migrations: Path) -> None:
 
 def is_unready(error: BaseException) -> bool:
     """The schema or our rights in it are not what this code needs: no fault of what is done."""
-    return isinstance(error, DBAPIError) and _sqlstate(error).startswith(("42", "3F"))
+    return isinstance(error, DBAPIError) and sqlstate(error).startswith(("42", "3F"))
 
 
 def _is_down(error: BaseException) -> bool:
     """Is the server gone, going or coming up? The driver reports some of that as a plain error."""
-    code = _sqlstate(error)
+    code = sqlstate(error)
     if code in _RETRIED:
         return False
     if not isinstance(error, DBAPIError):  # the network itself, or no free connection in the pool
@@ -197,6 +197,7 @@ def _is_down(error: BaseException) -> bool:
     return gone or code in _DOWN or code.startswith("08")
 
 
-def _sqlstate(error: BaseException) -> str:
-    original = getattr(error, "orig", None)
+def sqlstate(error: BaseException) -> str:
+    """Empty for what is not Postgres's word."""
+    original = getattr(error, "orig", error)
     return str(getattr(original, "sqlstate", "") or getattr(original, "pgcode", ""))

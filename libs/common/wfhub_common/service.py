@@ -32,15 +32,23 @@ log = get_logger(__name__)
 
 @dataclass
 class Stop:
-    """Set once: the process should end. `why` is for the log."""
+    """Set once: the process should end. `why` is for the log; `fatal` is the last word of a process
+    that nobody asked to end."""
 
     event: asyncio.Event = field(default_factory=asyncio.Event)
     why: str = ""
+    fatal: str = ""
 
     def __call__(self, why: str = "asked to stop") -> None:
         if not self.event.is_set():
             self.why = why
             self.event.set()
+
+    def fatally(self, why: str) -> None:
+        """After an orderly stop the process ends with 1, and `why` as its last line."""
+        if not self.event.is_set():
+            self.fatal = why
+        self(why)
 
     async def wait(self) -> None:
         await self.event.wait()
@@ -64,7 +72,13 @@ async def _run(main: Callable[[Stop], Awaitable[None]]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked, number.name)
-    await main(stop)
+    try:
+        await main(stop)
+    except SystemExit:
+        if not stop.fatal:
+            raise
+    if stop.fatal:
+        raise SystemExit(stop.fatal)
     log.info("stopped", why=stop.why)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class Settings(BaseModel):
@@ -28,7 +28,9 @@ class Settings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as e:
             lines = [
-                f"{str(err['loc'][0]).upper() if err['loc'] else 'settings'}: {err['msg']}"
+                f"{str(err['loc'][0]).upper()}: {err['msg']}"
+                if err["loc"]
+                else err["msg"].removeprefix("Value error, ")
                 for err in e.errors()
             ]
             raise SystemExit("bad settings: " + "; ".join(lines)) from e
@@ -51,3 +53,11 @@ class BrokerSettings(Settings):
     log_format: str = "json"  # json | console
     metrics_listen: str = ""  # host:port of GET /metrics, for the operator alone; empty: none
     otel_exporter_otlp_endpoint: str = ""  # of a collector for spans, such as http://host:4318
+    start_wait_s: float = Field(120.0, ge=0)  # for a database that is there and cannot be used
+    clock_skew_s_max: float = Field(60.0, gt=0)  # between hosts; nothing is decided by less
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if bool(self.nats_user) != bool(self.nats_password):
+            raise ValueError("NATS_USER and NATS_PASSWORD: set both, or none of them")
+        return self

@@ -20,7 +20,7 @@ import httpx
 from faststream.nats import NatsBroker
 from wfhub_common import broker as rpc
 from wfhub_common import log as logs
-from wfhub_common import messages, metrics, privileges, service, tracing
+from wfhub_common import messages, metrics, privileges, service, starting, tracing
 from wfhub_common.broker import make_broker
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.messages import UnitKind
@@ -81,8 +81,7 @@ def _become_unprivileged(
     """The way to repositories, and the broker's socket if there is a broker; afterwards this
     process is not root."""
     policy = _policy(settings)
-    home = settings.runner_home
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home = starting.writable(settings.runner_home, "RUNNER_HOME")
     if os.geteuid() != 0:
         return RepoAccess.direct(policy), None
     broker_socket = access_broker.start(policy)
@@ -108,6 +107,11 @@ def _policy(settings: RunnerSettings) -> Policy:
         credentials.check(settings.git_credentials or (file.read_text() if file else ""))
     except (Rejected, OSError, ValueError) as e:
         raise SystemExit(f"bad settings: GIT_CREDENTIALS_FILE: {e}") from e
+    root = settings.workspace_root
+    if root is not None and not root.is_dir():
+        raise SystemExit(
+            f"bad settings: WORKSPACE_ROOT: {root} is not a folder here: is it mounted?"
+        )
     try:
         folders.parse_rules(settings.workspace_folders)
     except ValueError as e:
@@ -186,7 +190,8 @@ async def _serve(
     broker = make_broker(settings, name=settings.runner_id, on_closed=stop)
     leases = Leases(broker=broker, runner_id=settings.runner_id, incarnation=incarnation)
     steering.serve(broker, settings.runner_id, leases.inbox_of)
-    await _connected(broker.start, stop)
+    async with starting.entering(None):
+        await _connected(broker.start, stop)
     headers = {"Authorization": f"Bearer {settings.service_token}"}
     async with httpx.AsyncClient(
         base_url=settings.proofs_url, headers=headers, timeout=HTTP_TIMEOUT_S
@@ -247,6 +252,8 @@ async def _serve(
         if registered is None:
             await rpc.stop(broker)
             return
+        if why := starting.apart(registered.time, settings.clock_skew_s_max, "the scheduler's"):
+            raise SystemExit(why)
         for attempt_id in records.keys() - set(registered.kept):
             finished.remove(attempt_id)
 

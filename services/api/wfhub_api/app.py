@@ -15,7 +15,7 @@ from faststream.nats import NatsBroker
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import ASGIApp
 from wfhub_common import broker as rpc
-from wfhub_common import problems
+from wfhub_common import problems, starting
 from wfhub_common.log import get_logger
 from wfhub_common.service import Stop
 from wfhub_common.tracing_http import Traced
@@ -64,10 +64,10 @@ def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, s
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(_start(hub))
+        beginning = asyncio.create_task(_start(hub))
         yield
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
+        beginning.cancel()
+        await asyncio.gather(beginning, return_exceptions=True)
         await rpc.stop(broker)
         await hub.proof_store.close()
         await engine.dispose()
@@ -126,7 +126,8 @@ async def _connect(hub: Hub) -> None:
     pause_s, longest_s = START_BACKOFF_S
     while True:
         try:
-            await hub.broker.start()
+            async with starting.entering(hub.stop):
+                await hub.broker.start()
         except (nats.errors.Error, OSError) as e:
             log.warning("cannot connect to nats", error=str(e))
             await asyncio.sleep(pause_s)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import db, log, metrics, tracing
+from wfhub_common import db, log, metrics, starting, tracing
 from wfhub_common.broker import make_broker
 from wfhub_common.errors import WfhubError
 from wfhub_common.service import Stop, run, serve_http
@@ -15,6 +15,7 @@ from wfhub_common.service import Stop, run, serve_http
 from wfhub_api import tokens
 from wfhub_api.settings import ApiSettings
 
+PROGRAM = "wfhub-api"
 SCHEMA = "api"
 MIGRATIONS = Path(__file__).parent / "migrations"
 USAGE = "usage: wfhub-api [serve | migrate | token new NAME | token list | token revoke ID]"
@@ -43,20 +44,27 @@ async def serve(settings: ApiSettings, stop: Stop) -> None:
     from wfhub_api.app import create_app  # FastAPI: only a serving process pays
 
     broker = make_broker(settings, name="api", on_closed=lambda: stop("nats connection closed"))
-    engine = db.make_engine(settings.database_url, application="wfhub-api")
+    engine = db.make_engine(settings.database_url, application=PROGRAM)
     traced = tracing.set_up("api", settings.otel_exporter_otlp_endpoint)
     app = create_app(settings, engine, broker, stop)
-    await asyncio.gather(
-        serve_http(app, settings.http_listen, stop),
-        metrics.serve(app.state.hub.metrics, settings.metrics_listen, stop),
+    # Served meanwhile: /readyz says what is missing.
+    looking = asyncio.create_task(
+        starting.database(engine, settings, stop, PROGRAM, schema=SCHEMA, migrations=MIGRATIONS)
     )
-    if traced is not None:
-        await asyncio.to_thread(traced.close)
+    try:
+        await asyncio.gather(
+            serve_http(app, settings.http_listen, stop),
+            metrics.serve(app.state.hub.metrics, settings.metrics_listen, stop),
+        )
+    finally:
+        looking.cancel()
+        if traced is not None:
+            await asyncio.to_thread(traced.close)
 
 
 def _with_engine(settings: ApiSettings, work: Callable[[AsyncEngine], Awaitable[None]]) -> None:
     async def go() -> None:
-        engine = db.make_engine(settings.database_url, application="wfhub-api")
+        engine = db.make_engine(settings.database_url, application=PROGRAM)
         try:
             await work(engine)
         finally:

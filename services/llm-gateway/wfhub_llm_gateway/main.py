@@ -14,7 +14,7 @@ from faststream.nats import NatsBroker
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import db, log, metrics, subjects, tracing
+from wfhub_common import db, log, metrics, starting, subjects, tracing
 from wfhub_common.broker import make_broker
 from wfhub_common.broker import stop as stop_broker
 from wfhub_common.errors import RetryLater
@@ -43,6 +43,7 @@ from wfhub_llm_gateway.tapes import Tapes
 from wfhub_llm_gateway.tokens import Tokens
 from wfhub_llm_gateway.upstream import HttpProvider
 
+PROGRAM = "wfhub-llm-gateway"
 SCHEMA = "gateway"
 MIGRATIONS = Path(__file__).parent / "migrations"
 START_RETRY_S_MIN, START_RETRY_S_MAX = 0.1, 5.0
@@ -135,9 +136,11 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
     tapes = Tapes(cassettes, recorded_from=provider.name, secrets=keys)
     folder = settings.gateway_spool or tempfile.mkdtemp(prefix="wfhub-gateway-")
     spool = Spool(
-        Path(folder), proofs_url=settings.proofs_url, service_token=settings.service_token
+        starting.writable(Path(folder), "GATEWAY_SPOOL"),
+        proofs_url=settings.proofs_url,
+        service_token=settings.service_token,
     )
-    engine = db.make_engine(settings.database_url, application="wfhub-llm-gateway")
+    engine = db.make_engine(settings.database_url, application=PROGRAM)
     broker = make_broker(settings, name=subjects.GATEWAY, on_closed=lambda: stop("nats closed"))
     instances = Instances(engine, spool.add, lease_s=settings.gateway_lease_s)
     ledger = Ledger(engine, instances.instance_id)
@@ -158,8 +161,8 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
     rpc.register(broker, Evidence(engine), exchanger)
     background = [asyncio.create_task(spool.run()), asyncio.create_task(_drain(stop, exchanger))]
     try:
-        if await _until(stop, "database", lambda: _check_database(engine)) and await _until(
-            stop, "nats", broker.start
+        if await _until(stop, "database", lambda: _usable(engine, settings, stop)) and await _until(
+            stop, "nats", lambda: _entered(broker, stop)
         ):
             await instances.renew()
             background.append(asyncio.create_task(instances.run()))
@@ -218,6 +221,15 @@ async def _until(stop: Stop, what: str, reach: Callable[[], Awaitable[Any]]) -> 
     finally:
         stopping.cancel()
         trying.cancel()
+
+
+async def _usable(engine: AsyncEngine, settings: GatewaySettings, stop: Stop) -> None:
+    await starting.database(engine, settings, stop, PROGRAM, schema=SCHEMA, migrations=MIGRATIONS)
+
+
+async def _entered(broker: NatsBroker, stop: Stop) -> None:
+    async with starting.entering(stop):
+        await broker.start()
 
 
 async def _check_database(engine: AsyncEngine) -> None:

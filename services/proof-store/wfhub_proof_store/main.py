@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import broker as rpc
-from wfhub_common import db, httpauth, log, metrics, service, signing, subjects, tracing
+from wfhub_common import db, httpauth, log, metrics, service, signing, starting, subjects, tracing
 from wfhub_common.errors import RetryLater, WfhubError
 from wfhub_common.messages import (
     DiscardDeadLetter,
@@ -39,6 +39,7 @@ from wfhub_proof_store.seal import Sealer
 from wfhub_proof_store.settings import MigrateSettings, ProofStoreSettings
 from wfhub_proof_store.settlement import Settlement
 
+PROGRAM = "wfhub-proof-store"
 SCHEMA = "proofs"
 MIGRATIONS = Path(__file__).parent / "migrations"
 USAGE = "usage: wfhub-proof-store [serve | migrate]"
@@ -62,7 +63,7 @@ def main() -> None:
 
 async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
     key, accepted, blobs = _opened(settings)
-    engine = db.make_engine(settings.database_url, application="wfhub-proof-store")
+    engine = db.make_engine(settings.database_url, application=PROGRAM)
     broker = rpc.make_broker(
         settings, name=subjects.PROOF_STORE, on_closed=lambda: stop("nats connection closed")
     )
@@ -109,8 +110,12 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
     )
 
     async def consume() -> None:
+        await starting.database(
+            engine, settings, stop, PROGRAM, schema=SCHEMA, migrations=MIGRATIONS
+        )
         await supply.database(engine, key)
-        js = (await broker.connect()).jetstream()
+        async with starting.entering(stop):
+            js = (await broker.connect()).jetstream()
         created = await supply.ingest_stream(js)
         await broker.start()
         consuming.set()
@@ -144,7 +149,8 @@ def _opened(settings: ProofStoreSettings) -> tuple[signing.PrivateKey, dict[str,
     except (OSError, WfhubError) as e:
         raise SystemExit(f"bad settings: SIGNING_KEY_FILE: {e}") from e
     try:
-        blobs = Blobs(Path(settings.proofs_root), bytes_max=settings.blob_bytes_max)
+        root = starting.writable(Path(settings.proofs_root), "PROOFS_ROOT")
+        blobs = Blobs(root, bytes_max=settings.blob_bytes_max)
     except OSError as e:
         raise SystemExit(f"bad settings: PROOFS_ROOT: {e}") from e
     return key, httpauth.load_accepted(settings.service_tokens_file), blobs

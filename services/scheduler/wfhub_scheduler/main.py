@@ -10,12 +10,8 @@ import sys
 from pathlib import Path
 
 from faststream.nats import NatsBroker
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import broker as rpc
-from wfhub_common import db, log, metrics, service, streams, subjects, tracing
-from wfhub_common.errors import RetryLater
+from wfhub_common import db, log, metrics, service, starting, streams, subjects, tracing
 from wfhub_common.service import Stop
 
 from wfhub_scheduler import handlers
@@ -29,6 +25,7 @@ from wfhub_scheduler.sweeper import Sweeper
 from wfhub_scheduler.timing import Timing
 from wfhub_scheduler.workflows.advancing import WORKFLOWS_POLL_S, Advancing
 
+PROGRAM = "wfhub-scheduler"
 SCHEMA = "sched"
 MIGRATIONS = Path(__file__).parent / "migrations"
 USAGE = "usage: wfhub-scheduler [serve | migrate]"
@@ -55,7 +52,7 @@ def migrate(database_url: str) -> None:
 
 
 async def serve(settings: SchedulerSettings, stop: Stop) -> None:
-    engine = db.make_engine(settings.database_url, application="wfhub-scheduler", settings=SESSION)
+    engine = db.make_engine(settings.database_url, application=PROGRAM, settings=SESSION)
     broker = rpc.make_broker(
         settings, name=subjects.SCHEDULER, on_closed=lambda: stop("nats connection closed")
     )
@@ -71,7 +68,7 @@ async def serve(settings: SchedulerSettings, stop: Stop) -> None:
     handlers.subscribe(core, ReceiptCheck(settings.proof_public_key_file))
     traced = tracing.set_up("scheduler", settings.otel_exporter_otlp_endpoint)
     watched = asyncio.create_task(metrics.serve(core.metrics, settings.metrics_listen, stop))
-    working = asyncio.create_task(_work(core, settings))
+    working = asyncio.create_task(_work(core, settings, stop))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     try:
@@ -91,9 +88,11 @@ async def serve(settings: SchedulerSettings, stop: Stop) -> None:
         raise SystemExit(f"scheduler ended: {stop.why}; start it again")
 
 
-async def _work(core: Core, settings: SchedulerSettings) -> None:
-    await _database(core.engine)
-    await _provision(core.broker, core.stream_replicas)
+async def _work(core: Core, settings: SchedulerSettings, stop: Stop) -> None:
+    await starting.database(
+        core.engine, settings, stop, PROGRAM, schema=SCHEMA, migrations=MIGRATIONS
+    )
+    await _provision(core.broker, core.stream_replicas, stop)
     await core.broker.start()
     logger.info("scheduler ready")
     sweeper = Sweeper(core)
@@ -111,24 +110,10 @@ async def _work(core: Core, settings: SchedulerSettings) -> None:
         tasks.create_task(every("fire", core.sweeps, SCHEDULES_POLL_S, fire))
 
 
-async def _database(engine: AsyncEngine) -> None:
-    wait_s = 0.1
-    while True:
-        try:
-            async with db.transaction(engine) as connection:
-                await connection.execute(text("SELECT generation FROM sched.relay"))
-        except (RetryLater, DBAPIError) as e:  # away, starting up, or without our schema
-            reason = str(e).splitlines()[0]
-            logger.warning("waiting for the database (is it migrated?)", why=reason)
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, START_WAIT_S_MAX)
-        else:
-            return
-
-
-async def _provision(broker: NatsBroker, replicas: int) -> None:
+async def _provision(broker: NatsBroker, replicas: int, stop: Stop) -> None:
     """nats-py tries to connect until it can; JetStream may come up a little after the port."""
-    js = (await broker.connect()).jetstream()
+    async with starting.entering(stop):
+        js = (await broker.connect()).jetstream()
     while True:
         try:
             await streams.provision(js, replicas=replicas)

@@ -7,6 +7,7 @@ Raises: nothing of its own.
 """
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 
 from sqlalchemy import text
@@ -97,7 +98,10 @@ async def register(core: Core, sender: str, command: Register) -> Registered:
     )
     timing = core.timing
     return Registered(
-        heartbeat_s=timing.heartbeat_s, lease_ttl_s=timing.lease_ttl_s, kept=tuple(kept)
+        heartbeat_s=timing.heartbeat_s,
+        lease_ttl_s=timing.lease_ttl_s,
+        kept=tuple(kept),
+        time=datetime.now(UTC),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from deploy_tools import KUBERNETES_VERSIONS, ROOT, tool
+from wfhub_admin.settings import ProvisionSettings
 
 CHART = ROOT / "deploy" / "helm" / "workflow-hub"
 EXAMPLES = sorted(path.stem for path in (CHART / "examples").glob("*.yaml"))
@@ -264,6 +265,65 @@ def test_all_traffic_is_denied_but_for_exactly_these_flows() -> None:
     assert not policies.reaches_outside("agent-runner", "203.0.113.11", 443)
     for component in ("api", "scheduler", "proof-store", "postgres", "nats"):
         assert not policies.reaches_outside(component, "93.184.216.34", 443), component
+
+
+def test_keda_asks_as_the_role_that_reads_and_is_let_in_from_its_own_namespace() -> None:
+    found = objects(rendered("autoscaled"))
+    (asking,) = [each["spec"] for each in found if each["kind"] == "TriggerAuthentication"]
+    assert [each["name"] for each in asking["secretTargetRef"]] == ["hub-postgrest"]
+    (scaled,) = [each["spec"] for each in found if each["kind"] == "ScaledObject"]
+    assert scaled["maxReplicaCount"] == 30
+    (trigger,) = scaled["triggers"]
+    assert " FROM rest.tasks " in trigger["metadata"]["query"]
+    callers = {
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for each in found
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == "hub-postgres"
+        for rule in each["spec"]["ingress"]
+        for peer in rule["from"]
+        if "namespaceSelector" in peer
+    }
+    assert callers == {"keda"}
+    settings = ProvisionSettings.from_env({"SECRET_PREFIX": "hub", "NAMESPACE": "ci"})
+    assert settings.where_in_cluster().postgres_host == "hub-postgres.ci.svc"
+
+
+def test_without_keda_runners_follow_a_metric_of_the_queue_or_their_cpu() -> None:
+    def metric(example: str) -> Object:
+        (scaler,) = [
+            each["spec"]
+            for each in objects(rendered(example))
+            if each["kind"] == "HorizontalPodAutoscaler"
+        ]
+        assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 10)
+        (one,) = scaler["metrics"]
+        return dict(one)
+
+    assert metric("autoscaled-hpa")["resource"]["name"] == "cpu"
+    asked = metric("autoscaled-metric")["external"]
+    assert asked["metric"]["name"] == "wfhub_tasks_open"
+    assert asked["target"] == {"type": "AverageValue", "averageValue": "2"}
+
+
+@pytest.mark.parametrize("name", ["api", "scheduler", "gateway", "proof-store", "nats"])
+def test_everything_that_may_be_replicated_is_and_is_never_taken_down_together(name: str) -> None:
+    found = objects(rendered())
+    (owner,) = [
+        each
+        for each in found
+        if each["kind"] in {"Deployment", "StatefulSet"}
+        and each["metadata"]["name"] == f"hub-{name}"
+    ]
+    assert owner["spec"]["replicas"] >= 2
+    (budget,) = [
+        each["spec"]
+        for each in found
+        if each["kind"] == "PodDisruptionBudget" and each["metadata"]["name"] == f"hub-{name}"
+    ]
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"]["matchLabels"].items() <= (
+        owner["spec"]["template"]["metadata"]["labels"].items()
+    )
 
 
 def test_an_agents_pod_reaches_its_runner_and_not_even_dns() -> None:

@@ -81,7 +81,7 @@ def test_every_container_is_confined(services: dict[str, Any]) -> None:
         assert "no-new-privileges:true" in service["security_opt"], name
         assert not service.get("privileged"), name
         assert service.get("network_mode") in (None, "none"), name
-        assert re.fullmatch(r".+:\d+\.\d+\.\d+", service["image"]), "an image by its version"
+        assert re.fullmatch(r".+:v?\d+\.\d+\.\d+", service["image"]), "an image by its version"
         if name not in NOT_OURS:
             assert service["read_only"] is True, name
             assert service["pids_limit"], name
@@ -90,12 +90,16 @@ def test_every_container_is_confined(services: dict[str, Any]) -> None:
         assert not [m for m in mounts if "docker.sock" in m or m == "/"], name
 
 
-def test_the_api_is_the_only_one_with_a_port_and_it_is_on_loopback(
+def test_who_has_a_port_asks_for_a_token_and_is_on_loopback(
     services: dict[str, Any],
 ) -> None:
     ports = {name: s["ports"] for name, s in services.items() if s.get("ports")}
-    assert list(ports) == ["api"]
-    assert [p["host_ip"] for p in ports["api"]] == ["127.0.0.1"]
+    assert set(ports) == {"api", "postgrest"}
+    assert {p["host_ip"] for each in ports.values() for p in each} == {"127.0.0.1"}
+    assert services["postgrest"]["profiles"] == ["postgrest"]
+    asked = services["postgrest"]["environment"]
+    assert asked["PGRST_JWT_SECRET"].startswith("@")
+    assert "PGRST_DB_ANON_ROLE" not in asked
 
 
 def test_each_secret_has_one_reader(services: dict[str, Any]) -> None:

@@ -1,14 +1,27 @@
 """Who reads what of an installation's secrets."""
 
+import base64
+import hmac
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from wfhub_admin import credentials, folders, runner
-from wfhub_admin.outlay import CLIENT, KEEPER, NATS, READERS, RUNNERS, Truth, Where, outlay
+from wfhub_admin import credentials, folders, rest, runner
+from wfhub_admin.outlay import (
+    CLIENT,
+    KEEPER,
+    NATS,
+    POSTGREST,
+    READERS,
+    RUNNERS,
+    Truth,
+    Where,
+    outlay,
+)
 from wfhub_admin.settings import ProvisionSettings
-from wfhub_common import signing
+from wfhub_common import identities, signing
 
 KEY = {"OPENAI_API_KEY": "sk-canary"}
 
@@ -35,6 +48,8 @@ def test_every_reader_has_files_and_no_secret_reaches_who_has_no_use_for_it() ->
     assert readers(have.admin_token) == {CLIENT}
     assert readers(have.nats["api"]) == {"api", NATS}
     assert readers(have.database["wfhub_api"]) == {"api", KEEPER}
+    assert readers(have.database["wfhub_reader"]) == {POSTGREST, KEEPER}
+    assert readers(have.reader_secret) == {POSTGREST}
     assert readers(have.tokens["gateway"]) == {"gateway"}
     assert readers(have.tokens[have.runner_ids[0]]) == {RUNNERS}
 
@@ -63,6 +78,39 @@ def test_each_message_is_on_disk_before_it_is_acknowledged_and_a_cluster_knows_i
     assert alone["jetstream"]["sync_interval"] == three["jetstream"]["sync_interval"] == "always"
     assert "cluster" not in alone
     assert three["cluster"]["routes"] == list(routes)
+
+
+def test_the_broker_of_a_container_has_the_permissions_of_the_local_one() -> None:
+    """One source: what a runner is asked (steering) and how it answers is in each."""
+    made = truth()
+    runner_id = made.credentials.runner_ids[0]
+    users = json.loads(outlay(made, where(), provider_keys=KEY)[NATS]["nats.conf"])
+    (found,) = (u for u in users["authorization"]["users"] if u["user"] == runner_id)
+    wanted = identities.runner(runner_id)
+    assert found["permissions"] == {
+        "publish": {"allow": list(wanted.publish)},
+        "subscribe": {"allow": list(wanted.subscribe)},
+        "allow_responses": True,
+    }
+    assert f"wfhub.v1.ctl.{runner_id}.steer" in wanted.subscribe
+
+
+def test_what_an_older_version_did_not_have_is_made_beside_what_it_had() -> None:
+    have = truth().credentials
+    older = json.loads(have.to_json())
+    del older["reader_secret"], older["database"]["wfhub_reader"]
+    after = credentials.with_identities(credentials.Credentials.from_json(json.dumps(older)), 2)
+    assert after.database["wfhub_reader"]
+    assert after.reader_secret
+    assert replace(after, reader_secret=have.reader_secret, database=have.database) == have
+
+
+def test_the_readers_token_is_a_json_web_token_of_its_role() -> None:
+    head, body, mac = rest.token("secret").split(".")
+    assert json.loads(base64.urlsafe_b64decode(body + "==")) == {"role": "wfhub_reader"}
+    assert json.loads(base64.urlsafe_b64decode(head + "=="))["alg"] == "HS256"
+    wanted = hmac.digest(b"secret", f"{head}.{body}".encode(), "sha256")
+    assert base64.urlsafe_b64decode(mac + "=") == wanted
 
 
 def test_folders_are_made_once_and_more_runners_are_added(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from wfhub_common import limits
 from wfhub_common.messages.base import Command, Fact
@@ -29,6 +29,7 @@ class Registered(Fact):
     heartbeat_s: float
     lease_ttl_s: float
     kept: tuple[str, ...] = ()  # of what it holds: still its own
+    time: AwareDatetime | None = None  # the scheduler's, when it answered
 
 
 class Claim(Command):

@@ -1,0 +1,212 @@
+"""Each service at a start that cannot be: it says what is wrong and what to do, and ends with 1."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+import unprivileged
+from databases import template
+from wfhub_admin import broker
+from wfhub_common import db, identities, starting
+from wfhub_common.settings import BrokerSettings
+
+CHAOS_CLOCK = Path(__file__).parents[2] / "chaos" / "clock"
+MODULES = {
+    "sched": "wfhub_scheduler",
+    "proofs": "wfhub_proof_store",
+    "gateway": "wfhub_llm_gateway",
+    "api": "wfhub_api",
+}
+NO_WAIT = {"START_WAIT_S": "0"}
+
+
+def migrations(schema: str) -> Path:
+    (root,) = __import__(MODULES[schema]).__path__
+    return Path(root) / "migrations"
+
+
+@pytest.fixture(scope="module")
+def database_template(postgres_server: str) -> str:
+    def everything(url: str) -> None:
+        for schema in MODULES:
+            db.migrate(url, schema=schema, migrations=migrations(schema))
+
+    return template(postgres_server, everything)
+
+
+def environment(tmp_path: Path, database_url: str, nats_url: str) -> dict[str, str]:
+    (tmp_path / "tokens.json").write_text("{}")
+    return {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": database_url,
+        "NATS_URL": nats_url,
+        "HTTP_LISTEN": "127.0.0.1:0",
+        "PROOFS_ROOT": str(tmp_path / "proofs"),
+        "SIGNING_KEY_FILE": str(tmp_path / "key.pem"),
+        "SERVICE_TOKENS_FILE": str(tmp_path / "tokens.json"),
+        "PROOF_PUBLIC_KEY_FILE": str(tmp_path / "key.pub"),
+        "ADMIN_TOKEN_SHA256": "0" * 64,
+        "GATEWAY_SPOOL": str(tmp_path / "spool"),
+        "PROOFS_URL": "http://127.0.0.1:1",
+        "LLM_BASE_URL": "http://127.0.0.1:1/v1",
+    }
+
+
+async def last_line(module: str, env: dict[str, str]) -> str:
+    """Of a service that has to end by itself, with 1."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", f"{module}.main"),
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(90):
+            _, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    told = errors.decode()
+    assert process.returncode == 1, told
+    assert "Traceback" not in told
+    return told.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("schema", MODULES)
+async def test_a_schema_older_than_the_code_ends_it(
+    schema: str, database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    pg = await asyncpg.connect(database_url)
+    await pg.execute(f"UPDATE {schema}.migration SET version_num = '0000'")
+    await pg.close()
+    env = environment(tmp_path, database_url, nats_url) | NO_WAIT
+    told = await last_line(MODULES[schema], env)
+    newest = starting.newest_revision(migrations(schema))
+    assert told.startswith(
+        f"the schema {schema} is at 0000, but this version needs {newest}: run `"
+    )
+
+
+@pytest.mark.parametrize("schema", MODULES)
+async def test_a_clock_that_is_not_the_databases_ends_it(
+    schema: str, database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    env = environment(tmp_path, database_url, nats_url) | NO_WAIT
+    told = await last_line(
+        MODULES[schema], env | {"PYTHONPATH": str(CHAOS_CLOCK), "CHAOS_CLOCK_S": "-600"}
+    )
+    assert "s behind the database's: keep both by NTP" in told
+
+
+@pytest.mark.parametrize("schema", MODULES)
+async def test_a_role_that_the_database_refuses_ends_it(
+    schema: str, database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    refused = database_url.replace("postgres@", "nobody:wrong@")
+    env = environment(tmp_path, refused, nats_url) | NO_WAIT
+    told = await last_line(MODULES[schema], env)
+    assert told.startswith("bad settings: DATABASE_URL: the database refuses")
+    assert "wrong" not in told
+
+
+async def test_a_database_that_does_not_exist_ends_it(
+    database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    env = environment(tmp_path, f"{database_url}x", nats_url) | NO_WAIT
+    told = await last_line("wfhub_scheduler", env)
+    assert told.startswith("bad settings: DATABASE_URL")
+    assert "does not exist" in told
+
+
+@pytest.fixture
+async def strict_nats(tmp_path: Path) -> AsyncIterator[str]:
+    """A server that knows our users, with other passwords."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    users = dict.fromkeys(identities.SERVICES, "theirs")
+    (tmp_path / "nats.conf").write_text(
+        broker.configuration(listen=f"127.0.0.1:{port}", store=tmp_path / "js", passwords=users)
+    )
+    server = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+        [Path(sys.executable).parent / "nats-server", "-c", tmp_path / "nats.conf"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                break
+            await asyncio.sleep(0.02)
+    yield f"nats://127.0.0.1:{port}"
+    server.kill()
+    server.wait()
+
+
+@pytest.mark.parametrize(
+    ("schema", "user"),
+    [("sched", "scheduler"), ("proofs", "proof-store"), ("gateway", "gateway"), ("api", "api")],
+)
+async def test_a_password_that_nats_refuses_ends_it(
+    schema: str, user: str, database_url: str, strict_nats: str, tmp_path: Path
+) -> None:
+    env = environment(tmp_path, database_url, strict_nats)
+    told = await last_line(MODULES[schema], env | {"NATS_USER": user, "NATS_PASSWORD": "ours"})
+    assert told.startswith("bad settings: NATS_PASSWORD: ")
+
+
+@pytest.mark.parametrize(
+    ("module", "variable"),
+    [("wfhub_proof_store", "PROOFS_ROOT"), ("wfhub_llm_gateway", "GATEWAY_SPOOL")],
+)
+async def test_a_folder_that_cannot_be_written_ends_it(
+    module: str, variable: str, database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    env = environment(tmp_path, database_url, nats_url)
+    told = await last_line(module, env | {variable: str(tmp_path / "file" / "in")})
+    assert told.startswith(f"bad settings: {variable}: cannot write to ")
+
+
+def test_another_users_folder_is_said_with_the_uid_that_it_should_have(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+
+    async def tried() -> str:
+        try:
+            starting.writable(Path("/usr/wfhub"), "RUNNER_HOME")
+        except SystemExit as e:
+            return str(e)
+        return ""
+
+    told = unprivileged.run(tmp_path / "home", tried)
+    assert told.startswith("bad settings: RUNNER_HOME: cannot write to /usr/wfhub: ")
+    assert f"let it belong to uid {unprivileged.uid()}" in told
+
+
+def test_a_clock_is_judged_by_how_far_it_is_off() -> None:
+    theirs = datetime.now(UTC) - timedelta(hours=1)
+    assert "3600 s ahead of the scheduler's" in starting.apart(theirs, 60.0, "the scheduler's")
+    assert starting.apart(theirs, 4000.0, "the scheduler's") == ""
+    assert starting.apart(None, 60.0, "an older scheduler's") == ""
+
+
+@pytest.mark.parametrize("one", ["nats_user", "nats_password"])
+def test_half_of_a_broker_identity_is_refused(one: str) -> None:
+    with pytest.raises(SystemExit, match="NATS_USER and NATS_PASSWORD: set both"):
+        BrokerSettings.from_env({one.upper(): "x"})
+
+
+def test_files_of_migrations_are_named_by_their_revisions() -> None:
+    for schema in MODULES:
+        for file in migrations(schema).glob("versions/[0-9]*.py"):
+            assert f'revision = "{file.name.partition("_")[0]}"' in file.read_text()
