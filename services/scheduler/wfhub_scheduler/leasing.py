@@ -37,7 +37,7 @@ UPDATE sched.unit SET due = true WHERE unit_id IN (
      ORDER BY run_at LIMIT :count FOR UPDATE SKIP LOCKED)
 """)
 _OF_TASK = f"""
-       CAST(t.spec AS text) AS spec, t.commit_id, t.base_commit, p.name AS project,
+       CAST(t.spec AS text) AS spec, t.commit_id, t.base_commit, p.name AS project, p.mcp,
        CASE WHEN t.winner IS NOT NULL THEN (
            SELECT r ->> 'digest' FROM sched.attempt w, jsonb_array_elements(w.receipts) r
             WHERE w.attempt_id = t.winner AND r ->> 'name' = '{BUNDLE_ARTIFACT}' LIMIT 1)
@@ -281,6 +281,7 @@ def _assignment(
         lease_until=lease_until,
         token=token,
         publish=_publish_order(row) if kind is UnitKind.PUBLISH else None,
+        mcp=row.mcp if kind is UnitKind.AGENT else {},
     )
 
 
