@@ -61,7 +61,8 @@ class OperationsDouble:
         row = await self._pool.fetchrow(
             "UPDATE sched.api_project SET running_limit = coalesce($2, running_limit),"
             " weight = coalesce($3, weight), queue_limit = coalesce($4, queue_limit),"
-            " paused = coalesce($5, paused), budget = coalesce(CAST($6 AS jsonb), budget)"
+            " paused = coalesce($5, paused), budget = coalesce(CAST($6 AS jsonb), budget),"
+            " mcp = coalesce(CAST($7 AS jsonb), mcp)"
             " WHERE project_id = $1 OR name = $1 RETURNING *",
             command.project,
             command.running_limit,
@@ -69,11 +70,18 @@ class OperationsDouble:
             command.queue_limit,
             command.paused,
             None if command.budget is None else command.budget.model_dump_json(exclude_none=True),
+            None if command.mcp is None else json.dumps(command.model_dump(mode="json")["mcp"]),
         )
         if row is None:
             raise Rejected("project-unknown", "there is no such project", status=404)
         return Project(
-            **{**row, "limits": {}, "budget": json.loads(row["budget"]), "cassette": None}
+            **{
+                **row,
+                "limits": {},
+                "budget": json.loads(row["budget"]),
+                "cassette": None,
+                "mcp": json.loads(row["mcp"]),
+            }
         )
 
     async def _update_pool(self, _sender: str, command: UpdatePool) -> BaseModel:

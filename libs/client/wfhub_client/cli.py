@@ -123,6 +123,12 @@ def run(
         str | None,
         typer.Option(metavar="MODE=NAME", help="record=NAME or replay=NAME of the project."),
     ] = None,
+    mcp: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COMMAND", help="An MCP server for the agent; may be given again."
+        ),
+    ] = None,
     pool: Annotated[str | None, typer.Option(help="Whose runners work on it.")] = None,
     run_at: Annotated[str | None, typer.Option(help="Not before: RFC 3339, or local time.")] = None,
     deadline: Annotated[str | None, typer.Option(help="Not published if won later.")] = None,
@@ -192,7 +198,7 @@ def run(
     )
     if limit:
         spec.setdefault("limits", {}).update(limit_words.parse("--limit", limit))
-    run_spec.add_model_use(spec, budget=budget, cassette=cassette)
+    run_spec.add_model_use(spec, budget=budget, cassette=cassette, mcp=mcp)
     run_spec.add_pull_request(spec, pull_request, target=target, draft=draft)
     if apply:
         spec["apply"] = True

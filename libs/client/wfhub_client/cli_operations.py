@@ -47,6 +47,14 @@ CassetteOption = Annotated[
         help="record=NAME or replay=NAME, for tasks that name none; `none` takes it away.",
     ),
 ]
+McpOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=COMMAND",
+        help="An MCP server for its agents, started in their sandbox; may be given again. Takes the"
+        " place of those before; `none` takes them away.",
+    ),
+]
 Paused = Annotated[bool | None, typer.Option("--pause/--resume", help="Start nothing new.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
@@ -61,6 +69,7 @@ def project_create(
     default_limit: Default = None,
     budget: Budget = None,
     cassette: CassetteOption = None,
+    mcp: McpOption = None,
     as_json: Json = False,
 ) -> None:
     """Make a project."""
@@ -72,6 +81,7 @@ def project_create(
         "queue_limit": queue_limit,
         "budget": model_use.budget(budget),
         "cassette": model_use.cassette(cassette),
+        "mcp": model_use.servers(mcp),
         "limits": operations.limits_of(limit, default_limit),
     }
     operations.create_project(name, given, as_json=as_json)
@@ -103,6 +113,7 @@ def project_update(
     default_limit: Default = None,
     budget: Budget = None,
     cassette: CassetteOption = None,
+    mcp: McpOption = None,
     as_json: Json = False,
 ) -> None:
     """Change what is given."""
@@ -114,6 +125,7 @@ def project_update(
         "queue_limit": queue_limit,
         "budget": model_use.budget(budget),
         "cassette": model_use.cassette(cassette),
+        "mcp": model_use.servers(mcp),
         "limits": operations.limits_of(limit, default_limit),
     }
     operations.update_project(project, given, as_json=as_json)

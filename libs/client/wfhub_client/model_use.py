@@ -1,9 +1,10 @@
-"""Options about the use of models: budgets and cassettes, of a task or a project. Pure.
+"""Options about the use of models: budgets, cassettes, MCP servers, of a task or a project. Pure.
 
 Raises: Usage.
 """
 
 import re
+import shlex
 from typing import Any
 
 from wfhub_client.errors import Usage
@@ -30,3 +31,20 @@ def cassette(given: str | None) -> dict[str, str] | str | None:
     if mode not in ("record", "replay") or not equals:
         raise Usage(f"--cassette {given!r}: say record=NAME, replay=NAME or none")
     return {"mode": mode, "name": name}
+
+
+def servers(given: list[str] | None) -> dict[str, Any] | None:
+    """MCP servers from NAME=COMMAND each; `none` alone: not any. Raises: Usage."""
+    if given is None or given == ["none"]:
+        return None if given is None else {}
+    found: dict[str, Any] = {}
+    for each in given:
+        name, equals, command = each.partition("=")
+        try:
+            argv = shlex.split(command)
+        except ValueError as e:
+            raise Usage(f"--mcp {each!r}: {e}") from e
+        if not equals or not argv:
+            raise Usage(f"--mcp {each!r}: give a name, =, and a command to start, or `none`")
+        found[name] = {"argv": argv}
+    return found

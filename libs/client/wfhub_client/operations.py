@@ -3,6 +3,7 @@ API says it.
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ def update_project(ref: str, given: dict[str, Any], *, as_json: bool) -> None:
     if not changes:
         raise Usage(
             "say what to change: --running-limit, --weight, --queue-limit, --limit,"
-            " --default-limit, --budget or --cassette"
+            " --default-limit, --budget, --cassette or --mcp"
         )
     with _client() as client:
         found = client.update_project(ref, changes)
@@ -107,12 +108,19 @@ def _project(found: dict[str, Any]) -> str:
         f"  running {found['running']}/{found['running_limit']}"
         f"  queued {found['queued']}/{found['queue_limit']}  weight {found['weight']}"
         + "".join(f"  {what} {amount}" for what, amount in _set(found.get("budget", {})))
+        + _model_use(found)
         + "".join(
             f"\n  {which} {limit_words.shown(found['limits'][which])}"
             for which in ("default", "max")
             if found["limits"][which]
         )
     )
+
+
+def _model_use(found: dict[str, Any]) -> str:
+    tape, servers = found.get("cassette"), found.get("mcp") or {}
+    shown = f"  {tape['mode']} {tape['name']}" if tape else ""
+    return shown + "".join(f"\n  mcp {n}: {shlex.join(s['argv'])}" for n, s in servers.items())
 
 
 def _set(budget: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -149,11 +149,19 @@ def add_conditions(
         spec.setdefault("retry", {})["backoff_ms"] = round(backoff_s * 1000)
 
 
-def add_model_use(spec: dict[str, Any], *, budget: list[str] | None, cassette: str | None) -> None:
+def add_model_use(
+    spec: dict[str, Any],
+    *,
+    budget: list[str] | None,
+    cassette: str | None,
+    mcp: list[str] | None,
+) -> None:
     if budget:
         spec["budget"] = model_use.budget(budget)
     if cassette is not None and cassette != "none":
         spec["cassette"] = model_use.cassette(cassette)
+    if mcp:
+        spec["agent"]["mcp"] = model_use.servers(mcp)
 
 
 def add_pull_request(

@@ -38,6 +38,12 @@ COMMAND_TIMEOUT_S = 30
 IDLE_IN_TRANSACTION_S = 15
 PEER_SILENT_S = 15
 DEADLOCK_RETRIES_MAX = 5
+# Settings of sessions whose statements are each written for one plan, into an index: it is made
+# once, and is the same whatever the statistics say.
+ONE_PLAN = {
+    "plan_cache_mode": "force_generic_plan",
+    **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
+}
 _RETRIED = {"40P01", "40001"}  # deadlock detected, serialization failure
 # Shut down, crashed, starting up, idle for too long; no connection, disk or memory left; I/O error;
 # read-only, as a standby is.

@@ -8,6 +8,7 @@ ARGV_MAX = 256
 STEERING_CHARS_MAX = 16 * 1024  # of one message to an agent
 MCP_SERVERS_MAX = 16
 MCP_VARIABLES_MAX = 64  # of one server
+PROJECT_MCP_BYTES_MAX = 16 * 1024  # as JSON: each assignment of the project carries it
 TITLE_CHARS_MAX = 200
 LABELS_MAX = 16
 EGRESS_HOSTS_MAX = 64  # host:port entries of one task

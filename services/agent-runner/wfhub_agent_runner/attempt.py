@@ -108,7 +108,11 @@ class AgentAttempt:
 
         around = await asyncio.to_thread(context.found_in, lease.layers.lower_dirs[0])
         plan = evidence.plan = planning.plan(
-            spec.agent, prompt=spec.prompt, python=parts.python, around=around
+            spec.agent,
+            prompt=spec.prompt,
+            python=parts.python,
+            around=around,
+            servers=self._assigned.mcp,
         )
         ran, traffic = await self._agent(scratch, plan, lease)
         ended = "handed-in" if evidence.handed_in else port.described(ran.outcome)

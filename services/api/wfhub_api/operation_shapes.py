@@ -14,6 +14,7 @@ from wfhub_common.messages import (
     LimitChanges,
     LimitsAsked,
     ProjectBudget,
+    ProjectMcp,
     Submitted,
     TaskSpec,
     UpdatePool,
@@ -62,6 +63,9 @@ class ProjectChanges(Changes):
     )
     cassette: CassetteUse | Literal["none"] | None = Field(
         None, description='of tasks that name none; "none" takes it away'
+    )
+    mcp: ProjectMcp | None = Field(
+        None, description="servers for its agents, by name; takes the place of those it has"
     )
 
     def command(self, project: str) -> UpdateProject:

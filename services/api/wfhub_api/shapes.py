@@ -14,6 +14,7 @@ from wfhub_common.messages import (
     Cancelled,
     CassetteUse,
     CloudEvent,
+    McpServer,
     ProjectBudget,
     Receipt,
     TaskSpec,
@@ -77,6 +78,7 @@ class Project(Shape):
     paused: bool
     budget: ProjectBudget = ProjectBudget()
     cassette: CassetteUse | None = None
+    mcp: dict[str, McpServer] = {}
     created_at: datetime
 
 

@@ -34,7 +34,7 @@ async def projects(engine: AsyncEngine, *, after: str, limit: int) -> list[Proje
         engine,
         """
         SELECT project_id, name, running_limit, weight, queue_limit, limits, paused, budget,
-               cassette, created_at
+               cassette, mcp, created_at
           FROM sched.api_project
          WHERE name > :after ORDER BY name LIMIT :limit
         """,

@@ -44,7 +44,9 @@ class ExchangeResponse:
         self._info = info
         self._format = BY_NAME[request.format]
         tap = Tap(self._format.look, keep_events=opened.recorder is not None)
-        self._progress = Progress(opened.entry, opened.provider, tap, frames_of(request))
+        self._progress = Progress(
+            opened.entry, opened.provider, tap, frames_of(request), opened.keeping
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         relay = asyncio.create_task(self._relay(send))

@@ -50,6 +50,7 @@ class Opened:
     request: Asked
     provider: Provider
     recorder: Recorder | None
+    keeping: asyncio.Task[None]  # of the request's body
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Progress:
     asked_provider: Provider
     tap: Tap
     frames: Frames
+    keeping: asyncio.Task[None]
     body: bytearray = field(default_factory=bytearray)
     status: int = 0
     stream: bool = False
@@ -135,10 +137,11 @@ class Exchanger:
                 price=price or FREE,
             )
         )
-        await self.spool.add(kept)  # not sooner: a refused request takes no disk
+        # Not sooner: a refused request takes no disk. The model is asked meanwhile.
+        keeping = asyncio.create_task(self.spool.add(kept))
         if entry.counts_tokens and completion and not request.stream:
             request = clamped(request, entry.granted.completion)
-        return Opened(entry, request, provider, recorder or self.recorder)
+        return Opened(entry, request, provider, recorder or self.recorder, keeping)
 
     async def keep(self, body: bytes) -> bytes:
         """As it is stored: without what looks like a secret, or is one of ours."""
@@ -153,20 +156,27 @@ class Exchanger:
         if self.spans is not None:
             opening = progress.entry.opening
             self.spans.settled(request, opening, settlement, progress.tap.model)
-        await self.spool.add(kept)
+        # Before the row says so: what it names is there, whoever is killed.
+        await self.spool.add(kept, ledger.record(progress.entry, settlement))
+        await progress.keeping
         try:
-            await self.spool.add(await self.ledger.settle(progress.entry, settlement))
+            await self._settle(progress.entry, settlement)
         except RetryLater as e:
             log.error("settlement waits", attempt_id=progress.entry.attempt_id, why=str(e))
             task = asyncio.create_task(self._settle_later(progress.entry, settlement))
             self.late.add(task)
             task.add_done_callback(self.late.discard)
 
+    async def _settle(self, entry: Entry, settlement: Settlement) -> None:
+        remade = await self.ledger.settle(entry, settlement)
+        if remade is not None:
+            await self.spool.add(remade)
+
     async def _settle_later(self, entry: Entry, settlement: Settlement) -> None:
         for pause_s in SETTLE_RETRIES_S:
             await asyncio.sleep(pause_s)
             with suppress(RetryLater):
-                await self.spool.add(await self.ledger.settle(entry, settlement))
+                await self._settle(entry, settlement)
                 return
         log.error("settlement lost", attempt_id=entry.attempt_id, seq=entry.seq, **vars(settlement))
 

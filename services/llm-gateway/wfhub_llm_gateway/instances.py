@@ -19,7 +19,7 @@ from wfhub_common.log import get_logger
 
 from wfhub_llm_gateway.budgets import accounts
 from wfhub_llm_gateway.ledger import GATEWAY_LOST, NOT_SETTLED
-from wfhub_llm_gateway.settlements import OpenRow, Settlement, settle_in
+from wfhub_llm_gateway.settlements import OpenRow, Settlement, record_of, settle_in
 
 LEASE_S = 30.0
 TURNS_PER_LEASE = 6  # it is renewed so often, and others' are looked at
@@ -105,7 +105,8 @@ class Instances:
             opened = OpenRow(
                 row.seq, row.attempt_id, row.replayed, row.request_digest, row.started_at
             )
-            records.append(await settle_in(connection, opened, settlement))
+            await settle_in(connection, opened, settlement)
+            records.append(record_of(opened, settlement))
             log.warning("exchange of a lost gateway settled", attempt_id=row.attempt_id)
         await accounts.forget_minutes(connection)
         await connection.execute(_FORGET, {"lease_s": self._lease_s})

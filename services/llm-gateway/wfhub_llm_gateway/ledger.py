@@ -19,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from wfhub_common import db
 from wfhub_common.errors import Rejected
+from wfhub_common.log import get_logger
 from wfhub_common.messages import SpendingLimit
 
 from wfhub_llm_gateway import settlements
@@ -37,6 +38,8 @@ WALL_RESERVE_MS = 10_000  # of any, at a time
 NOT_SETTLED = "never settled: the gateway stopped in the middle of it"
 NO_USAGE = "usage not reported"
 GATEWAY_LOST = "gateway-lost"
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,14 +115,21 @@ SELECT :attempt_id, {seq}, :task_id, :project_id, 'open', :provider, :model,
 """
 # 0 rows: it has asked too often.
 _OPEN = text(f"""
-WITH numbered AS ({_NUMBER}) {_INSERT.format(seq="seq")} FROM numbered RETURNING seq
+WITH {at_once.NOT_AWAITED}, numbered AS ({_NUMBER})
+{_INSERT.format(seq="seq")} FROM numbered, soon RETURNING seq
 """)
 _TAKE_NUMBER = text(_NUMBER)
 _OPEN_NUMBERED = text(_INSERT.format(seq=":seq"))
 
 _HELD = text("""
 SELECT accounts FROM gateway.exchange
- WHERE attempt_id = :attempt_id AND seq = :seq AND state = 'open' FOR UPDATE
+ WHERE attempt_id = :attempt_id AND seq = :seq AND started_at = :started_at AND state = 'open'
+   FOR UPDATE
+""")
+# Under whichever number: one that was made anew has another.
+_IS_KNOWN = text("""
+SELECT EXISTS (SELECT FROM gateway.exchange WHERE attempt_id = :attempt_id
+                  AND instance_id = :instance_id AND started_at = :started_at)
 """)
 _EXTEND = text("""
 UPDATE gateway.exchange SET reserved_tokens = reserved_tokens + :tokens,
@@ -199,7 +209,8 @@ class Ledger:
 
         async def work(connection: AsyncConnection) -> Grant:
             at = {"attempt_id": entry.attempt_id, "seq": entry.seq}
-            keys = (await connection.execute(_HELD, at)).scalar()
+            found_at = {**at, "started_at": opening.started_at}
+            keys = (await connection.execute(_HELD, found_at)).scalar()
             if keys is None:
                 raise refusals.lost()
             found = await accounts.lock(connection, opening.limits, opening.subjects)
@@ -213,17 +224,50 @@ class Ledger:
 
         return await db.retried(self._engine, work)
 
-    async def settle(self, entry: Entry, settlement: Settlement) -> bytes:
-        """The exchange's record, as it is to be stored. Safe to repeat."""
+    async def settle(self, entry: Entry, settlement: Settlement) -> bytes | None:
+        """Safe to repeat. Another record than `record`'s where the row was gone."""
+        row = _row(entry.opening, entry.seq)
+        if await settlements.settled_at_once(self._single, row, settlement):
+            return None
+        work = self._settle_with_care
+        return await db.retried(self._engine, lambda c: work(c, entry, settlement))
+
+    async def _settle_with_care(
+        self, connection: AsyncConnection, entry: Entry, settlement: Settlement
+    ) -> bytes | None:
         opening = entry.opening
-        row = OpenRow(
-            entry.seq,
-            opening.attempt_id,
-            opening.replayed,
-            opening.request_digest,
-            opening.started_at,
-        )
-        return await settlements.settle(self._engine, row, settlement)
+        if await settlements.settle_in(connection, _row(opening, entry.seq), settlement):
+            return None
+        asked = {**opening.__dict__, "instance_id": self._instance_id}
+        if (await connection.execute(_IS_KNOWN, asked)).scalar():  # others took us for dead
+            return None
+        row = _row(opening, await self._open_again(connection, opening))
+        await settlements.settle_in(connection, row, settlement)
+        return settlements.record_of(row, settlement)
+
+    async def _open_again(self, connection: AsyncConnection, opening: Opening) -> int:
+        """What Postgres lost: it was admitted, so no limit is asked. Its number."""
+        numbered = {**opening.__dict__, "exchanges_max": 2 * EXCHANGES_PER_ATTEMPT_MAX}
+        seq = (await connection.execute(_TAKE_NUMBER, numbered)).scalar_one()
+        await accounts.lock(connection, opening.limits, opening.subjects)
+        keys = [opening.subjects.key(limit.scope) for limit in opening.limits]
+        given = Grant(prompt=0, completion=0, wall_ms=0, nusd=0, requests=1)
+        await accounts.hold(connection, keys, given.amount)
+        values = self._values(opening, given, seq=seq, accounts=keys)
+        await connection.execute(_OPEN_NUMBERED, values)
+        log.warning("opening lost by the database, made anew", attempt_id=opening.attempt_id)
+        return int(seq)
+
+
+def record(entry: Entry, settlement: Settlement) -> bytes:
+    """The exchange's record, as it is to be stored."""
+    return settlements.record_of(_row(entry.opening, entry.seq), settlement)
+
+
+def _row(opening: Opening, seq: int) -> OpenRow:
+    return OpenRow(
+        seq, opening.attempt_id, opening.replayed, opening.request_digest, opening.started_at
+    )
 
 
 def _ask(opening: Opening) -> Ask:

@@ -140,7 +140,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         proofs_url=settings.proofs_url,
         service_token=settings.service_token,
     )
-    engine = db.make_engine(settings.database_url, application=PROGRAM)
+    engine = db.make_engine(settings.database_url, application=PROGRAM, settings=db.ONE_PLAN)
     broker = make_broker(settings, name=subjects.GATEWAY, on_closed=lambda: stop("nats closed"))
     instances = Instances(engine, spool.add, lease_s=settings.gateway_lease_s)
     ledger = Ledger(engine, instances.instance_id)

@@ -3,6 +3,8 @@
 All of it is one statement where it can be. It cannot when an account was made while the statement
 waited for the row: what a statement sees of other rows is as old as its beginning, so that account
 would keep its reservation for good. Then nothing is changed, and it is done step by step.
+A row is told by `started_at` too: its opening may be gone with a Postgres that crashed
+(at_once.py), and its number another's since. It is made anew then, and charged (ledger.py).
 Locks: exchange, attempt, then accounts in their order.
 """
 
@@ -57,7 +59,8 @@ _SETTLE = """
 WITH found AS MATERIALIZED (
     SELECT attempt_id, accounts, reserved_tokens, reserved_nusd, reserved_wall_ms
       FROM gateway.exchange
-     WHERE attempt_id = :attempt_id AND seq = :seq AND state = 'open' FOR UPDATE),
+     WHERE attempt_id = :attempt_id AND seq = :seq AND started_at = :started_at
+       AND state = 'open' FOR UPDATE),
 held AS MATERIALIZED (SELECT * FROM found {if_}),
 linked AS (
     UPDATE gateway.attempt a
@@ -104,39 +107,44 @@ given_back AS (
 )
 
 
-async def settle(engine: AsyncEngine, row: OpenRow, settlement: Settlement) -> bytes:
-    """The exchange's record, as it is to be stored. Safe to repeat."""
-    values, record = _values(row, settlement)
+def record_of(row: OpenRow, settlement: Settlement) -> bytes:
+    """The exchange's record, as it is to be stored."""
+    return _values(row, settlement)[1]
+
+
+async def settled_at_once(engine: AsyncEngine, row: OpenRow, settlement: Settlement) -> bool:
+    """False: nothing has changed. `engine` commits by itself."""
+    values, _ = _values(row, settlement)
 
     async def at_once(connection: AsyncConnection) -> bool:
         return (await connection.execute(_AT_ONCE, values)).one_or_none() is not None
 
-    if not await db.retried(db.autocommitting(engine), at_once):
-        await db.retried(engine, lambda connection: _step_by_step(connection, values))
-    return record
+    return await db.retried(engine, at_once)
 
 
-async def settle_in(connection: AsyncConnection, row: OpenRow, settlement: Settlement) -> bytes:
-    """Within a transaction of the caller's."""
-    values, record = _values(row, settlement)
-    await _step_by_step(connection, values)
-    return record
-
-
-async def _step_by_step(connection: AsyncConnection, values: dict[str, Any]) -> None:
+async def settle_in(connection: AsyncConnection, row: OpenRow, settlement: Settlement) -> bool:
+    """Step by step, within a transaction of the caller's. False: there is no such open row."""
+    values, _ = _values(row, settlement)
     held = (await connection.execute(_STEP_BY_STEP, values)).one_or_none()
-    if held is not None:
-        await accounts.settle(
-            connection,
-            held.accounts,
-            Amount(held.reserved_tokens, held.reserved_nusd, held.reserved_wall_ms),
-            Amount(values["charged_tokens"], values["charged_nusd"], values["duration_ms"]),
-        )
+    if held is None:
+        return False
+    await accounts.settle(
+        connection,
+        held.accounts,
+        Amount(held.reserved_tokens, held.reserved_nusd, held.reserved_wall_ms),
+        Amount(settlement.charged_tokens, settlement.charged_nusd, settlement.duration_ms),
+    )
+    return True
 
 
 def _values(row: OpenRow, settlement: Settlement) -> tuple[dict[str, Any], bytes]:
     """The statement's, and the record."""
-    values = {**settlement.__dict__, "attempt_id": row.attempt_id, "seq": row.seq}
+    values = {
+        **settlement.__dict__,
+        "attempt_id": row.attempt_id,
+        "seq": row.seq,
+        "started_at": row.started_at,
+    }
     values["note"] = settlement.note[:NOTE_CHARS_MAX]
     fields = {
         **values,

@@ -40,18 +40,26 @@ class Spool:
     def waiting_bytes(self) -> int:
         return self._bytes
 
-    async def add(self, body: bytes) -> Digest:
-        digest = digests.of_bytes(body)
-        if self._bytes + len(body) > SPOOL_BYTES_MAX:
-            log.error("spool full, body dropped", digest=digest, bytes=len(body))
-            return digest
-        try:
-            if await asyncio.to_thread(self._write, digests.hex_of(digest), body):
-                self._bytes += len(body)
-        except OSError as e:
-            log.error("spool not writable, body dropped", digest=digest, error=str(e))
+    async def add(self, *bodies: bytes) -> None:
+        """All of them are there, or given up, when this returns."""
+        named = {digests.of_bytes(body): body for body in bodies}
+        # One trip to a thread for all: it costs more than the writing.
+        self._bytes += await asyncio.to_thread(self._write_all, named)
         self._more.set()
-        return digest
+
+    def _write_all(self, named: dict[Digest, bytes]) -> int:
+        """How many bytes more the folder holds."""
+        written = 0
+        for digest, body in named.items():
+            if self._bytes + written + len(body) > SPOOL_BYTES_MAX:
+                log.error("spool full, body dropped", digest=digest, bytes=len(body))
+                continue
+            try:
+                if self._write(digests.hex_of(digest), body):
+                    written += len(body)
+            except OSError as e:
+                log.error("spool not writable, body dropped", digest=digest, error=str(e))
+        return written
 
     def _write(self, name: str, body: bytes) -> bool:
         """False: it was there already. The rename makes a file appear whole or not at all."""

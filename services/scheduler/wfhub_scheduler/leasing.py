@@ -39,6 +39,7 @@ UPDATE sched.unit SET due = true WHERE unit_id IN (
 """)
 _OF_TASK = f"""
        CAST(t.spec AS text) AS spec, t.traceparent, t.commit_id, t.base_commit, p.name AS project,
+       p.mcp,
        CASE WHEN t.winner IS NOT NULL THEN (
            SELECT r ->> 'digest' FROM sched.attempt w, jsonb_array_elements(w.receipts) r
             WHERE w.attempt_id = t.winner AND r ->> 'name' = '{BUNDLE_ARTIFACT}' LIMIT 1)
@@ -299,6 +300,7 @@ def _assignment(
         token=token,
         publish=_publish_order(row) if kind is UnitKind.PUBLISH else None,
         traceparent=row.traceparent or "",
+        mcp=row.mcp if kind is UnitKind.AGENT else {},
     )
 
 

@@ -5,6 +5,8 @@ paused nothing new of it is claimed but the publication of what was already won;
 Raises: Rejected (404 `project-unknown`, 409 `project-exists`, 422 `limits-invalid`).
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -17,6 +19,7 @@ from wfhub_common.messages import (
     CassetteUse,
     CreateProject,
     LimitPolicy,
+    McpServer,
     Project,
     ProjectBudget,
     UpdateProject,
@@ -27,12 +30,12 @@ from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.outbox import emit
 
 _COLUMNS = """project_id, name, running_limit, weight, queue_limit, paused, limits, budget,
-       cassette, created_at"""
+       cassette, mcp, created_at"""
 _NEW = text("""
 INSERT INTO sched.project
-       (project_id, name, running_limit, weight, queue_limit, limits, budget, cassette)
+       (project_id, name, running_limit, weight, queue_limit, limits, budget, cassette, mcp)
 VALUES (:project_id, :name, :running_limit, :weight, :queue_limit, CAST(:limits AS jsonb),
-        CAST(:budget AS jsonb), CAST(:cassette AS jsonb))
+        CAST(:budget AS jsonb), CAST(:cassette AS jsonb), CAST(:mcp AS jsonb))
     ON CONFLICT (name) DO NOTHING
 """)
 _FIND = text(f"""
@@ -45,7 +48,8 @@ UPDATE sched.project
        queue_limit = coalesce(:queue_limit, queue_limit), paused = coalesce(:paused, paused),
        limits = coalesce(CAST(:limits AS jsonb), limits),
        budget = coalesce(CAST(:budget AS jsonb), budget),
-       cassette = coalesce(CAST(:cassette AS jsonb), cassette)
+       cassette = coalesce(CAST(:cassette AS jsonb), cassette),
+       mcp = coalesce(CAST(:mcp AS jsonb), mcp)
  WHERE project_id = :project_id RETURNING {_COLUMNS}
 """)  # noqa: S608 - our own column list
 
@@ -61,6 +65,7 @@ class ProjectRow:
     limits: LimitPolicy
     budget: ProjectBudget
     cassette: CassetteUse | None
+    mcp: dict[str, McpServer]
     created_at: datetime
 
     @classmethod
@@ -69,6 +74,7 @@ class ProjectRow:
         values["limits"] = limit_policies.stored(row.limits)
         values["budget"] = ProjectBudget.model_validate(row.budget)
         values["cassette"] = row.cassette and CassetteUse.model_validate(row.cassette)
+        values["mcp"] = {name: McpServer.model_validate(each) for name, each in row.mcp.items()}
         return cls(**values)
 
 
@@ -136,6 +142,8 @@ async def update_project(core: Core, command: UpdateProject) -> Project:
         after = vars(changed)
         differs = [name for name in wanted if after[name] != getattr(before, name)]
         data = {name: after[name] for name in differs}
+        if "mcp" in data:  # names alone: an environment may hold what is not for everybody
+            data["mcp"] = sorted(changed.mcp)
         if "limits" in data:
             data["limits"] = limit_policies.plain(changed.limits)
         if data:
@@ -154,4 +162,9 @@ def _stored(command: CreateProject | UpdateProject) -> dict[str, str | None]:
     return {
         "budget": None if budget is None else budget.model_dump_json(exclude_none=True),
         "cassette": None if kept else text,
+        "mcp": None if command.mcp is None else _plain(command.mcp),
     }
+
+
+def _plain(servers: Mapping[str, McpServer]) -> str:
+    return json.dumps({name: each.model_dump(mode="json") for name, each in servers.items()})

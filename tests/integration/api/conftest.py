@@ -59,7 +59,8 @@ VIEW_TABLES = """
 CREATE SCHEMA sched;
 CREATE TABLE sched.api_project (project_id text, name text, running_limit int, weight int,
   created_at timestamptz, queue_limit int, paused bool DEFAULT false,
-  limits jsonb DEFAULT '{}', budget jsonb DEFAULT '{}', cassette jsonb DEFAULT 'null');
+  limits jsonb DEFAULT '{}', budget jsonb DEFAULT '{}', cassette jsonb DEFAULT 'null',
+  mcp jsonb DEFAULT '{}');
 CREATE TABLE sched.api_task (task_id text PRIMARY KEY, project_id text, project text, state text,
   reason text, message text, title text, spec jsonb, branch text, commit_id text, verdict text,
   proof_id text, attempts_used int DEFAULT 0, current_attempt text,
@@ -117,7 +118,7 @@ class Scheduler:
                 command.weight,
             ):
                 raise Rejected("project-exists", "it has other settings", status=409)
-            unset = {"limits": {}, "budget": {}, "cassette": None}
+            unset = {"limits": {}, "budget": {}, "cassette": None, "mcp": {}}
             return Project(**{**dict(existing), **unset}, created=False)
         project = Project(
             project_id=ids.new_project_id(), created_at=now(), created=True, **command.model_dump()

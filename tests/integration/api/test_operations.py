@@ -370,3 +370,33 @@ async def test_a_projects_budget_is_set_shown_and_taken_away(api: httpx.AsyncCli
     wrong = await api.patch("/v1/projects/web", json={"budget": {"euros": 3}})
     assert (wrong.status_code, "euros" in wrong.text) == (422, True)
     assert (await cli(api, "project", "update", "web", "--budget", "much")).code == 2
+
+
+async def test_a_projects_mcp_servers_are_set_shown_and_taken_away(api: httpx.AsyncClient) -> None:
+    await cli(api, "project", "create", "web")
+    given = ("--mcp", "notes=npx -y 'notes server'", "--mcp", "words=python3 words.py")
+    changed = await cli(api, "project", "update", "web", *given)
+    assert "mcp notes: npx -y 'notes server'" in changed.out
+    shown = (await api.get("/v1/projects/web")).json()["mcp"]
+    assert shown["notes"] == {"argv": ["npx", "-y", "notes server"], "env": {}}
+    one = {"words": {"argv": ["w"], "env": {"K": "v"}}}
+    taken = await api.patch("/v1/projects/web", json={"mcp": one})
+    assert taken.json()["mcp"] == one
+    await cli(api, "project", "update", "web", "--mcp", "none")
+    assert (await api.get("/v1/projects/web")).json()["mcp"] == {}
+    for wrong in (
+        {"No Spaces": one["words"]},
+        {"a": {"argv": []}},
+        {"a": {"argv": ["x" * 17_000]}},
+    ):
+        refused = await api.patch("/v1/projects/web", json={"mcp": wrong})
+        assert (refused.status_code, "mcp" in refused.text) == (422, True), wrong
+    for words in ("notes", "notes=", "notes='x"):
+        assert (await cli(api, "project", "update", "web", "--mcp", words)).code == 2
+
+
+async def test_a_tasks_mcp_servers_are_its_agents(api: httpx.AsyncClient, tmp_path: Path) -> None:
+    run = ("run", "--prompt", "p", "--repo", str(tmp_path), "--detach", "--json")
+    made = json.loads((await cli(api, *run, "--mcp", "notes=npx notes")).out)
+    task = (await api.get(f"/v1/tasks/{made['task_id']}")).json()
+    assert task["spec"]["agent"]["mcp"] == {"notes": {"argv": ["npx", "notes"], "env": {}}}

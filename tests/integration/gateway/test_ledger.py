@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import asyncpg
 import pytest
-from wfhub_common import ids
+from wfhub_common import digests, ids
 from wfhub_common.db import make_engine
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SpendingLimit
-from wfhub_llm_gateway.ledger import Ledger, Opening
+from wfhub_llm_gateway.ledger import Ledger, Opening, record
 from wfhub_llm_gateway.settlements import Settlement
 
 SETTLEMENT = Settlement(
@@ -87,12 +87,13 @@ async def test_an_account_that_is_made_while_a_settlement_waits_gets_its_reserva
 async def test_settling_twice_charges_and_links_once(ledger, gateway_database, standing):
     limit = SpendingLimit(scope="project", tokens=100)
     entry = await ledger.open(opening(limit))
-    records = [await ledger.settle(entry, SETTLEMENT) for _ in range(2)]
-    assert records[0] == records[1]
+    assert [await ledger.settle(entry, SETTLEMENT) for _ in range(2)] == [None, None]
     row = await standing("prj_x", "project")
     assert (row["used_tokens"], row["reserved_tokens"], row["used_requests"]) == (5, 0, 1)
     connection = await asyncpg.connect(gateway_database)
     assert await connection.fetchval("SELECT chain_count FROM gateway.attempt") == 1
+    kept = await connection.fetchval("SELECT record_digest FROM gateway.exchange")
+    assert kept == digests.of_bytes(record(entry, SETTLEMENT))
     await connection.close()
 
 

@@ -19,6 +19,7 @@ from wfhub_common.messages import (
     Drained,
     DrainRunner,
     Introspect,
+    McpServer,
     Project,
     ProjectBudget,
     SpendingLimit,
@@ -301,6 +302,24 @@ async def test_the_gateway_is_told_the_cassette_of_the_task_or_else_of_its_proje
     for given, found in (("none", None), (None, None), (tape, tape)):
         change = UpdateProject(project="app", cassette=given)
         assert (await hub.ask(subjects.API, "update_project", change, Project)).cassette == found
+
+
+async def test_an_agents_runner_is_told_the_mcp_servers_of_its_project_as_they_are_now(
+    hub: Hub,
+) -> None:
+    runner = await hub.runner()
+    servers = {"notes": McpServer(argv=("notes", "--x"), env={"KEY": "v"})}
+    made = CreateProject(name="app", mcp=servers)
+    assert (await hub.ask(subjects.API, "create_project", made, Project)).mcp == servers
+    assert not (await hub.ask(subjects.API, "create_project", made, Project)).created
+    await hub.submit("app")
+    assert (await runner.claim_one()).mcp == servers
+    unchanged = UpdateProject(project="app", weight=2)
+    assert (await hub.ask(subjects.API, "update_project", unchanged, Project)).mcp == servers
+    gone = UpdateProject(project="app", mcp={})
+    assert (await hub.ask(subjects.API, "update_project", gone, Project)).mcp == {}
+    await hub.submit("app")
+    assert (await runner.claim_one()).mcp == {}
 
 
 async def test_no_row_holds_a_token_only_its_digest_does(hub: Hub) -> None:

@@ -20,9 +20,11 @@ NAMED = sorted(set(table.ENTRIES) - {table.COMMAND})
 
 
 def plan(name: str, prompt: str = "Fix it.", **fields: Any) -> planning.AgentPlan:
-    around = fields.pop("around", None)
+    around, servers = fields.pop("around", None), fields.pop("servers", {})
     spec = AgentSpec(name=name, **fields)
-    return planning.plan(spec, prompt=prompt, python=("/usr/bin/python3",), around=around)
+    return planning.plan(
+        spec, prompt=prompt, python=("/usr/bin/python3",), around=around, servers=servers
+    )
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -76,6 +78,14 @@ def test_a_checkouts_servers_are_used_but_the_tasks_go_first() -> None:
         "other": own,
     }
     assert plan("aider", around=around).servers == {}
+
+
+def test_a_projects_servers_go_between_the_checkouts_and_the_tasks() -> None:
+    checkouts, projects = McpServer(argv=("checkout",)), McpServer(argv=("project",))
+    around = Surroundings(servers=dict.fromkeys(("a", "b", "c"), checkouts))
+    found = plan("codex", mcp={"a": SERVER}, servers={"a": projects, "b": projects}, around=around)
+    assert found.servers == {"a": SERVER, "b": projects, "c": checkouts}
+    assert plan("aider", servers={"a": projects}).servers == {}, "it has none, and works without"
 
 
 def test_context_goes_to_each_agent_in_its_own_way() -> None:

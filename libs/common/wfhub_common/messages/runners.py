@@ -9,7 +9,7 @@ from wfhub_common import limits
 from wfhub_common.messages.base import Command, Fact
 from wfhub_common.messages.results import Receipt, RunnerObservations
 from wfhub_common.messages.states import AttemptState, TaskState, UnitKind
-from wfhub_common.messages.tasks import Label, Slug, TaskSpec
+from wfhub_common.messages.tasks import Label, McpServer, Slug, TaskSpec
 
 
 class Register(Command):
@@ -68,6 +68,7 @@ class Assignment(Fact):
     token: str = ""
     publish: PublishOrder | None = None
     traceparent: str = ""  # of the task
+    mcp: dict[str, McpServer] = Field(default_factory=dict)  # of the project, as it is now
 
 
 class Claimed(Fact):

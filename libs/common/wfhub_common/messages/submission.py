@@ -1,16 +1,29 @@
 """From the API to the scheduler: projects, tasks, cancels."""
 
+import json
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from wfhub_common import limits
 from wfhub_common.messages.base import Command, Fact
 from wfhub_common.messages.budgets import ProjectBudget
 from wfhub_common.messages.run_limits import LimitChanges, LimitPolicy
 from wfhub_common.messages.states import TaskState
-from wfhub_common.messages.tasks import CassetteUse, Slug, TaskSpec
+from wfhub_common.messages.tasks import CassetteUse, McpServer, Slug, TaskSpec
+
+
+def _few_bytes(servers: dict[str, McpServer]) -> dict[str, McpServer]:
+    plain = {name: server.model_dump(mode="json") for name, server in servers.items()}
+    if len(json.dumps(plain)) > limits.PROJECT_MCP_BYTES_MAX:
+        raise ValueError(f"mcp: over {limits.PROJECT_MCP_BYTES_MAX} bytes, the most of a project")
+    return servers
+
+
+ProjectMcp = Annotated[
+    dict[Slug, McpServer], Field(max_length=limits.MCP_SERVERS_MAX), AfterValidator(_few_bytes)
+]
 
 
 class CreateProject(Command):
@@ -21,6 +34,8 @@ class CreateProject(Command):
     limits: LimitPolicy = LimitPolicy()  # of each attempt
     budget: ProjectBudget = ProjectBudget()
     cassette: CassetteUse | None = None  # of tasks that name none
+    # Of each agent that has MCP; a task's of the same name go before.
+    mcp: ProjectMcp = Field(default_factory=dict)
 
 
 class UpdateProject(Command):
@@ -35,6 +50,7 @@ class UpdateProject(Command):
     limits: LimitChanges | None = None  # of each attempt, for tasks submitted from now on
     budget: ProjectBudget | None = None  # instead of the one it has, as a whole
     cassette: CassetteUse | Literal["none"] | None = None  # "none" takes it away
+    mcp: ProjectMcp | None = None  # instead of those it has, all together
 
 
 class Project(Fact):
@@ -47,6 +63,7 @@ class Project(Fact):
     limits: LimitPolicy = LimitPolicy()
     budget: ProjectBudget = ProjectBudget()
     cassette: CassetteUse | None = None
+    mcp: dict[str, McpServer] = Field(default_factory=dict)
     created_at: datetime
     created: bool = False  # False: it was there already, with the same settings
 

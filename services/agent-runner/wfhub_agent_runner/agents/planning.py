@@ -51,15 +51,17 @@ def plan(
     python: Sequence[str],
     gateway: str = GATEWAY_URL,
     around: Surroundings | None = None,
+    servers: Mapping[str, McpServer] = MappingProxyType({}),
 ) -> AgentPlan:
     """`python`: the words that start one inside the sandbox; `gateway`: the relay's URL inside,
-    without /v1. What the task says about an MCP server goes before what the checkout says."""
+    without /v1; `servers`: the project's. What the task says about an MCP server goes before what
+    its project says, and that before the checkout's."""
     entry, around = entry_of(spec), around or Surroundings()
     if spec.mcp and not entry.mcp and entry.name != table.COMMAND:
         able = ", ".join(sorted(e.name for e in table.ENTRIES.values() if e.mcp))
         message = f"{entry.name} has no MCP servers; leave agent.mcp out, or choose one of: {able}"
         raise Rejected("agent-without-mcp", message)
-    servers = {**around.servers, **spec.mcp} if entry.mcp else {}
+    offered = {**around.servers, **servers, **spec.mcp} if entry.mcp else {}
     ways = {name: _way(entry, name) for name in around.context}
     text = _with_context(
         prompt, {name: around.context[name] for name, way in ways.items() if way == IN_PROMPT}
@@ -75,7 +77,7 @@ def plan(
         "key": table.DUMMY_KEY,
         "home": HOME,
     }
-    filling = Filling(values, servers, tuple(n for n, way in ways.items() if way == BY_ITSELF))
+    filling = Filling(values, offered, tuple(n for n, way in ways.items() if way == BY_ITSELF))
     argv = spec.argv or tuple(_words(entry.argv, python, values))
     if not argv:
         raise Rejected("agent-needs-argv", "the agent `command` needs agent.argv, the program")
@@ -97,7 +99,7 @@ def plan(
             },
         },
         context=ways,
-        servers=servers,
+        servers=offered,
     )
 
 

@@ -31,14 +31,11 @@ INSERT INTO gateway.account (scope, subject) VALUES (:scope, :subject) ON CONFLI
 """)
 # Before the sums: an exchange that is being settled at this moment is waited for, and the next
 # statement sees how it ended.
-_TIE = text("""
+_TIE = """
 UPDATE gateway.exchange SET accounts = accounts || :key
- WHERE state = 'open' AND project_id = :project_id AND started_at >= :since
-   AND (CAST(:task_id AS text) IS NULL OR task_id = :task_id)
-   AND (CAST(:attempt_id AS text) IS NULL OR attempt_id = :attempt_id)
-   AND NOT :key = ANY(accounts)
-""")
-_SEED = text("""
+ WHERE {in_scope} AND state = 'open' AND NOT :key = ANY(accounts)
+"""
+_SEED = """
 UPDATE gateway.account SET
     used_tokens = s.tokens, used_nusd = s.nusd, used_wall_ms = s.wall_ms,
     used_requests = s.requests, reserved_tokens = s.held_tokens, reserved_nusd = s.held_nusd,
@@ -48,12 +45,21 @@ UPDATE gateway.account SET
                coalesce(sum(reserved_tokens) FILTER (WHERE state = 'open'), 0) AS held_tokens,
                coalesce(sum(reserved_nusd) FILTER (WHERE state = 'open'), 0) AS held_nusd,
                coalesce(sum(reserved_wall_ms) FILTER (WHERE state = 'open'), 0) AS held_wall_ms
-          FROM gateway.exchange
-         WHERE project_id = :project_id AND started_at >= :since
-           AND (CAST(:task_id AS text) IS NULL OR task_id = :task_id)
-           AND (CAST(:attempt_id AS text) IS NULL OR attempt_id = :attempt_id)) s
+          FROM gateway.exchange WHERE {in_scope}) s
  WHERE scope = :scope AND subject = :subject
-""")
+"""
+# A text for each, so that each has one plan: by the index of its scope.
+_IN_SCOPE = {
+    "task": "task_id = :task_id",
+    "attempt": "attempt_id = :attempt_id",
+    **dict.fromkeys(
+        ("project", "day", "minute"), "project_id = :project_id AND started_at >= :since"
+    ),
+}
+_TAKE_OVER = {
+    scope: [text(each.format(in_scope=in_scope)) for each in (_TIE, _SEED)]
+    for scope, in_scope in _IN_SCOPE.items()
+}
 _HOLD = text("""
 UPDATE gateway.account SET reserved_tokens = reserved_tokens + :tokens,
        reserved_nusd = reserved_nusd + :nusd, reserved_wall_ms = reserved_wall_ms + :wall_ms,
@@ -143,11 +149,11 @@ async def _make(connection: AsyncConnection, scope: str, subjects: Subjects) -> 
         "key": subjects.key(scope),
         "project_id": subjects.project_id,
         "since": began,
-        "task_id": subjects.task_id if scope in ("task", "attempt") else None,
-        "attempt_id": subjects.attempt_id if scope == "attempt" else None,
+        "task_id": subjects.task_id,
+        "attempt_id": subjects.attempt_id,
     }
-    await connection.execute(_TIE, values)
-    await connection.execute(_SEED, values)
+    for statement in _TAKE_OVER[scope]:
+        await connection.execute(statement, values)
 
 
 async def hold(connection: AsyncConnection, keys: Sequence[str], amount: Amount) -> None:

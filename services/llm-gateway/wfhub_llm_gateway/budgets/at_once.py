@@ -4,6 +4,9 @@ Most are: their scopes have accounts, and room for all that is asked. Then locki
 and reserving is one trip to Postgres and one commit, where step by step it would be six. 0 rows
 mean that it has to be decided with care: a scope is limited for the first time, part of what is
 asked may be granted, or nothing. Nothing has changed then.
+Its commit is not waited for to reach the disk, which is most of what it would cost: a gateway that
+is killed loses nothing by that, a Postgres that crashes may lose the last moments' openings. The
+gateway notices (its row is gone) and charges all the same: ledger.py, ADR 34.
 Locks: attempt, then accounts in the order of the limits, as everywhere.
 """
 
@@ -16,8 +19,11 @@ from wfhub_common.messages import SpendingLimit
 from wfhub_llm_gateway.budgets.accounts import Subjects
 from wfhub_llm_gateway.budgets.grants import UNLIMITED, Amount
 
-OPEN_AT_ONCE = text("""
-WITH own AS MATERIALIZED (
+# Only for the transaction that it stands in, which is the statement.
+NOT_AWAITED = "soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))"
+
+OPEN_AT_ONCE = text(f"""
+WITH {NOT_AWAITED}, own AS MATERIALIZED (
     SELECT attempt_id FROM gateway.attempt
      WHERE attempt_id = :attempt_id AND exchange_count < :exchanges_max FOR UPDATE),
 held AS MATERIALIZED (
@@ -51,8 +57,8 @@ INSERT INTO gateway.exchange (attempt_id, seq, task_id, project_id, state, provi
 SELECT :attempt_id, seq, :task_id, :project_id, 'open', :provider, :model,
     :replayed, :stream, :request_digest, :request_bytes, :started_at, :instance_id,
     CAST(:accounts AS text[]), :tokens, :nusd, :wall_ms
-  FROM numbered RETURNING seq
-""")
+  FROM numbered, soon RETURNING seq
+""")  # noqa: S608 - our own text
 
 
 def values_of(
