@@ -11,8 +11,9 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import sandbox_lab
@@ -20,10 +21,12 @@ import unprivileged
 from sandbox_lab import MIB, Lab, Ran
 from wfhub_agent_runner.sandbox import delegation
 from wfhub_agent_runner.sandbox.cgroup import CONTROLLERS, V1, V2, Cgroups
+from wfhub_agent_runner.sandbox.cgroup_keeper import LEAF
 from wfhub_agent_runner.sandbox.port import Exited, LimitExceeded
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import Limits
 
+T = TypeVar("T")
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can delegate a cgroup")
 SMALL = Limits(memory_bytes=64 * MIB, disk_bytes=32 * MIB, processes=32, file_bytes=256 * MIB)
 TAKE = """
@@ -91,6 +94,24 @@ def lab(home: Path, folders: tuple[Path, ...]) -> Lab:
     return found
 
 
+@contextlib.contextmanager
+def in_its_leaf(folders: tuple[Path, ...]) -> Iterator[None]:
+    """A runner on v2 is in a leaf of its folder: a uid moves processes only within what is its."""
+    moved = [folder for folder in folders if (folder / LEAF).is_dir()]
+    for folder in moved:
+        (folder / LEAF / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        for folder in moved:
+            (folder.parent / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def run(home: Path, folders: tuple[Path, ...], work: Callable[[], Awaitable[T]]) -> T:
+    with in_its_leaf(folders):
+        return unprivileged.run(home, work)
+
+
 def held(folders: tuple[Path, ...]) -> frozenset[str]:
     return frozenset(Cgroups.open(folders).roots)
 
@@ -120,7 +141,7 @@ def test_the_kernel_holds_memory_and_says_how_much_there_was(
         ran = await here.inside(EAT, limits=SMALL.model_copy(update={"memory_bytes": 128 * MIB}))
         return here.sandbox.describe()["limits"], fine, ran
 
-    limits, fine, ran = unprivileged.run(tmp_path, work)
+    limits, fine, ran = run(tmp_path, folders, work)
     assert limits["memory"] in (V1, V2)
     assert (fine.outcome, fine.output) == (Exited(0), "old\n")
     assert isinstance(ran.outcome, LimitExceeded), ran
@@ -142,7 +163,7 @@ def test_the_kernel_shares_out_cpu_time_and_the_run_goes_on(
         ran = await here.inside(SPIN, limits=SMALL.model_copy(update={"cpu_millicores": 200}))
         return here.sandbox.describe()["limits"]["cpu"], ran
 
-    by, ran = unprivileged.run(tmp_path, work)
+    by, ran = run(tmp_path, folders, work)
     assert by in (V1, V2)
     assert ran.outcome == Exited(0)
     used_s = sum(map(float, ran.output.split()))
@@ -164,7 +185,7 @@ def test_processes_and_threads_are_counted_by_the_kernel(
     async def work() -> Ran:
         return await lab(tmp_path, folders).inside(code, limits=SMALL)
 
-    ran = unprivileged.run(tmp_path, work)
+    ran = run(tmp_path, folders, work)
     assert 24 <= int(ran.output) <= 32
 
 
@@ -177,7 +198,7 @@ def test_many_runs_at_once_leave_no_cgroup_behind(
         limits = SMALL.model_copy(update={"cpu_millicores": 1000})
         return await asyncio.gather(*(here.shell("echo hi", limits=limits) for _ in range(8)))
 
-    assert [ran.outcome for ran in unprivileged.run(tmp_path, work)] == [Exited(0)] * 8
+    assert [ran.outcome for ran in run(tmp_path, folders, work)] == [Exited(0)] * 8
     assert [entry for folder in folders for entry in folder.glob("run-*")] == []
 
 
