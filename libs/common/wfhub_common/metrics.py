@@ -32,7 +32,7 @@ LOOK_UP_S_MAX = 3.0  # a scrape waits for 10 s by default
 FAST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 SLOW_S = (0.05, 0.25, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 14_400)
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # series that nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, unasked for
 log = get_logger(__name__)
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9:._-]{0,62}\Z")
