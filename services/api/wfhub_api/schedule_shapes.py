@@ -25,6 +25,7 @@ class ScheduleBody(ScheduleSpec):
         """Raises: Rejected (422 `document-malformed`)."""
         if isinstance(given, str):
             return workflow_documents.parsed(given.encode(), workflow_documents.YAML_TYPE)
+        workflow_documents.check_depth(given)
         return given
 
 

@@ -35,7 +35,7 @@ def parsed(body: bytes, content_type: str) -> dict[str, Any]:
                 f"send the document as {JSON_TYPE} or {YAML_TYPE}, not as {media_type[:100]!r}",
                 status=415,
             )
-        _check_depth(value)
+        check_depth(value)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:
         raise _too_deep() from None
@@ -125,7 +125,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_depth(value: Any) -> None:
+def check_depth(value: Any) -> None:
     level, depth = [value], 0
     while level:
         if depth > DEPTH_MAX:

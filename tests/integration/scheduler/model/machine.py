@@ -14,6 +14,7 @@ from .drawing import KINDS, POOLS, PROJECTS, RUNNERS
 from .luck import LUCK, Luck
 from .records import FINAL
 from .rules import (
+    BusyRules,
     OperatorRules,
     OverlapRules,
     RunnerRules,
@@ -26,7 +27,9 @@ from .worked import Claim, Said
 LAST_LIMIT = 50
 
 
-class Coordination(TaskRules, WorkflowRules, OperatorRules, RunnerRules, OverlapRules, TimeRules):
+class Coordination(
+    BusyRules, TaskRules, WorkflowRules, OperatorRules, RunnerRules, OverlapRules, TimeRules
+):
     @initialize(luck=LUCK)
     def begin(self, luck: Luck) -> None:
         for name, settings in PROJECTS.items():
@@ -34,9 +37,8 @@ class Coordination(TaskRules, WorkflowRules, OperatorRules, RunnerRules, Overlap
         for runner in ("rnr_a", "rnr_b"):
             self.incarnations[runner].append(f"{runner}-1")
             self.do(by_runner.new_process(runner, f"{runner}-1", RUNNERS[runner]))
-        self.do(self.a_batch(luck))
-        if luck.flip():
-            self.do(self.a_workflow(luck))
+        for kind in (self.a_batch, self.a_workflow, self.a_batch, self.a_claim, self.a_claim):
+            self.do(kind(luck))
 
     def teardown(self) -> None:
         """One runner that can do everything, and nothing that holds it back."""

@@ -13,6 +13,8 @@ from .luck import LUCK, Luck
 from .operations import Operation
 from .records import LOSSES_MAX, PUBLISH_TRIES_MAX
 
+THINGS = 4
+
 
 class TaskRules(Drawing):
     @rule(luck=LUCK)
@@ -105,6 +107,20 @@ class RunnerRules(Drawing):
     def completes_many(self, luck: Luck) -> None:
         if self.world.attempts:
             self.do(self.completions(luck))
+
+
+class BusyRules(Drawing):
+    @rule(luck=LUCK)
+    def some_things(self, luck: Luck) -> None:
+        """One after the other: Hypothesis leaves many rules out of an example, this does not."""
+        for _ in range(THINGS):
+            self.do(luck.one_of(self.ANY)(self, luck))
+
+    @rule(luck=LUCK)
+    def work_goes_on(self, luck: Luck) -> None:
+        """What is held is finished, sealed and counted, and more is taken."""
+        for kind in (self.completions, self.a_seal, self.a_workflow_turn, self.a_claim):
+            self.do(kind(luck))
 
 
 class OverlapRules(Drawing):
