@@ -10,7 +10,7 @@ DEPLOY_STAMP := $(VENV)/.deploy-tools
 AGENTS := .agents
 AGENT_LOCKS := deploy/local/wfhub_local/agents/locks
 QUICK_AGENTS := codex
-ALL_AGENTS := aider codex gemini-cli mini-swe-agent opencode qwen-code
+ALL_AGENTS := aider claude-code codex gemini-cli mini-swe-agent opencode qwen-code
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MODEL ?=
 

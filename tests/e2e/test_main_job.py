@@ -51,6 +51,13 @@ def test_a_codemod_becomes_exactly_one_branch_and_a_proof_that_verifies(
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert result["commit"][:12] in verified.stdout
 
+    listed = stack.wfhub("artifacts", task, "--json")
+    named = {kept["name"]: kept for kept in map(json.loads, listed.stdout.splitlines())}
+    assert "agent.log" in named, listed.stderr
+    fetched = stack.wfhub("artifacts", task, "agent.log", "-o", str(tmp_path / "agent.log"))
+    assert fetched.returncode == 0, fetched.stderr
+    assert (tmp_path / "agent.log").stat().st_size == named["agent.log"]["size"]
+
     forged = json.loads(exported.read_text())
     payload = forged["envelope"]["payload"]
     forged["envelope"]["payload"] = ("A" if payload[40] != "A" else "B").join(

@@ -16,7 +16,7 @@ def show(task_id: str, attempt: str | None, *, as_json: bool) -> None:
     """Of the latest attempt, or of that with the number or id `attempt`."""
     with connected(_say) as session:
         attempts = session.client.get(task_id).raw.get("attempts") or []
-        found = _chosen([a for a in attempts if a["kind"] == "agent"], attempt)
+        found = chosen([a for a in attempts if a["kind"] == "agent"], attempt)
         if not any(kept["name"] == ARTIFACT for kept in found.get("artifacts") or []):
             raise Usage(
                 f"attempt {found['number']} has no events: it has not ended, or its agent prints"
@@ -43,7 +43,7 @@ def line_of(event: dict[str, Any]) -> str:
     return f"{one_line(kind, 20):<12}  {one_line(text, SHOWN_CHARS_MAX)}"
 
 
-def _chosen(attempts: list[dict[str, Any]], wanted: str | None) -> dict[str, Any]:
+def chosen(attempts: list[dict[str, Any]], wanted: str | None) -> dict[str, Any]:
     attempt: dict[str, Any]
     for attempt in reversed(attempts):
         if wanted in (None, attempt["attempt_id"], str(attempt["number"])):

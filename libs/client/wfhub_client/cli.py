@@ -253,6 +253,20 @@ def logs(
 
 
 @app.command()
+def artifacts(
+    task_id: TaskId,
+    name: Annotated[str | None, typer.Argument(help="Print this one.")] = None,
+    attempt: Annotated[str | None, typer.Option(help="Its number or id.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", dir_okay=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """List what an attempt left, its exchanges with models too; or fetch one of it."""
+    from wfhub_client import artifacts as work
+
+    work.show(task_id, name, attempt, output, as_json=as_json)
+
+
+@app.command()
 def events(
     task_id: TaskId,
     follow: Annotated[bool, typer.Option(help="Until the task ended.")] = True,

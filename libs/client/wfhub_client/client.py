@@ -302,6 +302,11 @@ class Client:
         what, body = ("hand-in", None) if text is None else ("messages", {"text": text})
         self._answer("POST", f"/v1/tasks/{_part(task_id)}/{what}", json=body)
 
+    def artifacts(self, task_id: str, attempt_id: str) -> Iterator[dict[str, Any]]:
+        """What the attempt left: name, digest, size where it is known."""
+        path = "/".join(map(_part, ("artifacts", task_id, attempt_id)))
+        yield from self._json("GET", f"/v1/{path}")["artifacts"]
+
     def artifact(self, task_id: str, attempt_id: str, name: str) -> bytes:
         path = "/".join(map(_part, ("artifacts", task_id, attempt_id, name)))
         return self._answer("GET", f"/v1/{path}").content

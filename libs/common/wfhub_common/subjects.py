@@ -65,6 +65,7 @@ API_COMMANDS = (
     "replay_ingest_letter",
     "discard_ingest_letter",
     "usage",
+    "exchanges",
 )
 
 

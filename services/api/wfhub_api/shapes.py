@@ -61,6 +61,17 @@ class NewTask(TaskSpec):
         return TaskSpec.model_validate(self.model_dump(exclude={"project"}))
 
 
+class Artifact(Shape):
+    name: str
+    digest: str
+    size: int | None = Field(None, description="bytes; null where only the digest is kept")
+
+
+class ArtifactList(Shape):
+    artifacts: list[Artifact]
+    complete: bool = Field(True, description="false: the gateway did not say what it has")
+
+
 class ProjectLimits(Shape):
     """Of each attempt, by name; what is not there is not said."""
 

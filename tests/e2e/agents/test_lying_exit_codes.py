@@ -10,6 +10,7 @@ from wfhub_common.messages import AgentSpec, AttemptState
 # As seen, with the versions that we lock: a lie is an exit code 0.
 EXIT_CODES = {
     "aider": 0,
+    "claude-code": 1,
     "codex": 1,
     "gemini-cli": 145,
     "mini-swe-agent": 1,

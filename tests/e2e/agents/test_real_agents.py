@@ -12,13 +12,19 @@ from wfhub_local.agents.scripts import SCRIPTS
 WIRES = {
     "aider": "chat-completions",
     "builtin": "chat-completions",
+    "claude-code": "messages",
     "codex": "responses",
     "gemini-cli": "gemini",
     "mini-swe-agent": "chat-completions",
     "opencode": "chat-completions",
     "qwen-code": "chat-completions",
 }
-PROGRAMS = {"mini-swe-agent": "mini", "gemini-cli": "gemini", "qwen-code": "qwen"}
+PROGRAMS = {
+    "claude-code": "claude",
+    "gemini-cli": "gemini",
+    "mini-swe-agent": "mini",
+    "qwen-code": "qwen",
+}
 NO_TOOLS = {"aider"}  # edits are blocks in what its model says
 
 # `make test` takes those that are quick to install and to start; `make agents-test` all.

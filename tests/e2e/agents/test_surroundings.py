@@ -37,7 +37,7 @@ CALLS = {
         Turn("", "tool_call", {"name": "mcp__words__secret_word", "arguments": {}}),
     ],
 }
-IN_STACK = {"codex", "gemini-cli"}  # their formats are the gateway's to translate
+IN_STACK = {"claude-code", "codex", "gemini-cli"}  # their formats are the gateway's to translate
 QUICK = {"builtin", "codex"}
 
 
@@ -47,7 +47,16 @@ def each(*names: str) -> Any:
 
 
 @pytest.mark.timeout(400)
-@each("builtin", "aider", "codex", "gemini-cli", "mini-swe-agent", "opencode", "qwen-code")
+@each(
+    "builtin",
+    "aider",
+    "claude-code",
+    "codex",
+    "gemini-cli",
+    "mini-swe-agent",
+    "opencode",
+    "qwen-code",
+)
 def test_the_notes_of_a_repository_reach_the_model(
     name: str, toolchain: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,8 @@ from wfhub_common.messages import (
     Cancelled,
     CancelTask,
     CreateProject,
+    Exchanges,
+    ExchangesOf,
     Project,
     Steered,
     SteerTask,
@@ -98,6 +100,7 @@ class Scheduler:
     on_submit: Callable[[str], Any] | None = None
     on_cancel: Callable[[str], Any] | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)  # the test has ended
+    exchanges: dict[str, Exchanges] = field(default_factory=dict)  # by attempt
     usage: Usage | None = field(default_factory=lambda: Usage(prompt_tokens=7, completion_tokens=5))
 
     async def project(self, name: str) -> str:
@@ -183,6 +186,9 @@ class Scheduler:
             await self.over.wait()  # a gateway that does not answer in time
             return Usage()
         return self.usage
+
+    async def exchanges_of(self, _sender: str, command: ExchangesOf) -> BaseModel:
+        return self.exchanges.get(command.attempt_id, Exchanges(attempt_id=command.attempt_id))
 
     async def task(self, *, project_id: str = "", state: str = "ready", **columns: Any) -> str:
         task_id = columns.pop("task_id", None) or ids.new_task_id()
@@ -405,6 +411,7 @@ async def scheduler(migrated: str, nats_url: str) -> AsyncIterator[Scheduler]:
     serve(broker, "cancel_task", CancelTask, double.cancel_task, queue="scheduler")
     serve(broker, "steer_task", SteerTask, double.steer_task, queue="scheduler")
     serve(broker, "usage", UsageOf, double.usage_of, queue="gateway")
+    serve(broker, "exchanges", ExchangesOf, double.exchanges_of, queue="gateway")
     schedules_double.SchedulesDouble(pool, broker)
     workflows_double.WorkflowsDouble(pool, broker)
     operations_double.OperationsDouble(pool, broker, double.submit_task)

@@ -6,6 +6,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from wfhub_common import ids
+from wfhub_common.messages import Exchanges
 
 
 async def test_a_proof_and_the_public_key_are_handed_through(hub: Any) -> None:
@@ -32,6 +33,33 @@ async def test_an_artifact_is_a_download_whatever_it_is_called(hub: Any, name: s
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["content-disposition"].startswith("attachment; filename=")
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_an_attempts_exchanges_with_models_are_artifacts_with_names(hub: Any) -> None:
+    task_id = await hub.scheduler.task(state="succeeded")
+    attempt_id = await hub.scheduler.attempt(task_id, state="won")
+    log = hub.proof_store.receipt(attempt_id, "agent.log", b"said")
+    forged = hub.proof_store.receipt(attempt_id, "exchanges/0001.request", b"not what was asked")
+    await hub.scheduler.update("api_attempt", attempt_id, artifacts=[log, forged])
+    asked, record = (hub.proof_store.put(text) for text in (b"{asked}", b"{record}"))
+    cut_off = {
+        "seq": 1, "provider": "p", "model": "m", "replayed": False, "status": 504,
+        "request_digest": asked, "response_digest": "", "record_digest": record,
+        "prompt_tokens": 0, "completion_tokens": 0, "started_at": "", "duration_ms": 1,
+    }  # fmt: skip
+    hub.scheduler.exchanges[attempt_id] = Exchanges.model_validate(
+        {"attempt_id": attempt_id, "exchanges": [cut_off]}
+    )
+    listed = (await hub.http.get(f"/v1/artifacts/{task_id}/{attempt_id}")).json()["artifacts"]
+    names = [each["name"].removeprefix("exchanges/") for each in listed]
+    assert names == ["agent.log", "0001.request", "0001.request", "0001.record"]
+    assert [each["digest"] for each in listed[2:]] == [asked, record]
+    path = f"/v1/artifacts/{task_id}/{attempt_id}"
+    assert (await hub.http.get(f"{path}/exchanges/0001.request")).content == b"{asked}"
+    assert (await hub.http.get(f"{path}/exchanges/0001.response")).status_code == 404
+    other = f"/v1/artifacts/{await hub.scheduler.task()}/{attempt_id}"
+    assert (await hub.http.get(other)).status_code == 404
+    assert (await hub.http.get(f"{other}/exchanges/0001.request")).status_code == 404
 
 
 @pytest.mark.hostile(16)

@@ -69,6 +69,13 @@ SCRIPTS: Mapping[str, tuple[Turn, ...]] = {
         _shell(AGAIN, "run_command", CHECK),
         Turn("", "finish", {"summary": DONE}),
     ),
+    "claude-code": (
+        _shell(LOOK, "Bash", CHECK, description=LOOK),
+        Turn(SEEN, "Read", {"file_path": FILE}),
+        Turn(FOUND, "Edit", {"file_path": FILE, "old_string": DEFECT, "new_string": REPAIR}),
+        _shell(AGAIN, "Bash", CHECK, description=AGAIN),
+        Turn(DONE),
+    ),
     "codex": (
         Turn(LOOK, "exec_command", {"cmd": CHECK}),
         Turn(SEEN, "exec_command", {"cmd": "cat total.sh"}),

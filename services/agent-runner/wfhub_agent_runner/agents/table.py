@@ -1,7 +1,7 @@
 """Agents as data: a row says how a command-line agent is started; no agent has code of its own.
 
 entry.py says what a row may hold. What the rows know about each program was tried with it, by the
-tests in tests/e2e/agents; claude-code and goose are from their documentation.
+tests in tests/e2e/agents; goose is from its documentation.
 Raises: Rejected("agent-unknown").
 """
 

@@ -7,13 +7,12 @@ from urllib.parse import quote
 
 from fastapi import APIRouter
 from starlette.responses import Response, StreamingResponse
-from wfhub_common.errors import Rejected
 
-from wfhub_api import views
+from wfhub_api import artifacts
 from wfhub_api.held_streams import primed
 from wfhub_api.hub import HubDep
 from wfhub_api.openapi import errors
-from wfhub_api.shapes import AttemptId, ProofId, TaskId
+from wfhub_api.shapes import ArtifactList, AttemptId, ProofId, TaskId
 
 _PEM = "application/x-pem-file"
 
@@ -41,6 +40,15 @@ async def proof(hub: HubDep, proof_id: ProofId) -> dict[str, Any]:
 
 
 @router.get(
+    "/artifacts/{task_id}/{attempt_id}",
+    summary="What an attempt left: its artifacts, and its exchanges with models",
+    responses=errors(404),
+)
+async def list_artifacts(hub: HubDep, task_id: TaskId, attempt_id: AttemptId) -> ArtifactList:
+    return await artifacts.of_attempt(hub, task_id, attempt_id)
+
+
+@router.get(
     "/artifacts/{task_id}/{attempt_id}/{name:path}",
     summary="Download an artifact of an attempt",
     response_class=StreamingResponse,
@@ -56,20 +64,18 @@ async def proof(hub: HubDep, proof_id: ProofId) -> dict[str, Any]:
 async def artifact(
     hub: HubDep, task_id: TaskId, attempt_id: AttemptId, name: str
 ) -> StreamingResponse:
-    for attempt in await views.attempts(hub.engine, task_id):
-        for receipt in attempt.artifacts:
-            if attempt.attempt_id == attempt_id and receipt.name == name:
-                chunks: AsyncGenerator[bytes, None] = hub.proof_store.blob(receipt.digest)
-                return StreamingResponse(
-                    await primed(chunks),
-                    media_type="application/octet-stream",  # never what the agent says it is
-                    headers={
-                        "Content-Disposition": disposition(name),
-                        "Content-Length": str(receipt.size),
-                        "Digest-Sha256": receipt.digest,
-                    },
-                )
-    raise Rejected("artifact-not-found", f"attempt {attempt_id} has no such artifact", status=404)
+    found = await artifacts.find(hub, task_id, attempt_id, name)
+    chunks: AsyncGenerator[bytes, None] = hub.proof_store.blob(found.digest)
+    length = {} if found.size is None else {"Content-Length": str(found.size)}
+    return StreamingResponse(
+        await primed(chunks),
+        media_type="application/octet-stream",  # never what the agent says it is
+        headers={
+            "Content-Disposition": disposition(name),
+            "Digest-Sha256": found.digest,
+            **length,
+        },
+    )
 
 
 def disposition(name: str) -> str:
