@@ -62,7 +62,7 @@ class SchedulesDouble:
             "INSERT INTO sched.api_schedule VALUES ($1, $2, $3, $4, 1, $5, false, $6, $6, $7, $6,"
             " $6, $8)",
             *(ids.new_schedule_id(), project["project_id"], project["name"], command.name, spec),
-            *(now, command.changed_by, workflow and json.dumps(workflow)),
+            *(now, command.changed_by, None if workflow is None else json.dumps(workflow)),
         )
         made = self._reply(await self._known(command.project, command.name))
         return made.model_copy(update={"created": True, "changed": True})

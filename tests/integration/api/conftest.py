@@ -67,7 +67,7 @@ CREATE TABLE sched.api_task (task_id text PRIMARY KEY, project_id text, project 
   reason text, message text, title text, spec jsonb, branch text, commit_id text, verdict text,
   proof_id text, attempts_used int DEFAULT 0, current_attempt text,
   cancel_requested bool DEFAULT false, created_at timestamptz, updated_at timestamptz,
-  finished_at timestamptz, workflow_id text);
+  finished_at timestamptz, workflow_id text, trace_id text);
 CREATE TABLE sched.api_attempt (attempt_id text PRIMARY KEY, task_id text, project_id text,
   kind text, number int, state text, runner_id text, reason text, message text, base_commit text,
   commit_id text, verdict jsonb, base_verdict jsonb, artifacts jsonb, changes jsonb,
