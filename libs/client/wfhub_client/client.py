@@ -7,7 +7,6 @@ Raises: Refused, Unreachable (errors.py).
 """
 
 import json
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +17,12 @@ from urllib.parse import quote
 import httpx
 
 from wfhub_client import shapes, sse
-from wfhub_client.errors import Refused, Unreachable
+from wfhub_client.errors import Unreachable
+from wfhub_client.patience import Later, Patience, check
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
 STREAM_QUIET_S = 45.0  # three of the service's keep-alives
-BACKOFF_S = (0.2, 5.0)  # first and longest pause
-_FULL = 429
-_LATER = {_FULL, 502, 503, 504}
 
 
 class Client:
@@ -266,7 +263,7 @@ class Client:
     ) -> Iterator[shapes.Event]:
         """The task's events, to the end of the task with `follow`; resumes what was cut."""
         path = f"/v1/tasks/{_part(task_id)}/events"
-        patience = _Patience(self.patience_s)
+        patience = Patience(self.patience_s)
         while True:
             headers = {"Last-Event-ID": after} if after else {}
             try:
@@ -283,7 +280,7 @@ class Client:
                 patience.wait("the event stream ended early")
             except httpx.TransportError as e:
                 patience.wait(f"cannot reach {self.url} ({e}); is the service up?", e)
-            except _Later as e:
+            except Later as e:
                 patience.wait(str(e), e)
 
     def logs(
@@ -294,7 +291,7 @@ class Client:
         try:
             with self._stream(f"/v1/tasks/{_part(task_id)}/logs", params, {}, quiet_s=None) as r:
                 yield from r.iter_lines()
-        except (httpx.TransportError, _Later) as e:
+        except (httpx.TransportError, Later) as e:
             raise Unreachable(f"the log was cut off: {e}") from e
 
     def steer(self, task_id: str, text: str | None) -> None:
@@ -328,14 +325,14 @@ class Client:
         return body
 
     def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
-        patience = _Patience(self.patience_s)
+        patience = Patience(self.patience_s)
         while True:
             try:
                 response = self._http.request(method, path, **options)
-                _check(response)
+                check(response)
             except httpx.TransportError as e:
                 patience.wait(f"cannot reach {self.url} ({e}); is the service up?", e)
-            except _Later as e:
+            except Later as e:
                 patience.wait(str(e), e)
             else:
                 return response
@@ -354,57 +351,8 @@ class Client:
         ) as response:
             if response.status_code >= 400:
                 response.read()
-            _check(response)
+            check(response)
             yield response
-
-
-class _Later(Exception):
-    """The service is there, but cannot answer now; not before `after_s`, if it said so.
-
-    `refused` is what it means when there is no patience left: 429 is an answer, 503 is none."""
-
-    def __init__(self, why: str, after_s: float, refused: Refused | None) -> None:
-        super().__init__(why)
-        self.after_s = after_s
-        self.refused = refused
-
-
-class _Patience:
-    """Pauses that grow, and an end to them."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self.renew()
-
-    def renew(self) -> None:
-        self._until = time.monotonic() + self._seconds
-        self._pause_s = BACKOFF_S[0]
-
-    def wait(self, why: str, cause: Exception | None = None) -> None:
-        """Raises: Unreachable, or Refused, when there is no patience left."""
-        later = cause if isinstance(cause, _Later) else None
-        pause_s = max(self._pause_s, later.after_s if later else 0.0)
-        if time.monotonic() + pause_s > self._until:
-            raise (later and later.refused) or Unreachable(why) from cause
-        time.sleep(pause_s)
-        self._pause_s = min(2 * self._pause_s, BACKOFF_S[1])
-
-
-def _check(response: httpx.Response) -> None:
-    if response.status_code < 400:
-        return
-    try:
-        body = response.json()
-        detail, code = str(body["detail"]), str(body["code"])
-    except (ValueError, KeyError, TypeError):
-        body, code = {}, "http-error"
-        detail = f"{response.request.url} answered {response.status_code}: is this Workflow Hub?"
-    refused = Refused(response.status_code, code, detail, body)
-    if response.status_code not in _LATER:
-        raise refused
-    after = response.headers.get("Retry-After", "")
-    known = refused if response.status_code == _FULL else None
-    raise _Later(detail, float(after) if after.isdecimal() else 0.0, known)
 
 
 def _part(value: str) -> str:

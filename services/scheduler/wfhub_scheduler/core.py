@@ -25,14 +25,6 @@ from wfhub_scheduler.metrics import Metrics
 from wfhub_scheduler.timing import Timing
 from wfhub_scheduler.wakeups import Bell
 
-# Of each session: plans are steps into indexes whatever the statistics say (a queue may be analysed
-# while it is empty and full a minute later, or the other way), and so are made once. To make them
-# anew for each statement was a fifth of what a task cost Postgres.
-SESSION = {
-    "plan_cache_mode": "force_generic_plan",
-    **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
-}
-
 ENDED_IN_A_HINT_MAX = 1000
 
 log = get_logger(__name__)

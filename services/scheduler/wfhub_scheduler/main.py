@@ -16,7 +16,7 @@ from wfhub_common.service import Stop
 
 from wfhub_scheduler import handlers
 from wfhub_scheduler.complete import ReceiptCheck
-from wfhub_scheduler.core import SESSION, Core, every
+from wfhub_scheduler.core import Core, every
 from wfhub_scheduler.relay import Relay
 from wfhub_scheduler.schedules.turns import SCHEDULES_POLL_S, Turns
 from wfhub_scheduler.sealing import Sealing
@@ -52,7 +52,7 @@ def migrate(database_url: str) -> None:
 
 
 async def serve(settings: SchedulerSettings, stop: Stop) -> None:
-    engine = db.make_engine(settings.database_url, application=PROGRAM, settings=SESSION)
+    engine = db.make_engine(settings.database_url, application=PROGRAM, settings=db.ONE_PLAN)
     broker = rpc.make_broker(
         settings, name=subjects.SCHEDULER, on_closed=lambda: stop("nats connection closed")
     )

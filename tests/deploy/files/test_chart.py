@@ -301,7 +301,7 @@ def test_without_keda_runners_follow_a_metric_of_the_queue_or_their_cpu() -> Non
 
     assert metric("autoscaled-hpa")["resource"]["name"] == "cpu"
     asked = metric("autoscaled-metric")["external"]
-    assert asked["metric"]["name"] == "wfhub_tasks_open"
+    assert asked["metric"]["name"] == "wfhub_scheduler_tasks"
     assert asked["target"] == {"type": "AverageValue", "averageValue": "2"}
 
 
