@@ -24,7 +24,7 @@ from wfhub_local.services import RUNNER
 
 from chaos import evidence, history, subscribers
 from chaos.checker import INVARIANTS, VIOLATIONS_LISTED_MAX, Violation, check
-from chaos.cluster import Cluster
+from chaos.cluster import FLOOD_RUNNER, REAL_RUNNER, SCHEDULERS, Cluster
 from chaos.driver import REPO_TASKS, Driver, make_repositories, plan
 from chaos.evidence import Evidence
 from chaos.faults import FAULTS, SHORT
@@ -103,8 +103,10 @@ class Run:
             await load
             self.cluster.heal()
             await self.driver.settled(options.drain_s_max)
-            await self._drained()
+            drained = await self._drained()
             await self._all_heard(heard)
+            if not drained:
+                self._stand_still(*SCHEDULERS)
         finally:
             await _ended(*background, load)
             await self.driver.close()
@@ -163,13 +165,24 @@ class Run:
         self.history.note("faults", "canary", fault=kind, task_id=task_id, seconds=seconds)
         return seconds
 
-    async def _drained(self) -> None:
+    async def _drained(self) -> bool:
+        """If not, what is left is a violation; runners end, so that it stays what it is."""
+
         async def done() -> bool:
             return not await self.observer.live_tasks()
 
         began = time.monotonic()
-        await until(done, within_s=self.options.drain_s_max)
-        say(f"{self.history.now():6.0f} s  drained in {time.monotonic() - began:.0f} s")
+        drained = bool(await until(done, within_s=self.options.drain_s_max))
+        if not drained:
+            self._stand_still(*self.cluster.lean, FLOOD_RUNNER, REAL_RUNNER)
+        word = "drained in" if drained else "not drained after"
+        say(f"{self.history.now():6.0f} s  {word} {time.monotonic() - began:.0f} s")
+        return drained
+
+    def _stand_still(self, *names: str) -> None:
+        for name in names:
+            if self.cluster.nodes[name].alive:
+                self.cluster.kill(name)
 
     async def _all_heard(self, heard: list[Any]) -> None:
         async def all_there() -> bool:

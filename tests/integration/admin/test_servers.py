@@ -115,7 +115,7 @@ async def test_the_database_is_waited_for_and_each_role_owns_its_schema(
         with pytest.raises(asyncpg.PostgresError):
             await connection.fetchval("SELECT count(*) FROM sched.task")
         await connection.close()
-        wrong = database.own(credentials.new(), "127.0.0.1", port)
+        wrong = database.own(credentials.with_identities(credentials.new(), 1), "127.0.0.1", port)
         with pytest.raises(SystemExit, match="refuses the password"):
             await asyncio.to_thread(database.wait, wrong, within_s=5)
 

@@ -74,13 +74,15 @@ async def test_a_request_without_a_trace_is_in_none_even_behind_one_with() -> No
 
 
 def test_a_log_line_names_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    before = structlog.get_config()
     log.configure("test")
     try:
         with tracing.within(ONE):
             log.get_logger("here").warning("inside")
         log.get_logger("here").warning("outside")
     finally:
-        structlog.reset_defaults()
+        structlog.configure(**before)
+        structlog.contextvars.clear_contextvars()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line.get("trace_id") for line in lines] == [tracing.trace_id(ONE), None]
 
