@@ -8,6 +8,7 @@ Units: seconds. Raises: SystemExit.
 """
 
 import asyncio
+import errno
 import os
 import tempfile
 import time
@@ -109,12 +110,16 @@ def apart(theirs: datetime | None, at_most_s: float, whose: str) -> str:
 
 
 def writable(folder: Path, setting: str) -> Path:
-    """`folder`, made if it was not there, once a file could be written into it."""
+    """`folder`, made if it was not there, once a file could be written into it. A full disk is no
+    reason not to start: what is there can be read, and room may come."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
     except OSError as e:
+        if e.errno in {errno.ENOSPC, errno.EDQUOT} and folder.is_dir():
+            log.warning("no room on the disk", setting=setting, folder=str(folder))
+            return folder
         raise SystemExit(
             f"bad settings: {setting}: cannot write to {folder}: {e.strerror}: let it belong to uid"
             f" {os.geteuid()}, on a file system that is mounted for writing and has room"
