@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, ids
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SpendingLimit
@@ -79,10 +80,15 @@ async def server(free_port: Callable[[], int]) -> AsyncIterator[Crashing]:
 
 
 @pytest.fixture
-async def ledger(server: Crashing) -> AsyncIterator[Ledger]:
+async def engine(server: Crashing) -> AsyncIterator[AsyncEngine]:
     engine = db.make_engine(server.url, application="test", settings=db.ONE_PLAN)
-    yield Ledger(engine, "gwi_test")
+    yield engine
     await engine.dispose()
+
+
+@pytest.fixture
+def ledger(engine: AsyncEngine) -> Ledger:
+    return Ledger(engine, "gwi_test")
 
 
 def opening(attempt_id: str, *limits: SpendingLimit) -> Opening:
@@ -103,7 +109,9 @@ def opening(attempt_id: str, *limits: SpendingLimit) -> Opening:
     )
 
 
-async def lost(server: Crashing, ledger: Ledger, *limits: SpendingLimit) -> Entry:
+async def lost(
+    server: Crashing, engine: AsyncEngine, ledger: Ledger, *limits: SpendingLimit
+) -> Entry:
     """An exchange that is open, and of which Postgres knows nothing any more."""
     attempt_id = ids.new_attempt_id()
     before = await ledger.open(opening(attempt_id, *limits))  # makes the accounts, with care
@@ -113,6 +121,7 @@ async def lost(server: Crashing, ledger: Ledger, *limits: SpendingLimit) -> Entr
     await asyncio.to_thread(server.start)
     rows = await asked(server, "SELECT seq FROM gateway.exchange WHERE seq = $1", entry.seq)
     assert rows == [], "Postgres wrote what nobody waited for: this test shows nothing"
+    await engine.dispose()  # connections to the server that crashed
     return entry
 
 
@@ -131,10 +140,10 @@ SELECT scope, used_tokens, used_nusd, used_requests, reserved_tokens FROM gatewa
 
 @pytest.mark.parametrize("scopes", [(), ("task", "attempt")])
 async def test_it_is_charged_once_all_the_same_and_another_that_has_its_number_is_not_touched(
-    server, ledger, scopes
+    server, engine, ledger, scopes
 ):
     limits = [SpendingLimit(scope=scope, tokens=1000) for scope in scopes]
-    entry = await lost(server, ledger, *limits)
+    entry = await lost(server, engine, ledger, *limits)
     other = await ledger.open(opening(entry.attempt_id, *limits))
     assert other.seq == entry.seq
     remade = [await ledger.settle(entry, SETTLEMENT) for _ in range(3)]
@@ -150,8 +159,8 @@ async def test_it_is_charged_once_all_the_same_and_another_that_has_its_number_i
     assert await asked(server, ACCOUNTS) == expected
 
 
-async def test_its_stream_gets_nothing_more(server, ledger):
-    entry = await lost(server, ledger, SpendingLimit(scope="attempt", tokens=1000))
+async def test_its_stream_gets_nothing_more(server, engine, ledger):
+    entry = await lost(server, engine, ledger, SpendingLimit(scope="attempt", tokens=1000))
     other = await ledger.open(opening(entry.attempt_id, *entry.opening.limits))
     with pytest.raises(Rejected) as caught:
         await ledger.extend(entry, tokens=100)
