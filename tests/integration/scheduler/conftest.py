@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import databases
 import pytest
@@ -24,13 +25,16 @@ async def settings(
     """`@pytest.mark.parametrize("settings", [{…}], indirect=True)` replaces some."""
     key_file = tmp_path / "proof.key"
     signing.load_or_create_private_key(key_file)
-    values = {
+    values: dict[str, Any] = {
         "nats_url": nats_url,
         "database_url": database_url,
         "proof_public_key_file": str(signing.public_key_path(key_file)),
         "retry_base_s": 0.02,
     }
-    return SchedulerSettings.model_validate({**values, **getattr(request, "param", {})})
+    more = getattr(request, "param", {})
+    if "lease_ttl_s" in more:
+        values["heartbeat_s"] = more["lease_ttl_s"] / 3
+    return SchedulerSettings.model_validate({**values, **more})
 
 
 @pytest.fixture
