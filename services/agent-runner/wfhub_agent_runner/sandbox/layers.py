@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from wfhub_common.log import get_logger
 
@@ -206,12 +207,18 @@ def is_whiteout(path: Path) -> bool:
 
 def _force(function: Callable[..., object], path: str, _: object) -> None:
     parent = os.path.dirname(path)
-    os.chmod(parent, 0o700)
-    if os.path.isdir(path) and not os.path.islink(path):
-        os.chmod(path, 0o700)
-        shutil.rmtree(path)
-    else:
-        os.unlink(path)
+    with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
+        os.chmod(parent, 0o700)
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.chmod(path, 0o700)
+            shutil.rmtree(path, onerror=_gone)
+        else:
+            os.unlink(path)
+
+
+def _gone(function: Callable[..., object], path: str, error: Any) -> None:
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
 
 
 def _make_whiteout(path: Path) -> None:
