@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ MARKERS = {
     "postgres": "/postgres/data",
 }
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="uids are dropped only where one is root")
+
+RUNNER_S_MAX = 30.0
 
 
 def answers(url: str, token: str = "") -> int:
@@ -86,8 +89,15 @@ def test_each_service_has_a_uid_of_its_own_and_no_capabilities(up: Up) -> None:
         assert "NoNewPrivs:\t1" in status
     assert set(up.child("/postgres/data").uids()) == {SERVICE_UIDS["postgres"]}
     assert set(up.child("nats.conf").uids()) == {SERVICE_UIDS["nats"]}
+    deadline = time.monotonic() + RUNNER_S_MAX  # it may still be on its way there
+    while SERVICE_UIDS["runner"] not in _uids_of_runners(up):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _uids_of_runners(up: Up) -> set[int]:
     runners = [p for p in up.below() if "wfhub_agent_runner.main" in " ".join(p.cmdline())]
-    assert SERVICE_UIDS["runner"] in {p.uids().real for p in runners}
+    return {p.uids().real for p in runners}
 
 
 @as_root
