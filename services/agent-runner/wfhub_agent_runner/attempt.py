@@ -360,12 +360,12 @@ class AgentAttempt:
             retryable=decision.retryable,
             observed=observed,
         )
-        done = await self._parts.handing_in.hand_in(self._held, Record(complete, items))
-        self.metrics.ended(self._assigned.kind, complete)
+        told = await self._parts.handing_in.hand_in(self._held, Record(complete, items))
+        self.metrics.ended(self._assigned.kind, told.complete)
         log.info(
             "attempt completed",
             attempt_id=self._held.attempt_id,
-            outcome=decision.outcome.value,
-            reason=decision.reason,
-            task_state=done.task_state.value,
+            outcome=told.complete.outcome.value,
+            reason=told.complete.reason,
+            task_state=told.answer.task_state.value,
         )

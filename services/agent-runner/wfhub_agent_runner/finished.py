@@ -91,12 +91,20 @@ def _read(path: Path) -> Record:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the scheduler was told in the end, and what it answered."""
+
+    complete: messages.Complete
+    answer: messages.Completed
+
+
+@dataclass(frozen=True)
 class HandingIn:
     finished: Finished
     delivery: Delivery
     link: SchedulerLink
 
-    async def hand_in(self, held: Held, record: Record) -> messages.Completed:
+    async def hand_in(self, held: Held, record: Record) -> Told:
         """Artifacts, receipts, completion. A cancel that comes now is the scheduler's to weigh."""
         try:
             await asyncio.to_thread(self.finished.keep, record)
@@ -109,7 +117,7 @@ class HandingIn:
         """What an earlier process of this runner had finished."""
         attempt_id = held.attempt_id
         try:
-            done = await self._told(held, record)
+            told = await self._told(held, record)
         except (LeaseLost, Rejected) as e:
             log.warning("finished attempt dropped", attempt_id=attempt_id, reason=e.message)
             self.finished.remove(attempt_id)
@@ -117,35 +125,36 @@ class HandingIn:
             log.info(
                 "finished attempt handed in after a restart",
                 attempt_id=attempt_id,
-                outcome=record.complete.outcome.value,
-                task_state=done.task_state.value,
+                outcome=told.complete.outcome.value,
+                task_state=told.answer.task_state.value,
             )
 
-    async def _told(self, held: Held, record: Record) -> messages.Completed:
+    async def _told(self, held: Held, record: Record) -> Told:
         try:
             receipts, refusal = await self._delivered(held, record.items)
             complete = record.complete.model_copy(update={"receipts": receipts})
             if refusal is not None and complete.outcome is AttemptState.WON:
                 complete = complete.model_copy(update=_failed(refusal))
-            done = await self._completed(held, complete)
+            told = await self._completed(held, complete)
         except LeaseLost:
             if not held.stopped:  # else the next process hands it in
                 self.finished.remove(held.attempt_id)
             raise
         self.finished.remove(held.attempt_id)
-        return done
+        return told
 
-    async def _completed(self, held: Held, complete: messages.Complete) -> messages.Completed:
+    async def _completed(self, held: Held, complete: messages.Complete) -> Told:
         """What the scheduler refuses ends as failed by that: left alone it would run out its
         lease, be lost, and be tried again for the same end."""
         try:
-            return await self.link.complete(held, complete)
+            return Told(complete, await self.link.complete(held, complete))
         except Rejected as e:
             log.error("completion refused", attempt_id=held.attempt_id, reason=e.message)
             plain = messages.Complete(
                 attempt_id=held.attempt_id, outcome=AttemptState.FAILED, receipts=complete.receipts
             )
-            return await self.link.complete(held, plain.model_copy(update=_failed(e)))
+            failed = plain.model_copy(update=_failed(e))
+            return Told(failed, await self.link.complete(held, failed))
 
     async def _delivered(
         self, held: Held, items: Sequence[Item]
