@@ -1,15 +1,15 @@
 """The ledger's statements against each other."""
 
 import asyncio
-from datetime import UTC, datetime
 
 import asyncpg
 import pytest
-from wfhub_common import digests, ids
+from ledger_lab import opening
+from wfhub_common import digests
 from wfhub_common.db import make_engine
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SpendingLimit
-from wfhub_llm_gateway.ledger import Ledger, Opening, record
+from wfhub_llm_gateway.ledger import Ledger, record
 from wfhub_llm_gateway.settlements import Settlement
 
 SETTLEMENT = Settlement(
@@ -28,24 +28,6 @@ SETTLEMENT = Settlement(
     duration_ms=1,
     note="",
 )
-
-
-def opening(*limits: SpendingLimit) -> Opening:
-    return Opening(
-        attempt_id=ids.new_attempt_id(),
-        task_id=ids.new_task_id(),
-        project_id="prj_x",
-        provider="p",
-        model="m",
-        replayed=False,
-        stream=True,
-        request_digest="",
-        request_bytes=0,
-        started_at=datetime.now(UTC),
-        prompt=10,
-        completion=20,
-        limits=limits,
-    )
 
 
 @pytest.fixture

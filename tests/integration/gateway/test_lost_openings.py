@@ -9,18 +9,18 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from ledger_lab import opening
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, ids
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SpendingLimit
 from wfhub_llm_gateway import main
-from wfhub_llm_gateway.ledger import Entry, Ledger, Opening
+from wfhub_llm_gateway.ledger import Entry, Ledger
 from wfhub_llm_gateway.settlements import Settlement
 from wfhub_local import postgres
 
@@ -91,32 +91,16 @@ def ledger(engine: AsyncEngine) -> Ledger:
     return Ledger(engine, "gwi_test")
 
 
-def opening(attempt_id: str, *limits: SpendingLimit) -> Opening:
-    return Opening(
-        attempt_id=attempt_id,
-        task_id=f"tsk_of_{attempt_id}",
-        project_id="prj_x",
-        provider="p",
-        model="m",
-        replayed=False,
-        stream=True,
-        request_digest="",
-        request_bytes=0,
-        started_at=datetime.now(UTC),
-        prompt=10,
-        completion=20,
-        limits=limits,
-    )
-
-
 async def lost(
     server: Crashing, engine: AsyncEngine, ledger: Ledger, *limits: SpendingLimit
 ) -> Entry:
     """An exchange that is open, and of which Postgres knows nothing any more."""
     attempt_id = ids.new_attempt_id()
-    before = await ledger.open(opening(attempt_id, *limits))  # makes the accounts, with care
+    before = await ledger.open(
+        opening(*limits, attempt_id=attempt_id)
+    )  # makes the accounts, with care
     await ledger.settle(before, SETTLEMENT)
-    entry = await ledger.open(opening(attempt_id, *limits))
+    entry = await ledger.open(opening(*limits, attempt_id=attempt_id))
     server.crash()
     await asyncio.to_thread(server.start)
     rows = await asked(server, "SELECT seq FROM gateway.exchange WHERE seq = $1", entry.seq)
@@ -144,7 +128,7 @@ async def test_it_is_charged_once_all_the_same_and_another_that_has_its_number_i
 ):
     limits = [SpendingLimit(scope=scope, tokens=1000) for scope in scopes]
     entry = await lost(server, engine, ledger, *limits)
-    other = await ledger.open(opening(entry.attempt_id, *limits))
+    other = await ledger.open(opening(*limits, attempt_id=entry.attempt_id))
     assert other.seq == entry.seq
     remade = [await ledger.settle(entry, SETTLEMENT) for _ in range(3)]
     assert remade[0] is not None
@@ -161,7 +145,7 @@ async def test_it_is_charged_once_all_the_same_and_another_that_has_its_number_i
 
 async def test_its_stream_gets_nothing_more(server, engine, ledger):
     entry = await lost(server, engine, ledger, SpendingLimit(scope="attempt", tokens=1000))
-    other = await ledger.open(opening(entry.attempt_id, *entry.opening.limits))
+    other = await ledger.open(opening(*entry.opening.limits, attempt_id=entry.attempt_id))
     with pytest.raises(Rejected) as caught:
         await ledger.extend(entry, tokens=100)
     assert caught.value.code == "gateway-lost"
@@ -172,7 +156,7 @@ async def test_its_stream_gets_nothing_more(server, engine, ledger):
 async def test_what_is_waited_for_takes_it_to_the_disk(server, ledger):
     attempt_id = ids.new_attempt_id()
     limit = SpendingLimit(scope="attempt", tokens=1000)
-    entries = [await ledger.open(opening(attempt_id, limit)) for _ in range(3)]
+    entries = [await ledger.open(opening(limit, attempt_id=attempt_id)) for _ in range(3)]
     await ledger.settle(entries[0], SETTLEMENT)
     server.crash()
     await asyncio.to_thread(server.start)
