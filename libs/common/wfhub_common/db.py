@@ -21,11 +21,13 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from wfhub_common import sql
 from wfhub_common.errors import RetryLater
 from wfhub_common.log import get_logger
+from wfhub_common.sql import Connection
 
 POOL_CONNECTIONS = 10
 POOL_OVERFLOW = 10
@@ -45,7 +47,9 @@ ONE_PLAN = {
     "plan_cache_mode": "force_generic_plan",
     **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
 }
-_RETRIED = {"40P01", "40001"}  # deadlock detected, serialization failure
+AUTOCOMMIT = "AUTOCOMMIT"
+# Deadlock detected, serialization failure, a prepared statement that a migration made another.
+_RETRIED = {"40P01", "40001", "0A000"}
 # Shut down, crashed, starting up, idle for too long; no connection, disk or memory left; I/O error;
 # read-only, as a standby is.
 _DOWN = {
@@ -116,18 +120,23 @@ def _ping_idle(engine: AsyncEngine) -> None:
 
 
 @asynccontextmanager
-async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def transaction(engine: AsyncEngine) -> AsyncIterator[Connection]:
     """One transaction; commit at the end, roll back on any error."""
+    alone = engine.sync_engine.get_execution_options().get("isolation_level") == AUTOCOMMIT
     try:
-        async with engine.begin() as connection:
-            yield connection
+        async with sql.connected(engine) as connection:
+            if alone:
+                yield connection
+            else:
+                async with connection.begin():
+                    yield connection
     except (DBAPIError, PoolTimeoutError, ConnectionError, TimeoutError) as e:
         if not _is_down(e):
             raise
         raise RetryLater("database-down", f"the database did not answer: {e}") from e
 
 
-async def retried(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+async def retried(engine: AsyncEngine, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Run `work` in a transaction of its own, again when it lost a deadlock."""
     for turn in range(DEADLOCK_RETRIES_MAX):
         try:
@@ -144,7 +153,7 @@ async def retried(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitab
 def autocommitting(engine: AsyncEngine) -> AsyncEngine:
     """The same connections, for statements that are a transaction each: no trips to begin and to
     commit. With `retried`."""
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
+    return engine.execution_options(isolation_level=AUTOCOMMIT)
 
 
 def migrate(url: str, *, schema: str, migrations: Path) -> None:
@@ -206,5 +215,5 @@ def _is_down(error: BaseException) -> bool:
 
 def sqlstate(error: BaseException) -> str:
     """Empty for what is not Postgres's word."""
-    original = getattr(error, "orig", error)
-    return str(getattr(original, "sqlstate", "") or getattr(original, "pgcode", ""))
+    said = (getattr(error, "orig", error), error.__cause__)
+    return next((str(state) for each in said if (state := getattr(each, "sqlstate", ""))), "")

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from wfhub_common import ids
 from wfhub_common.errors import Rejected, RetryLater, WfhubError
@@ -25,6 +24,7 @@ from wfhub_common.flood import FloodGate
 from wfhub_common.log import get_logger
 from wfhub_common.messages import DeadLetterDecided, DiscardDeadLetter, ReplayDeadLetter
 from wfhub_common.redaction import redacted
+from wfhub_common.sql import Connection
 
 LIVE_ROWS_MAX = 1000  # of one source and sender: what comes then is only logged
 BODY_BYTES_MAX = 256 * 1024
@@ -127,7 +127,7 @@ class DeadLetters:
         self._gate = FloodGate()
 
     async def bury(
-        self, connection: AsyncConnection, letter: Letter, *, failures_max: int = 1
+        self, connection: Connection, letter: Letter, *, failures_max: int = 1
     ) -> Buried | None:
         """Count a failure, in the caller's transaction. None: too many, it is not kept."""
         row = {**_row(letter), "failures_max": failures_max, "live_rows_max": LIVE_ROWS_MAX}
@@ -149,7 +149,7 @@ class DeadLetters:
         return Buried(found.dead_letter_id, found.failures, is_open, opened)
 
     async def replay(
-        self, connection: AsyncConnection, asked: ReplayDeadLetter, again: Again
+        self, connection: Connection, asked: ReplayDeadLetter, again: Again
     ) -> DeadLetterDecided:
         """The row's lock is held while it is done: who asks at the same time finds it decided."""
         row = await self._locked(connection, asked.dead_letter_id)
@@ -158,18 +158,16 @@ class DeadLetters:
         outcome = await _done_again(row, again)
         return await self._decided(connection, row, "replayed", asked.by, outcome)
 
-    async def discard(
-        self, connection: AsyncConnection, asked: DiscardDeadLetter
-    ) -> DeadLetterDecided:
+    async def discard(self, connection: Connection, asked: DiscardDeadLetter) -> DeadLetterDecided:
         row = await self._locked(connection, asked.dead_letter_id)
         if row.state != "open":
             return _repeated(row)
         return await self._decided(connection, row, "discarded", asked.by, "")
 
-    async def forget_old(self, connection: AsyncConnection) -> None:
+    async def forget_old(self, connection: Connection) -> None:
         await connection.execute(self._forget)
 
-    async def _locked(self, connection: AsyncConnection, dead_letter_id: str) -> Any:
+    async def _locked(self, connection: Connection, dead_letter_id: str) -> Any:
         wanted = {"dead_letter_id": _storable(dead_letter_id)}
         row = (await connection.execute(self._letter, wanted)).one_or_none()
         if row is None:
@@ -180,7 +178,7 @@ class DeadLetters:
 
     async def _decided(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         row: Any,
         state: Literal["replayed", "discarded"],
         by: str,

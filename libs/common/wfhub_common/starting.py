@@ -70,8 +70,8 @@ async def _unusable(
     try:
         async with db.transaction(engine) as connection:
             sql = f'SELECT version_num FROM "{schema}".migration'  # noqa: S608 - a constant of ours
-            found = await connection.scalar(text(sql))
-            theirs = await connection.scalar(text("SELECT clock_timestamp()"))
+            found = (await connection.execute(text(sql))).scalar()
+            theirs = (await connection.execute(text("SELECT clock_timestamp()"))).scalar()
     except Exception as e:
         state, said = db.sqlstate(e), str(e).splitlines()[0]
         if state.startswith(REFUSED):

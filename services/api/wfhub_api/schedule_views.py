@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common.errors import Rejected
+from wfhub_common.sql import Row
 
 from wfhub_api.schedule_shapes import PastFiring, ScheduleSummary
 from wfhub_api.views import plain_json, select
@@ -66,7 +66,7 @@ async def firings(engine: AsyncEngine, schedule_id: str) -> list[PastFiring]:
     return [PastFiring.model_validate(row._asdict()) for row in rows]
 
 
-def _schedule(row: Row[Any]) -> ScheduleSummary:
+def _schedule(row: Row) -> ScheduleSummary:
     values = row._asdict()
     spec = plain_json(row.spec) | {"workflow": plain_json(values.pop("workflow"))}
     return ScheduleSummary.model_validate({**values, "spec": spec})

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.messages import FINAL_TASK_STATES, CloudEvent
+from wfhub_common.sql import Row
 
 from wfhub_api.positions import Cursor, Position
 from wfhub_api.shapes import Attempt, Project, TaskSummary
@@ -157,11 +158,11 @@ async def missing(engine: AsyncEngine) -> str | None:
     return f"not migrated: {', '.join(names)} missing; run the services' `migrate` command"
 
 
-async def select(engine: AsyncEngine, sql: str, **values: Any) -> Sequence[Row[Any]]:
+async def select(engine: AsyncEngine, sql: str, **values: Any) -> Sequence[Row]:
     """One statement in a transaction of its own."""
     try:
         async with db.transaction(engine) as connection:
-            return (await connection.execute(text(sql), values)).fetchall()
+            return (await connection.execute(text(sql), values)).all()
     except PoolTimeout as e:
         raise RetryLater("database-busy", "all database connections are in use") from e
     except DBAPIError as e:
@@ -182,14 +183,14 @@ def plain_json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _task(row: Row[Any]) -> TaskSummary:
+def _task(row: Row) -> TaskSummary:
     values = row._asdict()
     values["commit"] = values.pop("commit_id")
     values["spec"] = plain_json(values["spec"])
     return TaskSummary.model_validate(values)
 
 
-def _attempt(row: Row[Any]) -> Attempt:
+def _attempt(row: Row) -> Attempt:
     values = row._asdict()
     values["commit"] = values.pop("commit_id")
     for name in ("verdict", "base_verdict", "artifacts", "changes"):
@@ -198,7 +199,7 @@ def _attempt(row: Row[Any]) -> Attempt:
     return Attempt.model_validate(values)
 
 
-def _event(row: Row[Any]) -> CloudEvent:
+def _event(row: Row) -> CloudEvent:
     return CloudEvent(
         id=row.event_id,
         type=row.type,

@@ -42,7 +42,7 @@ class Evidence:
         while True:
             async with transaction(self._engine) as connection:
                 result = await connection.execute(_EXCHANGES, {"attempt_id": attempt_id})
-                rows = result.mappings().all()
+                rows = result.all()
             if loop.time() > deadline or all(row["state"] == "settled" for row in rows):
                 break
             await asyncio.sleep(_SETTLED_POLL_S)
@@ -59,7 +59,7 @@ class Evidence:
 
     async def usage(self, task_id: str) -> messages.Usage:
         async with transaction(self._engine) as connection:
-            row = (await connection.execute(_USAGE, {"task_id": task_id})).mappings().one()
+            row = (await connection.execute(_USAGE, {"task_id": task_id})).one()
         return messages.Usage.model_validate(dict(row))
 
 

@@ -12,10 +12,11 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db
 from wfhub_common.errors import RetryLater
 from wfhub_common.log import get_logger
+from wfhub_common.sql import Connection
 
 from wfhub_llm_gateway.budgets import accounts
 from wfhub_llm_gateway.ledger import GATEWAY_LOST, NOT_SETTLED
@@ -82,7 +83,7 @@ class Instances:
                 log.warning("lease not renewed", why=str(e))
             await asyncio.sleep(self._lease_s / TURNS_PER_LEASE)
 
-    async def _settle_lost(self, connection: AsyncConnection) -> list[bytes]:
+    async def _settle_lost(self, connection: Connection) -> list[bytes]:
         records = []
         rows = (await connection.execute(_LOST, {"count": LOST_AT_ONCE_MAX})).all()
         for row in rows:

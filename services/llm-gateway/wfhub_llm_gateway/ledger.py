@@ -16,11 +16,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db
 from wfhub_common.errors import Rejected
 from wfhub_common.log import get_logger
 from wfhub_common.messages import SpendingLimit
+from wfhub_common.sql import Connection
 
 from wfhub_llm_gateway import settlements
 from wfhub_llm_gateway.budgets import accounts, at_once, refusals
@@ -152,21 +153,21 @@ class Ledger:
         careful = self._open_limited
         return await db.retried(self._engine, lambda connection: careful(connection, opening))
 
-    async def _open_fitting(self, connection: AsyncConnection, opening: Opening) -> Entry | None:
+    async def _open_fitting(self, connection: Connection, opening: Opening) -> Entry | None:
         given = grant((), _ask(opening))
         limited = at_once.values_of(opening.limits, opening.subjects, given.amount)
         values = self._values(opening, given) | limited
         seq = (await connection.execute(at_once.OPEN_AT_ONCE, values)).scalar()
         return None if seq is None else Entry(opening, seq, given)
 
-    async def _open_free(self, connection: AsyncConnection, opening: Opening) -> Entry | None:
+    async def _open_free(self, connection: Connection, opening: Opening) -> Entry | None:
         given = grant((), _ask(opening))
         seq = (await connection.execute(_OPEN, self._values(opening, given))).scalar()
         if seq is None:
             raise _too_many()
         return Entry(opening, seq, given)
 
-    async def _open_limited(self, connection: AsyncConnection, opening: Opening) -> Entry:
+    async def _open_limited(self, connection: Connection, opening: Opening) -> Entry:
         values = {**opening.__dict__, "exchanges_max": EXCHANGES_PER_ATTEMPT_MAX}
         seq = (await connection.execute(_TAKE_NUMBER, values)).scalar()
         if seq is None:
@@ -207,7 +208,7 @@ class Ledger:
             more=True,
         )
 
-        async def work(connection: AsyncConnection) -> Grant:
+        async def work(connection: Connection) -> Grant:
             at = {"attempt_id": entry.attempt_id, "seq": entry.seq}
             found_at = {**at, "started_at": opening.started_at}
             keys = (await connection.execute(_HELD, found_at)).scalar()
@@ -233,7 +234,7 @@ class Ledger:
         return await db.retried(self._engine, lambda c: work(c, entry, settlement))
 
     async def _settle_with_care(
-        self, connection: AsyncConnection, entry: Entry, settlement: Settlement
+        self, connection: Connection, entry: Entry, settlement: Settlement
     ) -> bytes | None:
         opening = entry.opening
         if await settlements.settle_in(connection, _row(opening, entry.seq), settlement):
@@ -245,7 +246,7 @@ class Ledger:
         await settlements.settle_in(connection, row, settlement)
         return settlements.record_of(row, settlement)
 
-    async def _open_again(self, connection: AsyncConnection, opening: Opening) -> int:
+    async def _open_again(self, connection: Connection, opening: Opening) -> int:
         """What Postgres lost: it was admitted, so no limit is asked. Its number."""
         numbered = {**opening.__dict__, "exchanges_max": 2 * EXCHANGES_PER_ATTEMPT_MAX}
         seq = (await connection.execute(_TAKE_NUMBER, numbered)).scalar_one()

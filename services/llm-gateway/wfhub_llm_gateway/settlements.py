@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, digests, exchange_chain
+from wfhub_common.sql import Connection
 
 from wfhub_llm_gateway.budgets import accounts
 from wfhub_llm_gateway.budgets.grants import Amount
@@ -116,13 +117,13 @@ async def settled_at_once(engine: AsyncEngine, row: OpenRow, settlement: Settlem
     """False: nothing has changed. `engine` commits by itself."""
     values, _ = _values(row, settlement)
 
-    async def at_once(connection: AsyncConnection) -> bool:
+    async def at_once(connection: Connection) -> bool:
         return (await connection.execute(_AT_ONCE, values)).one_or_none() is not None
 
     return await db.retried(engine, at_once)
 
 
-async def settle_in(connection: AsyncConnection, row: OpenRow, settlement: Settlement) -> bool:
+async def settle_in(connection: Connection, row: OpenRow, settlement: Settlement) -> bool:
     """Step by step, within a transaction of the caller's. False: there is no such open row."""
     values, _ = _values(row, settlement)
     held = (await connection.execute(_STEP_BY_STEP, values)).one_or_none()

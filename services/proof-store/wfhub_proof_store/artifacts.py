@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common.messages import Receipt, Receipts
+from wfhub_common.sql import Connection
 
 
-async def record(connection: AsyncConnection, receipts: Sequence[Receipt]) -> None:
+async def record(connection: Connection, receipts: Sequence[Receipt]) -> None:
     # Sorted: who records some of the same at the same time waits, and never in a circle.
     ordered = sorted(receipts, key=lambda of: (of.attempt_id, of.name, of.sender, of.digest))
     await connection.execute(
@@ -41,7 +41,7 @@ async def record(connection: AsyncConnection, receipts: Sequence[Receipt]) -> No
 
 
 async def refuse(
-    connection: AsyncConnection, *, attempt_id: str, name: str, sender: str, reason: str
+    connection: Connection, *, attempt_id: str, name: str, sender: str, reason: str
 ) -> None:
     await connection.execute(
         text("""
@@ -62,7 +62,7 @@ class Wanted:
     names: tuple[str, ...]
 
 
-async def settled(connection: AsyncConnection, wanted: Sequence[Wanted]) -> list[Receipts]:
+async def settled(connection: Connection, wanted: Sequence[Wanted]) -> list[Receipts]:
     """What is decided about these names by now, for each of `wanted`. A name announced twice has
     its newest receipt; a receipt outweighs a refusal."""
     flat = [(nr, of, name) for nr, of in enumerate(wanted) for name in of.names]

@@ -15,12 +15,13 @@ from datetime import datetime
 
 import nats.errors
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import broker, db, subjects
 from wfhub_common.dead_letters import Buried, DeadLetters, Letter, Stored, code_of, described
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
 from wfhub_common.messages import DeadLetterDecided, DiscardDeadLetter, ReplayDeadLetter
+from wfhub_common.sql import Connection
 
 from wfhub_proof_store.admission import Admitted, NotYet, Refused
 from wfhub_proof_store.settlement import Settlement
@@ -78,7 +79,7 @@ class Letters:
     async def replay(self, sender: str, asked: ReplayDeadLetter) -> DeadLetterDecided:
         _check_sender(sender)
 
-        async def work(connection: AsyncConnection) -> DeadLetterDecided:
+        async def work(connection: Connection) -> DeadLetterDecided:
             return await LETTERS.replay(connection, asked, self._again)
 
         return await db.retried(self._engine, work)
@@ -86,7 +87,7 @@ class Letters:
     async def discard(self, sender: str, asked: DiscardDeadLetter) -> DeadLetterDecided:
         _check_sender(sender)
 
-        async def work(connection: AsyncConnection) -> DeadLetterDecided:
+        async def work(connection: Connection) -> DeadLetterDecided:
             return await LETTERS.discard(connection, asked)
 
         return await db.retried(self._engine, work)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from faststream.nats import NatsBroker
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import broker as rpc
 from wfhub_common import db, digests, dsse, ids, proofs, receipts, signing, subjects, tracing
 from wfhub_common.errors import Corrupt, Rejected, RetryLater, WfhubError, to_wire
@@ -28,6 +28,7 @@ from wfhub_common.messages import (
     SealProof,
     SealResult,
 )
+from wfhub_common.sql import Connection
 
 from wfhub_proof_store import statement, transparency
 from wfhub_proof_store.blobs import Blobs
@@ -111,7 +112,7 @@ class Sealer:
         return sealed
 
     async def _append_all(self, proofs_: Sequence[transparency.NewProof]) -> list[Sealed]:
-        async def append(connection: AsyncConnection) -> list[Sealed]:
+        async def append(connection: Connection) -> list[Sealed]:
             return await transparency.append(connection, proofs_, self._key)
 
         return await db.retried(self._engine, append)

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import checkpoints, db, digests, merkle, proofs, signing
 from wfhub_common.errors import Corrupt, Rejected
 from wfhub_common.merkle import Node
 from wfhub_common.messages import Sealed
+from wfhub_common.sql import Connection
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class NewProof:
     tokens: int
 
 
-async def sealed(connection: AsyncConnection, attempt_ids: Sequence[str]) -> dict[str, Sealed]:
+async def sealed(connection: Connection, attempt_ids: Sequence[str]) -> dict[str, Sealed]:
     """By attempt, as far as they have one."""
     rows = await connection.execute(
         text("""
@@ -38,11 +39,11 @@ async def sealed(connection: AsyncConnection, attempt_ids: Sequence[str]) -> dic
         """),
         {"attempt_ids": list(attempt_ids)},
     )
-    return {row["attempt_id"]: Sealed.model_validate(dict(row)) for row in rows.mappings()}
+    return {row["attempt_id"]: Sealed.model_validate(dict(row)) for row in rows}
 
 
 async def append(
-    connection: AsyncConnection, new: Sequence[NewProof], key: signing.PrivateKey
+    connection: Connection, new: Sequence[NewProof], key: signing.PrivateKey
 ) -> list[Sealed]:
     """A leaf for each, in their order, and one checkpoint behind them."""
     tree = (
@@ -141,7 +142,7 @@ async def checkpoint(engine: AsyncEngine) -> str:
         return str(found.scalar_one())
 
 
-async def _peak_hashes(connection: AsyncConnection, size: int, root: bytes) -> list[bytes]:
+async def _peak_hashes(connection: Connection, size: int, root: bytes) -> list[bytes]:
     peaks = merkle.peaks(size)
     nodes = await _nodes(connection, peaks)
     hashes = [nodes[peak] for peak in peaks]
@@ -154,7 +155,7 @@ async def _peak_hashes(connection: AsyncConnection, size: int, root: bytes) -> l
     return hashes
 
 
-async def _nodes(connection: AsyncConnection, wanted: list[Node]) -> dict[Node, bytes]:
+async def _nodes(connection: Connection, wanted: list[Node]) -> dict[Node, bytes]:
     rows = await connection.execute(
         text("""
             SELECT level, node_index, hash FROM proofs.node
@@ -171,7 +172,7 @@ async def _nodes(connection: AsyncConnection, wanted: list[Node]) -> dict[Node, 
 
 
 async def _insert(
-    connection: AsyncConnection, leaves: Sequence[tuple[int, NewProof]], *, nodes: dict[Node, bytes]
+    connection: Connection, leaves: Sequence[tuple[int, NewProof]], *, nodes: dict[Node, bytes]
 ) -> None:
     await connection.execute(
         text("""

@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 
 import nats.errors
 from faststream.nats import NatsBroker
-from sqlalchemy import Row, TextClause
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import TextClause
+from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, subjects, tracing
 from wfhub_common.errors import RetryLater, WfhubError
 from wfhub_common.grouping import Grouped
 from wfhub_common.log import get_logger
 from wfhub_common.messages import AttemptEnded, AttemptsEnded
+from wfhub_common.sql import Connection, Row
 
 from wfhub_scheduler.metrics import Metrics
 from wfhub_scheduler.timing import Timing
@@ -59,7 +60,7 @@ class After:
 
 @dataclass
 class Tx:
-    connection: AsyncConnection
+    connection: Connection
     timing: Timing
     after: After = field(default_factory=After)
 
@@ -81,7 +82,7 @@ class Core:
     async def commit(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         after = After()
 
-        async def run(connection: AsyncConnection) -> T:
+        async def run(connection: Connection) -> T:
             nonlocal after
             after = After()
             return await work(Tx(connection, self.timing, after))
@@ -90,10 +91,10 @@ class Core:
         await self._announce(after)
         return result
 
-    async def single(self, statement: TextClause, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    async def single(self, statement: TextClause, values: Mapping[str, Any]) -> Sequence[Row]:
         """One statement that is a transaction, and of which nobody has to be told."""
 
-        async def run(connection: AsyncConnection) -> Sequence[Row[Any]]:
+        async def run(connection: Connection) -> Sequence[Row]:
             return (await connection.execute(statement, values)).all()
 
         return await db.retried(self._single, run)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import ids, limits, tracing
 from wfhub_common.messages import TaskSpec, TaskState
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import limit_policies, queue_caps, stored_json
 from wfhub_scheduler.core import Tx
@@ -175,7 +175,7 @@ async def insert_tasks(tx: Tx, new: Sequence[tuple[str, NewTaskRow]]) -> None:
     tx.after.units_ready |= bool(ready)
 
 
-async def _add_units(connection: AsyncConnection, tasks: Sequence[ReadyRow]) -> None:
+async def _add_units(connection: Connection, tasks: Sequence[ReadyRow]) -> None:
     if not tasks:
         return
     wanted = [lane_of(task.project_id, task.spec) for task in tasks]

@@ -19,11 +19,11 @@ import json
 from collections.abc import Awaitable, Callable
 
 import nats.errors
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import broker, db, subjects
 from wfhub_common.dead_letters import DeadLetters, Letter, code_of, described
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler.core import Core, Tx
 
@@ -39,7 +39,7 @@ OUTAGES = (RetryLater, nats.errors.Error, OSError, TimeoutError)
 log = get_logger(__name__)
 
 
-async def bury(connection: AsyncConnection, letter: Letter) -> None:
+async def bury(connection: Connection, letter: Letter) -> None:
     """Open at once, in the caller's transaction: what is final, and kept for people to see."""
     await LETTERS.bury(connection, letter)
 

@@ -16,8 +16,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common.messages import UnitKind
+from wfhub_common.sql import Connection
 
 # While a pause lasts only this is started: it ends what was won, and no model is paid for it.
 STARTED_WHILE_PAUSED = UnitKind.PUBLISH.value
@@ -113,7 +113,7 @@ def allot(shares: Collection[Share], slots: int) -> dict[Share, int]:
     return given
 
 
-async def lock_pool(connection: AsyncConnection, pool: str) -> PoolTurn | None:
+async def lock_pool(connection: Connection, pool: str) -> PoolTurn | None:
     """None: no task was ever submitted to it."""
     row = (await connection.execute(_LOCK_POOL, {"pool": pool})).one_or_none()
     if row is None:
@@ -126,7 +126,7 @@ async def lock_pool(connection: AsyncConnection, pool: str) -> PoolTurn | None:
 
 
 async def candidates(
-    connection: AsyncConnection,
+    connection: Connection,
     pool: str,
     kinds: Sequence[str],
     labels: Collection[str],
@@ -140,13 +140,13 @@ async def candidates(
     return list(found.scalars())
 
 
-async def lock_projects(connection: AsyncConnection, projects: Collection[str]) -> None:
+async def lock_projects(connection: Connection, projects: Collection[str]) -> None:
     """Until the transaction ends nobody else starts anything of them, nor changes their limits."""
     await connection.execute(_LOCK_PROJECTS, {"projects": sorted(projects)})
 
 
 async def shares(
-    connection: AsyncConnection, pool: str, turn: PoolTurn, projects: Collection[str]
+    connection: Connection, pool: str, turn: PoolTurn, projects: Collection[str]
 ) -> list[Share]:
     """What each of the locked `projects` may start now."""
     rows = await connection.execute(_SHARES, {"pool": pool, "projects": list(projects)})
@@ -164,7 +164,7 @@ async def shares(
 
 
 async def advance(
-    connection: AsyncConnection, pool: str, turn: PoolTurn, taken: Mapping[Share, int]
+    connection: Connection, pool: str, turn: PoolTurn, taken: Mapping[Share, int]
 ) -> PoolTurn:
     """The clocks after `taken` units of each share were started; the pool's turn that is left."""
     started = {share: count for share, count in taken.items() if count}

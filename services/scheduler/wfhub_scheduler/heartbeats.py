@@ -10,11 +10,11 @@ Raises: nothing of its own.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from wfhub_common.errors import WfhubError
 from wfhub_common.messages import Heartbeat, HeartbeatReply, UnitKind
+from wfhub_common.sql import Row
 
 from wfhub_scheduler import stored_json
 from wfhub_scheduler.core import Core
@@ -103,13 +103,13 @@ async def _renew_group(core: Core, beats: Sequence[_Beat]) -> list[HeartbeatRepl
         "ttl_s": timing.lease_ttl_s,
         **ends(timing),
     }
-    renewed = defaultdict[tuple[str, str], list[Row[Any]]](list)
+    renewed = defaultdict[tuple[str, str], list[Row]](list)
     for row in await core.single(_RENEW, asked):
         renewed[row.runner_id, row.incarnation].append(row)
     return [_reply(beat, renewed[beat.runner_id, beat.incarnation]) for beat in beats]
 
 
-def _reply(beat: _Beat, renewed: Sequence[Row[Any]]) -> HeartbeatReply:
+def _reply(beat: _Beat, renewed: Sequence[Row]) -> HeartbeatReply:
     """Of a group's renewals, those that are this runner's: it may have sent several beats."""
     asked = set(beat.attempts)
     lease_until = {

@@ -9,9 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import TaskSpec
+from wfhub_common.sql import Connection
 
 LANES_OF_A_PROJECT_MAX = 1000  # pools and sets of labels that its tasks ever named
 
@@ -53,7 +53,7 @@ def lane_of(project_id: str, spec: TaskSpec) -> Lane:
     return Lane(spec.pool, project_id, tuple(sorted(set(spec.labels))))
 
 
-async def lane_ids(connection: AsyncConnection, wanted: Collection[Lane]) -> dict[Lane, int]:
+async def lane_ids(connection: Connection, wanted: Collection[Lane]) -> dict[Lane, int]:
     """The ids of all `wanted`; those that were not there are made."""
     found = await _find(connection, wanted)
     missing = set(wanted) - found.keys()
@@ -63,12 +63,12 @@ async def lane_ids(connection: AsyncConnection, wanted: Collection[Lane]) -> dic
     return found
 
 
-async def _find(connection: AsyncConnection, wanted: Collection[Lane]) -> dict[Lane, int]:
+async def _find(connection: Connection, wanted: Collection[Lane]) -> dict[Lane, int]:
     rows = await connection.execute(_FIND, _columns(wanted))
     return {Lane(row.pool, row.project_id, tuple(row.labels)): row.lane_id for row in rows}
 
 
-async def _make(connection: AsyncConnection, lanes: Collection[Lane]) -> None:
+async def _make(connection: Connection, lanes: Collection[Lane]) -> None:
     columns = _columns(lanes)
     await connection.execute(_NEW_POOLS, {"pools": columns["pools"]})
     await connection.execute(_NEW_MEMBERS, columns)

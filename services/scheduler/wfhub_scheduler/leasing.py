@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import httpauth, ids
 from wfhub_common.messages import (
     BUNDLE_ARTIFACT,
@@ -22,6 +21,7 @@ from wfhub_common.messages import (
     TaskState,
     UnitKind,
 )
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import specs
 from wfhub_scheduler.core import Leased, Tx
@@ -139,12 +139,12 @@ class Holder:
     slot: int
 
 
-async def make_due(connection: AsyncConnection, pool: str) -> None:
+async def make_due(connection: Connection, pool: str) -> None:
     await connection.execute(_DUE, {"pool": pool, "count": DUE_UNITS_MAX})
 
 
 async def pick(
-    connection: AsyncConnection,
+    connection: Connection,
     pool: str,
     kinds: Sequence[str],
     labels: Collection[str],
@@ -165,7 +165,7 @@ async def pick(
     return await _alone(connection, list(found))
 
 
-async def _alone(connection: AsyncConnection, units: list[Any]) -> list[Any]:
+async def _alone(connection: Connection, units: list[Any]) -> list[Any]:
     """Without those that want exclusively what another unit has, or one before them gets."""
     wanted = sorted({unit.exclusive for unit in units} - {None})
     if not wanted:

@@ -10,8 +10,8 @@ import time
 from datetime import timedelta
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import streams
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import cloud_events
 from wfhub_scheduler.batches import BATCH_MESSAGES_MAX, Entry, first_batch
@@ -90,7 +90,7 @@ SELECT concat_ws('/', c.system_identifier, left(pg_walfile_name(pg_current_wal_l
 _SETTLE = text("UPDATE sched.relay SET database = :here")
 
 
-async def place(connection: AsyncConnection, floor: Floor) -> bool:
+async def place(connection: Connection, floor: Floor) -> bool:
     """Give positions to batches that have none, in a committed transaction; True: there is more."""
     async with connection.begin():
         relay = (await connection.execute(_LOOK)).one()
@@ -105,21 +105,21 @@ async def place(connection: AsyncConnection, floor: Floor) -> bool:
     return more
 
 
-async def placed(connection: AsyncConnection) -> Position:
+async def placed(connection: Connection) -> Position:
     """The last position that was given."""
     async with connection.begin():
         relay = (await connection.execute(_LOCK)).one()
         return Position(relay.generation, relay.last_pos)
 
 
-async def event_at(connection: AsyncConnection, at: Position) -> str | None:
+async def event_at(connection: Connection, at: Position) -> str | None:
     async with connection.begin():
         wanted = {"generation": at.generation, "pos": at.pos}
         found: str | None = (await connection.execute(_EVENT_AT, wanted)).scalar_one_or_none()
         return found
 
 
-async def entries(connection: AsyncConnection, after: Position) -> tuple[list[Entry], bool]:
+async def entries(connection: Connection, after: Position) -> tuple[list[Entry], bool]:
     """What follows `after`, as it is published: whole batches, as many as the stream takes; and
     whether there is more."""
     async with connection.begin():
@@ -139,25 +139,25 @@ async def entries(connection: AsyncConnection, after: Position) -> tuple[list[En
     return fit[:whole], whole < len(rows) or len(rows) == BATCH_MESSAGES_MAX
 
 
-async def note_published(connection: AsyncConnection, at: Position) -> None:
+async def note_published(connection: Connection, at: Position) -> None:
     """A hint for the next generation: losing it to a crash of Postgres loses nothing."""
     async with connection.begin():
         await connection.execute(_HINT)
         await connection.execute(_NOTE, {"generation": at.generation, "pos": at.pos})
 
 
-async def begin_generation(connection: AsyncConnection, generation: int) -> None:
+async def begin_generation(connection: Connection, generation: int) -> None:
     async with connection.begin():
         await connection.execute(_LOCK)
         await _begin(connection, generation)
 
 
-async def _begin(connection: AsyncConnection, generation: int) -> None:
+async def _begin(connection: Connection, generation: int) -> None:
     await connection.execute(_UNPLACE)
     await connection.execute(_BEGIN, {"generation": generation})
 
 
-async def is_another_database(connection: AsyncConnection) -> bool:
+async def is_another_database(connection: Connection) -> bool:
     """Whether positions were given by a database that this one is a copy of; then a generation
     begins. The stream alone need not show it: it may have been restored to the same moment."""
     async with connection.begin():
@@ -172,7 +172,7 @@ async def is_another_database(connection: AsyncConnection) -> bool:
         return True
 
 
-async def forget_old(connection: AsyncConnection) -> int:
+async def forget_old(connection: Connection) -> int:
     """Drop batches that the stream no longer keeps either; how many."""
     forgotten = await connection.execute(_FORGET, {"kept": KEPT, "count": FORGET_BATCHES_MAX})
     return forgotten.rowcount

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import ids
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import stored_json
 
@@ -42,7 +42,7 @@ class Event:
     task_id: str | None = None
 
 
-async def emit_many(connection: AsyncConnection, events: Sequence[Event]) -> None:
+async def emit_many(connection: Connection, events: Sequence[Event]) -> None:
     """All of them in one statement, or a few if they are many; none is no statement."""
     datas = [stored_json.dumped(event.data) for event in events]
     for first, end in _batches(datas):
@@ -75,7 +75,7 @@ def _batches(datas: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 async def emit(
-    connection: AsyncConnection,
+    connection: Connection,
     type_: str,
     entity_id: str,
     data: dict[str, Any],

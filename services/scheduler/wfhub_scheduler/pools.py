@@ -29,6 +29,6 @@ async def update_pool(core: Core, command: UpdatePool) -> Pool:
     async def work(tx: Tx) -> Pool:
         row = (await tx.connection.execute(_CHANGE, command.model_dump())).one()
         tx.after.units_ready = True
-        return Pool(**row._mapping)
+        return Pool(**row)
 
     return await core.commit(work)

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any, Self
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import ids
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import (
@@ -24,6 +23,7 @@ from wfhub_common.messages import (
     ProjectBudget,
     UpdateProject,
 )
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import fairness, limit_policies, queue_caps, stored_json
 from wfhub_scheduler.core import Core, Tx
@@ -70,7 +70,7 @@ class ProjectRow:
 
     @classmethod
     def of(cls, row: Any) -> Self:
-        values = dict(row._mapping)
+        values = dict(row)
         values["limits"] = limit_policies.stored(row.limits)
         values["budget"] = ProjectBudget.model_validate(row.budget)
         values["cassette"] = row.cassette and CassetteUse.model_validate(row.cassette)
@@ -78,7 +78,7 @@ class ProjectRow:
         return cls(**values)
 
 
-async def find_all(connection: AsyncConnection, refs: list[str]) -> dict[str, ProjectRow]:
+async def find_all(connection: Connection, refs: list[str]) -> dict[str, ProjectRow]:
     """Projects by each ref (name or id) of them that is known."""
     wanted = sorted({stored_json.clean(ref) for ref in refs})
     rows = [ProjectRow.of(row) for row in await connection.execute(_FIND, {"refs": wanted})]
@@ -86,7 +86,7 @@ async def find_all(connection: AsyncConnection, refs: list[str]) -> dict[str, Pr
     return {ref: by_ref[ref] for ref in refs if ref in by_ref}
 
 
-async def find(connection: AsyncConnection, ref: str) -> ProjectRow:
+async def find(connection: Connection, ref: str) -> ProjectRow:
     """Raises: Rejected (404)."""
     found = (await find_all(connection, [ref])).get(ref)
     if found is None:

@@ -9,11 +9,10 @@ Raises: Rejected (429 `queue-full`, field `retry_after_s`).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
 from wfhub_common.errors import Rejected
+from wfhub_common.sql import Connection, Row
 
 QUEUE_FULL_RETRY_S = 5.0
 
@@ -44,7 +43,7 @@ UPDATE sched.project_queue q SET bound = n.bound
 """)
 
 
-async def lock(connection: AsyncConnection, projects: Sequence[str]) -> Sequence[Row[Any]]:
+async def lock(connection: Connection, projects: Sequence[str]) -> Sequence[Row]:
     """(project_id, bound, queue_limit) of each: nobody else submits to them until we are done."""
     rows = (await connection.execute(_LOCK, {"projects": projects})).all()
     if len(rows) < len(projects):
@@ -53,7 +52,7 @@ async def lock(connection: AsyncConnection, projects: Sequence[str]) -> Sequence
     return rows
 
 
-async def admit(connection: AsyncConnection, wanted: Mapping[str, int]) -> dict[str, int]:
+async def admit(connection: Connection, wanted: Mapping[str, int]) -> dict[str, int]:
     """How many of the `wanted` new tasks of each project fit; their places are taken."""
     projects = sorted(wanted)
     rows = await lock(connection, projects)

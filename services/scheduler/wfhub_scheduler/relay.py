@@ -26,10 +26,10 @@ from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
-from wfhub_common import streams, subjects
+from wfhub_common import sql, streams, subjects
 from wfhub_common.log import get_logger
 from wfhub_common.messages import CloudEvent
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import batches, ledger
 from wfhub_scheduler.batches import OutOfStep, StreamMissing
@@ -86,22 +86,20 @@ class Relay:
             await asyncio.sleep(LOCK_POLL_S)
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[AsyncConnection | None]:
+    async def _alone(self) -> AsyncIterator[Connection | None]:
         """The connection that holds the lock; None while another relay has it."""
-        async with self._core.engine.connect() as connection:
+        async with sql.connected(self._core.engine) as connection:
             locked = await connection.execute(_TRY_LOCK, {"name": LOCK_NAME})
             mine = bool(locked.scalar_one())
-            await connection.commit()
             try:
                 yield connection if mine else None
             finally:
                 if mine:
                     await connection.invalidate()  # its end is what gives the lock back
 
-    async def _lead(self, connection: AsyncConnection) -> None:
-        async with connection.begin():
-            for setting in _LEADERS_SESSION:
-                await connection.exec_driver_sql(setting)
+    async def _lead(self, connection: Connection) -> None:
+        for setting in _LEADERS_SESSION:
+            await connection.command(setting)
         log.info("relay leads")
         if await ledger.is_another_database(connection):
             log.error("new generation of positions", why="this database is a copy or was restored")
@@ -121,7 +119,7 @@ class Relay:
                 await asyncio.sleep(REST_S)  # what is written meanwhile is one look and one batch
                 await ticket.wait(RELAY_POLL_S)
 
-    async def _carry(self, connection: AsyncConnection, *, unplaced: bool) -> bool:
+    async def _carry(self, connection: Connection, *, unplaced: bool) -> bool:
         """Publish what is placed, and place what is `unplaced` meanwhile; True: there is more."""
         client = self._core.broker.connection
         js = client.jetstream(timeout=LOOK_TIMEOUT_S)
@@ -154,7 +152,7 @@ class Relay:
             await ledger.note_published(connection, end.at)
         return unplaced
 
-    async def _look(self, js: JetStreamContext, connection: AsyncConnection) -> StreamEnd:
+    async def _look(self, js: JetStreamContext, connection: Connection) -> StreamEnd:
         """The stream's end: where we left it, or compared anew."""
         state = await _events_state(js, self._core.stream_replicas)
         self._checked_at = time.monotonic()
@@ -166,7 +164,7 @@ class Relay:
             self._end = end
         return end
 
-    async def _reconcile(self, connection: AsyncConnection, end: StreamEnd) -> None:
+    async def _reconcile(self, connection: Connection, end: StreamEnd) -> None:
         placed = await ledger.placed(connection)
         verdict = compare(end, placed, await ledger.event_at(connection, end.at))
         if isinstance(verdict, NewGeneration):

@@ -15,9 +15,9 @@ from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common.errors import LeaseLost
 from wfhub_common.messages import AttemptState, Retry, TaskState, UnitKind
+from wfhub_common.sql import Connection
 
 
 @dataclass(slots=True)  # never changed, but replaced; frozen ones are slow to make
@@ -98,18 +98,18 @@ SELECT a.attempt_id, a.task_id, a.unit_id, a.kind, a.number, a.runner_id, a.inca
 """)
 
 
-async def lock_tasks(connection: AsyncConnection, task_ids: Collection[str]) -> dict[str, Task]:
+async def lock_tasks(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
     rows = await connection.execute(_LOCK_TASKS, {"ids": list(task_ids)})
     return {row.task_id: as_task(row) for row in rows}
 
 
-async def lock_tasks_of(connection: AsyncConnection, attempts: Collection[str]) -> dict[str, Task]:
+async def lock_tasks_of(connection: Connection, attempts: Collection[str]) -> dict[str, Task]:
     """The tasks of these attempts, by task id."""
     rows = await connection.execute(_LOCK_TASKS_OF, {"ids": list(attempts)})
     return {row.task_id: as_task(row) for row in rows}
 
 
-async def lock_attempts(connection: AsyncConnection, ids: Collection[str]) -> dict[str, Attempt]:
+async def lock_attempts(connection: Connection, ids: Collection[str]) -> dict[str, Attempt]:
     """After their tasks were locked: read in a statement of its own, they are as they stay."""
     rows = await connection.execute(_LOCK_ATTEMPTS, {"ids": list(ids)})
     return {row.attempt_id: _as_attempt(row) for row in rows}

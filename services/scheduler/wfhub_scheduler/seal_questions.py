@@ -6,9 +6,10 @@ A task without a winner has no question, and is left out.
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from wfhub_common import digests
 from wfhub_common.messages import RunnerObservations, SchedulerObservations, SealProof
+from wfhub_common.sql import Row
 
 from wfhub_scheduler import specs, stored_json
 from wfhub_scheduler.core import Tx
@@ -25,7 +26,7 @@ SELECT t.task_id, t.project_id, p.name AS project, CAST(t.spec AS text) AS spec,
 """)
 
 
-async def seen(tx: Tx, task_ids: Collection[str]) -> dict[str, Row[Any]]:
+async def seen(tx: Tx, task_ids: Collection[str]) -> dict[str, Row]:
     """By task id."""
     rows = await tx.connection.execute(_QUESTIONS, {"ids": list(task_ids)})
     return {row.task_id: row for row in rows}

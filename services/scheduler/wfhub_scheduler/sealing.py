@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from wfhub_common import broker as rpc
 from wfhub_common import db, subjects
 from wfhub_common.errors import Corrupt, LeaseLost, Rejected, RetryLater, WfhubError, from_wire
 from wfhub_common.limits import BATCH_SEALS_MAX, RPC_BYTES_MAX
 from wfhub_common.log import get_logger
 from wfhub_common.messages import Sealed, SealedMany, SealMany, SealProof
+from wfhub_common.sql import Row
 
 from wfhub_scheduler import seal_questions, stored_json, timing
 from wfhub_scheduler.core import Core, Tx, every
@@ -66,7 +67,7 @@ class _Asked:
     task_id: str
     winner: str
     tries: int
-    seen: Row[Any]
+    seen: Row
 
 
 _Question = tuple[_Asked, SealProof]

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import digests, tracing
 from wfhub_common.errors import Rejected, WfhubError, to_wire
 from wfhub_common.messages import (
@@ -23,6 +22,7 @@ from wfhub_common.messages import (
     SubmittedTasks,
     TaskState,
 )
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import queue_caps, stored_json
 from wfhub_scheduler.core import Core, Tx
@@ -156,9 +156,7 @@ def _firsts(candidates: dict[int, _Candidate]) -> tuple[dict[int, _Candidate], d
     return {n: c for n, c in candidates.items() if n not in repeats}, repeats
 
 
-async def _known(
-    connection: AsyncConnection, candidates: dict[int, _Candidate]
-) -> dict[int, Outcome]:
+async def _known(connection: Connection, candidates: dict[int, _Candidate]) -> dict[int, Outcome]:
     """Outcomes of those whose key had a task already; the keys of the others are now theirs."""
     keyed = {n: candidate for n, candidate in candidates.items() if candidate.key is not None}
     if not keyed:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import ids
 from wfhub_common.messages import AttemptState, Receipt, RunnerObservations
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import stored_json
 from wfhub_scheduler.outbox import Event, emit_many
@@ -162,7 +162,7 @@ class Changes:
             "receipts": receipts,
         }
 
-    async def write(self, connection: AsyncConnection) -> None:
+    async def write(self, connection: Connection) -> None:
         await _all(connection, _ATTEMPTS, list(self.attempts.values()))
         await _all(connection, _UNITS, self.units)
         await _all(connection, _TASKS, self.tasks)
@@ -174,7 +174,7 @@ class Changes:
         await emit_many(connection, self.events)
 
 
-async def _all(connection: AsyncConnection, statement: TextClause, changes: Sequence[Any]) -> None:
+async def _all(connection: Connection, statement: TextClause, changes: Sequence[Any]) -> None:
     if not changes:
         return
     rows = {"rows": stored_json.dumped(changes), "count": len(changes)}

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common.messages import SpendingLimit
+from wfhub_common.sql import Connection
 
 from wfhub_llm_gateway.budgets.grants import Account, Amount
 
@@ -115,7 +115,7 @@ class Subjects:
 
 
 async def lock(
-    connection: AsyncConnection, limits: Sequence[SpendingLimit], subjects: Subjects
+    connection: Connection, limits: Sequence[SpendingLimit], subjects: Subjects
 ) -> list[Account]:
     """Of each limit, in the order of `limits`, which is the order of locks."""
     asked = {
@@ -133,7 +133,7 @@ async def lock(
     return [Account(limit, taken[limit.scope]) for limit in limits]
 
 
-async def _make(connection: AsyncConnection, scope: str, subjects: Subjects) -> None:
+async def _make(connection: Connection, scope: str, subjects: Subjects) -> None:
     made = await connection.execute(_MAKE, {"scope": scope, "subject": subjects.of(scope)})
     if made.rowcount == 0:  # another gateway was first
         return
@@ -156,20 +156,18 @@ async def _make(connection: AsyncConnection, scope: str, subjects: Subjects) -> 
         await connection.execute(statement, values)
 
 
-async def hold(connection: AsyncConnection, keys: Sequence[str], amount: Amount) -> None:
+async def hold(connection: Connection, keys: Sequence[str], amount: Amount) -> None:
     """Locked by `lock` before."""
     await connection.execute(_HOLD, {**_parts(keys), **vars(amount)})
 
 
-async def settle(
-    connection: AsyncConnection, keys: Sequence[str], held: Amount, used: Amount
-) -> None:
+async def settle(connection: Connection, keys: Sequence[str], held: Amount, used: Amount) -> None:
     if keys:
         values = {f"held_{name}": value for name, value in vars(held).items()}
         await connection.execute(_SETTLE, {**_parts(keys), **values, **vars(used)})
 
 
-async def forget_minutes(connection: AsyncConnection) -> None:
+async def forget_minutes(connection: Connection) -> None:
     await connection.execute(_FORGET, {"kept_s": MINUTES_KEPT_S})
 
 

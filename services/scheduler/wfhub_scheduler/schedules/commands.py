@@ -121,7 +121,7 @@ async def fire_schedule(core: Core, command: FireSchedule) -> Firing:
             at = {"schedule_id": schedule.schedule_id, "key": key}
             known = (await tx.connection.execute(_BY_KEY, at)).one_or_none()
             if known is not None:
-                return Firing(schedule_id=schedule.schedule_id, **known._mapping)
+                return Firing(schedule_id=schedule.schedule_id, **known)
         fired = await fire(tx, schedule, schedule.now, by_hand)
         if fired is None:
             raise RetryLater("instant-taken", "the schedule fired at this very moment; ask again")

@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any, assert_never
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import tracing
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.messages import FINAL_TASK_STATES, FiringOutcome
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import projects
 from wfhub_scheduler.core import Tx
@@ -126,7 +126,7 @@ async def fire(
             assert_never(decision)
 
 
-async def at_work(connection: AsyncConnection, schedule: Schedule) -> AtWork:
+async def at_work(connection: Connection, schedule: Schedule) -> AtWork:
     of_schedule = {"schedule_id": schedule.schedule_id}
     await connection.execute(_FORGET_ENDED, {**of_schedule, "final": sorted(FINAL_TASK_STATES)})
     rows = (await connection.execute(_AT_WORK, of_schedule)).all()
@@ -170,7 +170,7 @@ async def start(tx: Tx, schedule: Schedule, fire_at: datetime, *, tries: int) ->
 
 
 async def let_go(
-    connection: AsyncConnection,
+    connection: Connection,
     schedule: Schedule,
     span: Span,
     outcome: FiringOutcome,
@@ -198,7 +198,7 @@ async def let_go(
 
 
 async def _add(
-    connection: AsyncConnection, schedule: Schedule, fire_at: datetime, by_hand: ByHand | None
+    connection: Connection, schedule: Schedule, fire_at: datetime, by_hand: ByHand | None
 ) -> bool:
     added = await connection.execute(_ADD, _row(schedule, fire_at, by_hand))
     return added.rowcount == 1
@@ -212,7 +212,7 @@ async def _replace(tx: Tx, schedule: Schedule, busy: AtWork) -> None:
 
 
 async def _drop(
-    connection: AsyncConnection, schedule: Schedule, fire_at: datetime, reason: str, message: str
+    connection: Connection, schedule: Schedule, fire_at: datetime, reason: str, message: str
 ) -> None:
     at = {"schedule_id": schedule.schedule_id, "fire_at": fire_at}
     await connection.execute(_LET_GO, {**at, "reason": reason, "message": message})

@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import ScheduleSpec
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import projects, stored_json
 from wfhub_scheduler.outbox import emit
@@ -66,7 +66,7 @@ def calendar_of(schedule_id: str, spec: ScheduleSpec, anchor_at: datetime) -> Ca
 
 
 def of_row(row: Any) -> Schedule:
-    values: dict[str, Any] = dict(row._mapping)
+    values: dict[str, Any] = dict(row)
     fire_at, jitter_ms = values.pop("next_fire_at"), values.pop("next_jitter_ms")
     upcoming = None if fire_at is None else Upcoming(fire_at, jitter_ms)
     workflow = values.pop("workflow")
@@ -74,7 +74,7 @@ def of_row(row: Any) -> Schedule:
     return Schedule(**values, spec=spec, upcoming=upcoming)
 
 
-async def lock(connection: AsyncConnection, project: str, schedule: str) -> Schedule:
+async def lock(connection: Connection, project: str, schedule: str) -> Schedule:
     """By its id, or by its name in a project."""
     of = await projects.find(connection, project)
     found = await lock_known(connection, of.project_id, schedule)
@@ -87,15 +87,13 @@ async def lock(connection: AsyncConnection, project: str, schedule: str) -> Sche
     return found
 
 
-async def lock_known(
-    connection: AsyncConnection, project_id: str, schedule: str
-) -> Schedule | None:
+async def lock_known(connection: Connection, project_id: str, schedule: str) -> Schedule | None:
     wanted = {"project_id": project_id, "schedule": stored_json.clean(schedule)}
     row = (await connection.execute(_LOCK, wanted)).one_or_none()
     return None if row is None else of_row(row)
 
 
-async def stand(connection: AsyncConnection, schedule_id: str, upcoming: Upcoming | None) -> None:
+async def stand(connection: Connection, schedule_id: str, upcoming: Upcoming | None) -> None:
     """From now on the schedule waits for `upcoming`; None: for nothing any more."""
     fire_at = None if upcoming is None else upcoming.fire_at
     jitter_ms = 0 if upcoming is None else upcoming.jitter_ms
@@ -104,7 +102,7 @@ async def stand(connection: AsyncConnection, schedule_id: str, upcoming: Upcomin
 
 
 async def tell(
-    connection: AsyncConnection,
+    connection: Connection,
     type_: str,
     schedule: Schedule,
     data: Mapping[str, Any],

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import db, limits
 from wfhub_common.messages import OnFailure, TaskState
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import dead_letters
 from wfhub_scheduler.core import Core, Tx
@@ -60,7 +60,7 @@ class Advancing:
     async def turn(self) -> bool:
         """True: there may be more at once."""
         async with db.transaction(self.core.engine) as connection:
-            due = (await connection.execute(_DUE, {"count": WORKFLOWS_A_TURN_MAX})).scalars().all()
+            due = (await connection.execute(_DUE, {"count": WORKFLOWS_A_TURN_MAX})).scalars()
         advanced = False
         for workflow_id in due:
             advanced |= await self._advance(workflow_id)
@@ -136,7 +136,7 @@ async def _filled(
 
 
 async def _outputs(
-    connection: AsyncConnection,
+    connection: Connection,
     workflow: Workflow,
     ready: list[NodeRow],
     specs: Mapping[str, dict[str, Any]],
@@ -150,7 +150,7 @@ async def _outputs(
     by_name: dict[str, Outputs] = {}
     by_number: dict[int, Outputs] = {}
     for row in await connection.execute(_OUTPUTS, of):
-        said = {name: "" if value is None else str(value) for name, value in row._mapping.items()}
+        said = {name: "" if value is None else str(value) for name, value in row.items()}
         by_name[row.name] = by_number[row.number] = said
     return by_name, by_number
 

@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import NeedsPolicy, OnFailure, TaskState, WorkflowState
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import stored_json
 
@@ -80,7 +80,7 @@ class NodeRow:
     state: TaskState
 
 
-async def lock(connection: AsyncConnection, workflow_id: str) -> Workflow:
+async def lock(connection: Connection, workflow_id: str) -> Workflow:
     """Waits for whoever has it."""
     at = {"workflow_id": stored_json.clean(workflow_id)}
     row = (await connection.execute(_LOCK, at)).one_or_none()
@@ -89,19 +89,19 @@ async def lock(connection: AsyncConnection, workflow_id: str) -> Workflow:
     return _workflow(row)
 
 
-async def take(connection: AsyncConnection, workflow_id: str) -> Workflow | None:
+async def take(connection: Connection, workflow_id: str) -> Workflow | None:
     """None: somebody else has it, and will look again when done."""
     row = (await connection.execute(_TAKE, {"workflow_id": workflow_id})).one_or_none()
     return None if row is None else _workflow(row)
 
 
-async def ended(connection: AsyncConnection, workflow_id: str) -> dict[int, NodeRow]:
+async def ended(connection: Connection, workflow_id: str) -> dict[int, NodeRow]:
     """Nodes whose task is final and not counted yet, by number."""
     return _nodes(await connection.execute(_ENDED, {"workflow_id": workflow_id}))
 
 
 async def nodes(
-    connection: AsyncConnection, workflow_id: str, numbers: Collection[int] | None = None
+    connection: Connection, workflow_id: str, numbers: Collection[int] | None = None
 ) -> dict[int, NodeRow]:
     """Those of `numbers`, or all, by number."""
     at: dict[str, Any] = {"workflow_id": workflow_id}
@@ -111,7 +111,7 @@ async def nodes(
 
 
 async def settle(
-    connection: AsyncConnection,
+    connection: Connection,
     workflow: Workflow,
     task_ids: Collection[str],
     needs_left: Mapping[int, int],
@@ -129,7 +129,7 @@ async def settle(
     )
 
 
-async def stand(connection: AsyncConnection, workflow: Workflow) -> Workflow:
+async def stand(connection: Connection, workflow: Workflow) -> Workflow:
     """Writes its state and counts; answers with it, its end included."""
     row = {
         "workflow_id": workflow.workflow_id,
@@ -142,7 +142,7 @@ async def stand(connection: AsyncConnection, workflow: Workflow) -> Workflow:
 
 
 def _workflow(row: Any) -> Workflow:
-    return Workflow(**{**row._mapping, "state": WorkflowState(row.state)})
+    return Workflow(**{**row, "state": WorkflowState(row.state)})
 
 
 def _nodes(rows: Any) -> dict[int, NodeRow]:

@@ -53,6 +53,6 @@ async def stop(tx: Tx, workflow: Workflow, reason: str) -> Workflow:
         {"reason": reason},
         project_id=workflow.project_id,
     )
-    open_tasks = (await tx.connection.execute(_OPEN_TASKS, at)).scalars().all()
+    open_tasks = (await tx.connection.execute(_OPEN_TASKS, at)).scalars()
     await cancel_tasks(tx, open_tasks, reason)
     return await advance(tx, replace(workflow, cancel_requested=True))

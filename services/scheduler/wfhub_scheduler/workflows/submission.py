@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from wfhub_common import digests, ids
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SubmitWorkflow, TaskState, WorkflowState, WorkflowSubmitted
+from wfhub_common.sql import Connection
 
 from wfhub_scheduler import limit_policies, projects, stored_json
 from wfhub_scheduler.core import Core, Tx
@@ -155,7 +155,7 @@ def _node(number: int, node: Node, task_id: str) -> dict[str, Any]:
 
 
 async def _known(
-    connection: AsyncConnection, project: ProjectRow, key: str | None, sha256: str
+    connection: Connection, project: ProjectRow, key: str | None, sha256: str
 ) -> WorkflowSubmitted:
     at = {"project_id": project.project_id, "key": key}
     row = (await connection.execute(_BY_KEY, at)).one()
