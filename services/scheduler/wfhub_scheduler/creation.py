@@ -9,6 +9,7 @@ Raises: Rejected (429 `queue-full`, 422 `label-sets-full`, `limit-above-maximum`
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sqlalchemy import text
 from wfhub_common import ids, limits, tracing
@@ -18,32 +19,38 @@ from wfhub_common.sql import Connection
 from wfhub_scheduler import limit_policies, queue_caps, stored_json
 from wfhub_scheduler.core import Tx
 from wfhub_scheduler.lanes import lane_ids, lane_of
-from wfhub_scheduler.outbox import Event, emit_many
+from wfhub_scheduler.outbox import EVENTS, Event, execute_telling
 from wfhub_scheduler.projects import ProjectRow
 from wfhub_scheduler.states import Facts, TaskEvent, decide
 
-_NEW_TASKS = text("""
-INSERT INTO sched.task (task_id, project_id, workflow_id, state, spec, title, submitted_by,
-                        traceparent)
-SELECT task_id, project_id, workflow_id, state, CAST(spec AS jsonb), title, submitted_by,
-       traceparent
-  FROM unnest(CAST(:task_ids AS text[]), CAST(:project_ids AS text[]),
-              CAST(:workflow_ids AS text[]), CAST(:states AS text[]), CAST(:specs AS text[]),
-              CAST(:titles AS text[]), CAST(:submitters AS text[]), CAST(:traces AS text[]))
-       AS n (task_id, project_id, workflow_id, state, spec, title, submitted_by, traceparent)
-""")
-_NEW_UNITS = text("""
--- created_at is the clock's, so that units of one statement are as old as their order says.
-INSERT INTO sched.unit (unit_id, task_id, project_id, kind, pool, priority, lane_id, state,
-                        run_at, due, created_at)
-SELECT unit_id, task_id, project_id, 'agent', pool, priority, lane_id, 'ready',
-       coalesce(run_at, now()), coalesce(run_at <= now(), true), clock_timestamp()
-  FROM unnest(CAST(:unit_ids AS text[]), CAST(:task_ids AS text[]), CAST(:project_ids AS text[]),
-              CAST(:pools AS text[]), CAST(:priorities AS integer[]), CAST(:lanes AS integer[]),
-              CAST(:run_ats AS timestamptz[]))
-       WITH ORDINALITY AS n (unit_id, task_id, project_id, pool, priority, lane_id, run_at, nr)
- ORDER BY nr
-""")
+_UNITS = """
+units AS (
+    -- created_at is the clock's, so that units of one statement are as old as their order says.
+    INSERT INTO sched.unit (unit_id, task_id, project_id, kind, pool, priority, lane_id, state,
+                            run_at, due, created_at)
+    SELECT unit_id, task_id, project_id, 'agent', pool, priority, lane_id, 'ready',
+           coalesce(run_at, now()), coalesce(run_at <= now(), true), clock_timestamp()
+      FROM unnest(CAST(:unit_ids AS text[]), CAST(:unit_tasks AS text[]),
+                  CAST(:unit_projects AS text[]), CAST(:pools AS text[]),
+                  CAST(:priorities AS integer[]), CAST(:lanes AS integer[]),
+                  CAST(:run_ats AS timestamptz[]))
+           WITH ORDINALITY AS n (unit_id, task_id, project_id, pool, priority, lane_id, run_at, nr)
+     ORDER BY nr)
+"""
+_NEW_TASKS = text(f"""
+WITH tasks AS (
+    INSERT INTO sched.task (task_id, project_id, workflow_id, state, spec, title, submitted_by,
+                            traceparent)
+    SELECT task_id, project_id, workflow_id, state, CAST(spec AS jsonb), title, submitted_by,
+           traceparent
+      FROM unnest(CAST(:task_ids AS text[]), CAST(:project_ids AS text[]),
+                  CAST(:workflow_ids AS text[]), CAST(:states AS text[]), CAST(:specs AS text[]),
+                  CAST(:titles AS text[]), CAST(:submitters AS text[]), CAST(:traces AS text[]))
+           AS n (task_id, project_id, workflow_id, state, spec, title, submitted_by, traceparent)),
+{_UNITS}, {EVENTS}
+SELECT
+""")  # noqa: S608 - our own text
+_NEW_UNITS = text(f"WITH {_UNITS}, {EVENTS} SELECT")
 _UNBLOCK = text("""
 UPDATE sched.task t
    SET state = 'ready', spec = CAST(n.spec AS jsonb), queued_at = now(), updated_at = now()
@@ -112,23 +119,15 @@ async def make_ready(tx: Tx, tasks: Sequence[ReadyRow]) -> list[str]:
     )
     changed = set(moved.scalars())
     ready = [task for task in tasks if task.task_id in changed]
-    await _add_units(tx.connection, ready)
     rule = decide(TaskState.BLOCKED, TaskEvent.RELEASED, Facts())
     assert rule is not None
     data = {"from": rule.state.value, "to": rule.to.value, "reason": "", "message": ""}
-    await emit_many(
-        tx.connection,
-        [
-            Event(
-                "task.state_changed",
-                task.task_id,
-                data,
-                task.project_id,
-                task.task_id,
-            )
-            for task in ready
-        ],
-    )
+    events = [
+        Event("task.state_changed", task.task_id, data, task.project_id, task.task_id)
+        for task in ready
+    ]
+    units = await _units(tx.connection, ready)
+    await execute_telling(tx.connection, _NEW_UNITS, units, events)
     tx.after.units_ready |= bool(ready)
     return [task.task_id for task in ready]
 
@@ -140,58 +139,49 @@ async def insert_tasks(tx: Tx, new: Sequence[tuple[str, NewTaskRow]]) -> None:
         return
     titles = [title_of(row.spec) for _, row in new]
     submitters = [stored_json.clean(row.submitted_by) for _, row in new]
-    await tx.connection.execute(
-        _NEW_TASKS,
-        {
-            "task_ids": [row.task_id for _, row in new],
-            "project_ids": [project_id for project_id, _ in new],
-            "workflow_ids": [row.workflow_id for _, row in new],
-            "states": [row.state.value for _, row in new],
-            "specs": [stored_json.dumped(row.spec) for _, row in new],
-            "titles": titles,
-            "submitters": submitters,
-            "traces": [row.traceparent or None for _, row in new],
-        },
-    )
     ready = [
         ReadyRow(row.task_id, project_id, row.spec)
         for project_id, row in new
         if row.state is TaskState.READY
     ]
-    await _add_units(tx.connection, ready)
-    await emit_many(
-        tx.connection,
-        [
-            Event(
-                "task.submitted",
-                row.task_id,
-                {"state": row.state.value, "title": title, "submitted_by": submitted_by},
-                project_id,
-                row.task_id,
-            )
-            for (project_id, row), title, submitted_by in zip(new, titles, submitters, strict=True)
-        ],
-    )
+    tasks = {
+        "task_ids": [row.task_id for _, row in new],
+        "project_ids": [project_id for project_id, _ in new],
+        "workflow_ids": [row.workflow_id for _, row in new],
+        "states": [row.state.value for _, row in new],
+        "specs": [stored_json.dumped(row.spec) for _, row in new],
+        "titles": titles,
+        "submitters": submitters,
+        "traces": [row.traceparent or None for _, row in new],
+    }
+    events = [
+        Event(
+            "task.submitted",
+            row.task_id,
+            {"state": row.state.value, "title": title, "submitted_by": submitted_by},
+            project_id,
+            row.task_id,
+        )
+        for (project_id, row), title, submitted_by in zip(new, titles, submitters, strict=True)
+    ]
+    units = await _units(tx.connection, ready)
+    await execute_telling(tx.connection, _NEW_TASKS, {**tasks, **units}, events)
     tx.after.units_ready |= bool(ready)
 
 
-async def _add_units(connection: Connection, tasks: Sequence[ReadyRow]) -> None:
-    if not tasks:
-        return
+async def _units(connection: Connection, tasks: Sequence[ReadyRow]) -> dict[str, Any]:
+    """The values of _UNITS; the lanes that they wait in are there then."""
     wanted = [lane_of(task.project_id, task.spec) for task in tasks]
-    lanes = await lane_ids(connection, set(wanted))
-    await connection.execute(
-        _NEW_UNITS,
-        {
-            "unit_ids": ids.new_unit_ids(len(tasks)),
-            "task_ids": [task.task_id for task in tasks],
-            "project_ids": [task.project_id for task in tasks],
-            "pools": [task.spec.pool for task in tasks],
-            "priorities": [task.spec.priority for task in tasks],
-            "lanes": [lanes[lane] for lane in wanted],
-            "run_ats": [task.spec.run_at for task in tasks],
-        },
-    )
+    lanes = await lane_ids(connection, set(wanted)) if wanted else {}
+    return {
+        "unit_ids": ids.new_unit_ids(len(tasks)),
+        "unit_tasks": [task.task_id for task in tasks],
+        "unit_projects": [task.project_id for task in tasks],
+        "pools": [task.spec.pool for task in tasks],
+        "priorities": [task.spec.priority for task in tasks],
+        "lanes": [lanes[lane] for lane in wanted],
+        "run_ats": [task.spec.run_at for task in tasks],
+    }
 
 
 def title_of(spec: TaskSpec) -> str:

@@ -27,7 +27,7 @@ from wfhub_scheduler import specs
 from wfhub_scheduler.core import Leased, Tx
 from wfhub_scheduler.fairness import STARTED_WHILE_PAUSED, Share
 from wfhub_scheduler.heartbeats import ENDS_AT, ends
-from wfhub_scheduler.outbox import Event, emit_many
+from wfhub_scheduler.outbox import EVENTS, Event, execute_telling
 from wfhub_scheduler.states import Facts, TaskEvent, decide
 
 _DUE = text("""
@@ -84,7 +84,7 @@ _HELD = text("""
 SELECT exclusive FROM sched.unit
  WHERE state = 'leased' AND exclusive = ANY(CAST(:names AS text[]))
 """)
-_LEASE = text("""
+_LEASE = text(f"""
 WITH given AS (
     SELECT * FROM unnest(
         CAST(:attempt_ids AS text[]), CAST(:unit_ids AS text[]), CAST(:task_ids AS text[]),
@@ -110,11 +110,12 @@ made AS (
            g.incarnation, g.claim_id, g.claim_slot, 'leased',
            now() + make_interval(secs => :ttl_s), g.token_sha256
       FROM given g
-    RETURNING lease_until)
+    RETURNING lease_until),
+{EVENTS}
 SELECT (SELECT count(*) FROM leased) AS leased, (SELECT count(*) FROM moved) AS moved,
        count(*) AS made, min(lease_until) AS lease_until
   FROM made
-""")
+""")  # noqa: S608 - our own text
 _REMINT = text(f"""
 UPDATE sched.attempt a
    SET token_sha256 = n.token_sha256,
@@ -186,7 +187,11 @@ async def lease(tx: Tx, units: Sequence[Any], holders: Sequence[Holder]) -> list
     tokens = [_mint(unit.kind) for unit in units]
     attempt_ids = ids.new_attempt_ids(len(units))
     moves = [_claimed(unit.state) for unit in units]
-    made = await tx.connection.execute(
+    events: list[Event] = []
+    for unit, holder, attempt_id, to in zip(units, holders, attempt_ids, moves, strict=True):
+        events += _events(unit, holder, attempt_id, to)
+    made = await execute_telling(
+        tx.connection,
         _LEASE,
         {
             "attempt_ids": attempt_ids,
@@ -204,20 +209,16 @@ async def lease(tx: Tx, units: Sequence[Any], holders: Sequence[Holder]) -> list
             "to_states": [to.value for to in moves],
             "ttl_s": tx.timing.lease_ttl_s,
         },
+        events,
     )
     of = made.one()
     # Else the transaction is given up.
     assert {of.leased, of.moved, of.made} == {len(units)}, "a task changed under its own lock"
     until: datetime = of.lease_until
-    events: list[Event] = []
     assignments: list[Assignment] = []
-    for unit, holder, attempt_id, (token, _), to in zip(
-        units, holders, attempt_ids, tokens, moves, strict=True
-    ):
-        events += _events(unit, holder, attempt_id, to)
+    for unit, attempt_id, (token, _) in zip(units, attempt_ids, tokens, strict=True):
         assignments.append(_assignment(unit, attempt_id, unit.number, until, token))
         tx.after.leased.append(_leased(unit, attempt_id))
-    await emit_many(tx.connection, events)
     return assignments
 
 

@@ -1,8 +1,9 @@
 """The ledger: the outbox as a log with positions (sched.event_batch, sched.event, sched.relay).
 
-Only the relay writes positions, on the connection that holds its lock: one a batch, that of its
-last event. A batch keeps its position for good, but for those not known to be published when a new
-generation begins. It is published as a whole, so that the stream never ends within one.
+Only the relay writes positions, on the connection that holds its lock, a statement at a time, each
+a transaction (but where a generation begins): one a batch, that of its last event. A batch keeps
+its position for good, but for those not known to be published when a new generation begins. It is
+published as a whole, so that the stream never ends within one.
 Rows are kept as long as the stream keeps its messages.
 """
 
@@ -23,14 +24,6 @@ KEPT = timedelta(seconds=streams.EVENTS_AGE_S)
 FORGET_BATCHES_MAX = 2000
 
 _LOCK = text("SELECT generation, last_pos FROM sched.relay FOR UPDATE")
-_LOOK = text("""
-SELECT r.generation, r.last_pos, (SELECT CASE WHEN is_called THEN last_value ELSE 0 END
-                                            FROM sched.event_batch_batch_id_seq) AS last_id,
-       CAST(CAST(pg_snapshot_xmin(now.snapshot) AS text) AS bigint) AS xmin,
-       CAST(CAST(pg_snapshot_xmax(now.snapshot) AS text) AS bigint) AS xmax
-  FROM sched.relay r, (SELECT pg_current_snapshot() AS snapshot) now
-   FOR UPDATE OF r
-""")
 _PLACE = text("""
 -- Dense, in the order of the ids among the batches committed by now. Those of one task are in the
 -- order of their commits, since each writer holds the task's lock before it draws an id.
@@ -39,15 +32,23 @@ WITH fresh AS (SELECT batch_id, sum(events) OVER (ORDER BY batch_id) AS so_far
                         WHERE up_to IS NULL AND batch_id > :above
                         ORDER BY batch_id LIMIT :count) f),
      done AS (UPDATE sched.event_batch b
-                 SET generation = :generation, up_to = :last_pos + fresh.so_far
-                FROM fresh WHERE b.batch_id = fresh.batch_id RETURNING b.batch_id, b.events)
-SELECT count(*) AS batches, coalesce(sum(events), 0) AS events, max(batch_id) AS up_to FROM done
+                 SET generation = r.generation, up_to = r.last_pos + fresh.so_far
+                FROM fresh, sched.relay r WHERE b.batch_id = fresh.batch_id
+              RETURNING b.batch_id, b.events),
+     total AS (SELECT count(*) AS batches, sum(events) AS events, max(batch_id) AS up_to FROM done),
+     moved AS (UPDATE sched.relay SET last_pos = last_pos + total.events FROM total
+                WHERE total.batches > 0)
+SELECT total.batches, total.up_to,
+       (SELECT CASE WHEN is_called THEN last_value ELSE 0 END
+          FROM sched.event_batch_batch_id_seq) AS last_id,
+       CAST(CAST(pg_snapshot_xmin(now.snapshot) AS text) AS bigint) AS xmin,
+       CAST(CAST(pg_snapshot_xmax(now.snapshot) AS text) AS bigint) AS xmax
+  FROM total, (SELECT pg_current_snapshot() AS snapshot) now
 """)
-_ADVANCE = text("UPDATE sched.relay SET last_pos = last_pos + :count")
-_HINT = text("SET LOCAL synchronous_commit = off")
 _NOTE = text("""
 UPDATE sched.relay SET published_pos = greatest(published_pos, :pos)
- WHERE generation = :generation
+  FROM (SELECT set_config('synchronous_commit', 'off', true) AS said OFFSET 0) hint
+ WHERE generation = :generation AND hint.said = 'off'
 """)
 _EVENT_AT = text("""
 SELECT e.event_id
@@ -92,48 +93,34 @@ _SETTLE = text("UPDATE sched.relay SET database = :here")
 
 async def place(connection: Connection, floor: Floor) -> bool:
     """Give positions to batches that have none, in a committed transaction; True: there is more."""
-    async with connection.begin():
-        relay = (await connection.execute(_LOOK)).one()
-        search = {"above": floor.above(time.monotonic()), "count": PLACE_BATCHES_MAX}
-        at = {"generation": relay.generation, "last_pos": relay.last_pos}
-        done = (await connection.execute(_PLACE, {**at, **search})).one()
-        if done.batches:
-            await connection.execute(_ADVANCE, {"count": done.events})
+    search = {"above": floor.above(time.monotonic()), "count": PLACE_BATCHES_MAX}
+    done = (await connection.execute(_PLACE, search)).one()
     more = bool(done.batches == PLACE_BATCHES_MAX)
-    look = Look(relay.last_id, relay.xmin, relay.xmax)
-    floor.placed(look, up_to=done.up_to if more else relay.last_id)
+    look = Look(done.last_id, done.xmin, done.xmax)
+    floor.placed(look, up_to=done.up_to if more else done.last_id)
     return more
 
 
 async def placed(connection: Connection) -> Position:
     """The last position that was given."""
-    async with connection.begin():
-        relay = (await connection.execute(_LOCK)).one()
-        return Position(relay.generation, relay.last_pos)
+    relay = (await connection.execute(_LOCK)).one()
+    return Position(relay.generation, relay.last_pos)
 
 
 async def event_at(connection: Connection, at: Position) -> str | None:
-    async with connection.begin():
-        wanted = {"generation": at.generation, "pos": at.pos}
-        found: str | None = (await connection.execute(_EVENT_AT, wanted)).scalar_one_or_none()
-        return found
+    wanted = {"generation": at.generation, "pos": at.pos}
+    found: str | None = (await connection.execute(_EVENT_AT, wanted)).scalar_one_or_none()
+    return found
 
 
 async def entries(connection: Connection, after: Position) -> tuple[list[Entry], bool]:
     """What follows `after`, as it is published: whole batches, as many as the stream takes; and
     whether there is more."""
-    async with connection.begin():
-        rows = (
-            await connection.execute(
-                _ENTRIES,
-                {
-                    "generation": after.generation,
-                    "pos": after.pos,
-                    "kept": KEPT,
-                    "count": BATCH_MESSAGES_MAX,
-                },
-            )
-        ).all()
+    follow = {"generation": after.generation, "pos": after.pos}
+    found = await connection.execute(
+        _ENTRIES, {**follow, "kept": KEPT, "count": BATCH_MESSAGES_MAX}
+    )
+    rows = found.all()
     fit = first_batch([cloud_events.entry(*row[:-1]) for row in rows])
     whole = next((n for n in range(len(fit), 0, -1) if rows[n - 1].last), len(fit))
     return fit[:whole], whole < len(rows) or len(rows) == BATCH_MESSAGES_MAX
@@ -141,9 +128,7 @@ async def entries(connection: Connection, after: Position) -> tuple[list[Entry],
 
 async def note_published(connection: Connection, at: Position) -> None:
     """A hint for the next generation: losing it to a crash of Postgres loses nothing."""
-    async with connection.begin():
-        await connection.execute(_HINT)
-        await connection.execute(_NOTE, {"generation": at.generation, "pos": at.pos})
+    await connection.execute(_NOTE, {"generation": at.generation, "pos": at.pos})
 
 
 async def begin_generation(connection: Connection, generation: int) -> None:

@@ -6,13 +6,13 @@ an event's row is written once. Events of one call keep their order. `type_` is 
 task. Data is JSON; times are aware UTC.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from wfhub_common import ids
-from wfhub_common.sql import Connection
+from wfhub_common.sql import Connection, Result
 
 from wfhub_scheduler import stored_json
 
@@ -20,17 +20,23 @@ from wfhub_scheduler import stored_json
 BATCH_EVENTS_MAX = 500
 BATCH_CHARS_MAX = 1024 * 1024
 
-_INSERT = text("""
-WITH batch AS (
-    INSERT INTO sched.event_batch (events) VALUES (CAST(:count AS integer)) RETURNING batch_id)
-INSERT INTO sched.event (batch_id, n, event_id, project_id, task_id, kind, entity_id, type, data)
-SELECT batch_id, n, event_id, project_id, task_id, split_part(type, '.', 1), entity_id, type,
-       CAST(data AS json)
-  FROM batch, unnest(CAST(:event_ids AS text[]), CAST(:project_ids AS text[]),
-                     CAST(:task_ids AS text[]), CAST(:entity_ids AS text[]),
-                     CAST(:types AS text[]), CAST(:datas AS text[]))
-       WITH ORDINALITY AS e (event_id, project_id, task_id, entity_id, type, data, n)
-""")
+# Parts of a WITH, for a statement that changes what they tell of; their values are a batch's.
+EVENTS = """
+batch AS (
+    INSERT INTO sched.event_batch (events)
+    SELECT CAST(:event_count AS integer) WHERE CAST(:event_count AS integer) > 0
+    RETURNING batch_id),
+told AS (
+    INSERT INTO sched.event
+           (batch_id, n, event_id, project_id, task_id, kind, entity_id, type, data)
+    SELECT batch_id, n, event_id, project_id, task_id, split_part(type, '.', 1), entity_id, type,
+           CAST(data AS json)
+      FROM batch, unnest(CAST(:event_ids AS text[]), CAST(:event_projects AS text[]),
+                         CAST(:event_tasks AS text[]), CAST(:event_entities AS text[]),
+                         CAST(:event_types AS text[]), CAST(:event_datas AS text[]))
+           WITH ORDINALITY AS e (event_id, project_id, task_id, entity_id, type, data, n))
+"""
+_INSERT = text(f"WITH {EVENTS} SELECT FROM batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +50,41 @@ class Event:
 
 async def emit_many(connection: Connection, events: Sequence[Event]) -> None:
     """All of them in one statement, or a few if they are many; none is no statement."""
+    for batch in batches(events):
+        await connection.execute(_INSERT, batch)
+
+
+async def execute_telling(
+    connection: Connection,
+    statement: TextClause,
+    values: Mapping[str, Any],
+    events: Sequence[Event],
+) -> Result:
+    """A statement that has EVENTS among its parts, with as many of them as it takes; the others
+    in statements of their own."""
+    first, *others = batches(events) or [_values((), ())]
+    result = await connection.execute(statement, {**values, **first})
+    for batch in others:
+        await connection.execute(_INSERT, batch)
+    return result
+
+
+def batches(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """The values of EVENTS, once for each batch."""
     datas = [stored_json.dumped(event.data) for event in events]
-    for first, end in _batches(datas):
-        batch = events[first:end]
-        await connection.execute(
-            _INSERT,
-            {
-                "count": len(batch),
-                "event_ids": ids.new_event_ids(len(batch)),
-                "project_ids": [event.project_id for event in batch],
-                "task_ids": [event.task_id for event in batch],
-                "entity_ids": [event.entity_id for event in batch],
-                "types": [event.type_ for event in batch],
-                "datas": datas[first:end],
-            },
-        )
+    return [_values(events[first:end], datas[first:end]) for first, end in _batches(datas)]
+
+
+def _values(events: Sequence[Event], datas: Sequence[str]) -> dict[str, Any]:
+    return {
+        "event_count": len(events),
+        "event_ids": ids.new_event_ids(len(events)),
+        "event_projects": [event.project_id for event in events],
+        "event_tasks": [event.task_id for event in events],
+        "event_entities": [event.entity_id for event in events],
+        "event_types": [event.type_ for event in events],
+        "event_datas": datas,
+    }
 
 
 def _batches(datas: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -14,16 +14,21 @@ from wfhub_common.sql import Row
 from wfhub_scheduler import specs, stored_json
 from wfhub_scheduler.core import Tx
 
-_QUESTIONS = text("""
-SELECT t.task_id, t.project_id, p.name AS project, CAST(t.spec AS text) AS spec,
+# What `question` is made of; `t` is the task.
+COLUMNS = """
+       t.task_id, t.project_id, p.name AS project, CAST(t.spec AS text) AS spec,
        t.submitted_by, t.created_at, t.traceparent,
        a.attempt_id, a.number, a.runner_id, CAST(a.observed AS text) AS observed,
        CAST(a.receipts AS text) AS receipts,
        a.created_at AS claimed_at, a.finished_at
-  FROM sched.task t JOIN sched.attempt a ON a.attempt_id = t.winner
+"""
+OF_TASK = """
+  JOIN sched.attempt a ON a.attempt_id = t.winner
   JOIN sched.project p ON p.project_id = t.project_id
- WHERE t.task_id = ANY(CAST(:ids AS text[]))
-""")
+"""
+_QUESTIONS = text(f"""
+SELECT {COLUMNS} FROM sched.task t {OF_TASK} WHERE t.task_id = ANY(CAST(:ids AS text[]))
+""")  # noqa: S608 - our own text
 
 
 async def seen(tx: Tx, task_ids: Collection[str]) -> dict[str, Row]:

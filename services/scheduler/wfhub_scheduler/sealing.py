@@ -41,12 +41,16 @@ log = get_logger(__name__)
 
 _DUE = text(f"""
 -- Taking a seal moves its next try ahead; another scheduler skips it meanwhile.
-UPDATE sched.task
-   SET seal_due_at = now() + make_interval(secs => :timeout_s), seal_tries = seal_tries + 1
- WHERE task_id IN (SELECT task_id FROM sched.task WHERE state = 'sealing' AND seal_due_at <= now()
-                      AND {not_aside(SEALING, "task.task_id")}
-                    ORDER BY seal_due_at LIMIT :count FOR UPDATE SKIP LOCKED)
-RETURNING task_id, winner, seal_tries
+WITH taken AS (
+    UPDATE sched.task
+       SET seal_due_at = now() + make_interval(secs => :timeout_s), seal_tries = seal_tries + 1
+     WHERE task_id IN (
+        SELECT task_id FROM sched.task WHERE state = 'sealing' AND seal_due_at <= now()
+           AND {not_aside(SEALING, "task.task_id")}
+         ORDER BY seal_due_at LIMIT :count FOR UPDATE SKIP LOCKED)
+    RETURNING task_id, seal_tries)
+SELECT taken.seal_tries, {seal_questions.COLUMNS}
+  FROM taken JOIN sched.task t USING (task_id) {seal_questions.OF_TASK}
 """)  # noqa: S608 - our own text
 _PUT_OFF = text("""
 UPDATE sched.task SET seal_due_at = now() + make_interval(secs => :delay_s)
@@ -91,11 +95,16 @@ class Sealing:
         room = SEALS_AT_ONCE - self._open
         if not room or not self._core.connected:
             return False
-        due = await self._core.commit(lambda tx: _take(tx, room))
+        due = await self._take(room)
         if due:
             self._open += len(due)
             asking.create_task(self._ask(due, ring=len(due) == room))
         return False  # what is taken but not due any more, or the end of an answer, rings
+
+    async def _take(self, count: int) -> list[_Asked]:
+        limits = {"count": count, "timeout_s": SEAL_TIMEOUT_S * 2}
+        rows = await self._core.single(_DUE, limits)
+        return [_Asked(row.task_id, row.attempt_id, row.seal_tries, row) for row in rows]
 
     async def _ask(self, due: Sequence[_Asked], *, ring: bool) -> None:
         try:
@@ -135,13 +144,6 @@ class Sealing:
                 raise
         for each in answered:  # one of them is why
             await guarded(self._core, SEALING, each[0].task_id, partial(settled, [each]))
-
-
-async def _take(tx: Tx, count: int) -> list[_Asked]:
-    limits = {"count": count, "timeout_s": SEAL_TIMEOUT_S * 2}
-    rows = (await tx.connection.execute(_DUE, limits)).all()
-    seen = await seal_questions.seen(tx, [row.task_id for row in rows]) if rows else {}
-    return [_Asked(row.task_id, row.winner, row.seal_tries, seen[row.task_id]) for row in rows]
 
 
 def _batches(questions: Sequence[_Question]) -> list[list[_Question]]:

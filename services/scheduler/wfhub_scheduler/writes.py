@@ -1,6 +1,6 @@
-"""Writes: what was decided about tasks, attempts and units, one statement a table.
+"""Writes: what was decided about tasks, attempts and units, and the events of it, in one statement.
 
-Each statement repeats what was decided on (state, holder, live, leased) as its fence. Under the
+Each of its parts repeats what was decided on (state, holder, live, leased) as its fence. Under the
 task's lock it must hold: a row too few means a bug, or a writer without the lock, and the whole
 transaction is given up.
 Shape: each kind of change is a list of rows, handed over as one JSON array. `LIMIT :count` is all
@@ -9,90 +9,97 @@ that they are few: each is then a step into the table's own index.
 Raises: AssertionError.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import text
 from wfhub_common import ids
 from wfhub_common.messages import AttemptState, Receipt, RunnerObservations
 from wfhub_common.sql import Connection
 
 from wfhub_scheduler import stored_json
-from wfhub_scheduler.outbox import Event, emit_many
+from wfhub_scheduler.outbox import EVENTS, Event, emit_many, execute_telling
 from wfhub_scheduler.rows import Attempt
 
-_ATTEMPTS = text("""
--- Only the current attempt changes, and only by its own runner.
-UPDATE sched.attempt a
-   SET state = c.state, reason = c.reason, message = c.message,
-       started_at = coalesce(a.started_at, CASE WHEN NOT c.over THEN now() END),
-       finished_at = CASE WHEN c.over THEN now() END,
-       observed = c.observed, receipts = c.receipts
-  FROM (SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
-           (attempt_id text, runner_id text, state text,
-           over boolean, reason text, message text, observed jsonb, receipts jsonb)
-         LIMIT :count) c,
-       sched.task t
- WHERE a.attempt_id = c.attempt_id AND t.task_id = a.task_id
-   AND t.current_attempt = a.attempt_id
-   -- No other index's own words: the plan must not walk through all that live, or are a runner's.
-   AND a.runner_id || '' = c.runner_id AND a.state || '' IN ('leased', 'running', 'verifying')
-""")
-_UNITS = text("""
-UPDATE sched.unit u
-   SET state = c.state, tries = u.tries + c.tries, losses = u.losses + c.losses,
-       run_at = CASE WHEN c.state = 'ready' THEN now() + make_interval(secs => c.delay_s)
-                     ELSE u.run_at END,
-       due = c.delay_s <= 0
-  FROM (SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
-           (unit_id text, state text, tries integer,
-           losses integer, delay_s double precision)
-         LIMIT :count) c
- WHERE u.unit_id = c.unit_id AND u.state || '' = 'leased'  -- as above
-""")
-_TASKS = text("""
-UPDATE sched.task t
-   SET state = c."to", reason = c.reason, message = c.message,
-       current_attempt = CASE WHEN c.stopping THEN t.current_attempt END,
-       stopping_since = CASE WHEN c.stopping THEN coalesce(t.stopping_since, now()) END,
-       cancel_requested = t.cancel_requested OR c.cancel IS NOT NULL,
-       cancel_reason = coalesce(c.cancel, t.cancel_reason),
-       winner = coalesce(c.winner, t.winner),
-       attempts_used = t.attempts_used + c.tries, infra_losses = t.infra_losses + c.losses,
-       verdict = coalesce(c.verdict, t.verdict), commit_id = coalesce(c.commit_id, t.commit_id),
-       base_commit = coalesce(c.base_commit, t.base_commit),
-       proof_id = coalesce(c.proof_id, t.proof_id), tokens = coalesce(c.tokens, t.tokens),
-       seal_due_at = CASE WHEN c."to" = 'sealing' THEN now() END,
-       branch = CASE WHEN c."to" = 'succeeded' AND t.spec ->> 'repo' NOT LIKE 'directory:%'
-                     THEN 'wfhub/' || t.task_id ELSE t.branch END,
-       finished_at = CASE WHEN c.final THEN now() END, updated_at = now()
-  FROM (SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
-           (task_id text, was text, held_by text,
-           "to" text, final boolean, stopping boolean, reason text, message text, cancel text,
-           winner text, tries integer, losses integer, verdict text, commit_id text,
-           base_commit text, proof_id text, tokens bigint)
-         LIMIT :count) c
- WHERE t.task_id = c.task_id AND t.state = c.was
-   AND t.current_attempt IS NOT DISTINCT FROM c.held_by
-""")
-_PUBLISH_UNITS = text("""
--- Where the task's agent unit waited: whoever could work on the repository can publish to it.
--- One that writes into a folder has its whole top folder below WORKSPACE_ROOT for itself: folders
--- may lie in one another, and writing is short.
-INSERT INTO sched.unit (unit_id, task_id, project_id, kind, pool, priority, lane_id, state,
-                        exclusive)
-SELECT c.unit_id, u.task_id, u.project_id, 'publish', u.pool, u.priority, u.lane_id, 'ready',
-       CASE WHEN t.spec -> 'apply' = 'true'
-            THEN 'folder ' || split_part(regexp_replace(t.spec ->> 'repo', '^[a-z]+:', ''), '/', 1)
-       END
-  FROM (SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r
-           (unit_id text, task_id text)
-         LIMIT :count) c
- CROSS JOIN LATERAL (SELECT * FROM sched.unit
-                      WHERE task_id = c.task_id AND kind = 'agent' OFFSET 0) u
- CROSS JOIN LATERAL (SELECT spec FROM sched.task WHERE task_id = c.task_id OFFSET 0) t
-""")
+_CHANGE = text(f"""
+WITH attempts AS (
+    -- Only the current attempt changes, and only by its own runner.
+    UPDATE sched.attempt a
+       SET state = c.state, reason = c.reason, message = c.message,
+           started_at = coalesce(a.started_at, CASE WHEN NOT c.over THEN now() END),
+           finished_at = CASE WHEN c.over THEN now() END,
+           observed = c.observed, receipts = c.receipts
+      FROM (SELECT * FROM jsonb_to_recordset(CAST(:attempts AS jsonb)) AS r
+               (attempt_id text, runner_id text, state text,
+               over boolean, reason text, message text, observed jsonb, receipts jsonb)
+             LIMIT :attempts_count) c,
+           sched.task t
+     WHERE a.attempt_id = c.attempt_id AND t.task_id = a.task_id
+       AND t.current_attempt = a.attempt_id
+       -- No other index's own words: the plan must not walk through all that live, or are a
+       -- runner's.
+       AND a.runner_id || '' = c.runner_id AND a.state || '' IN ('leased', 'running', 'verifying')
+    RETURNING a.attempt_id),
+units AS (
+    UPDATE sched.unit u
+       SET state = c.state, tries = u.tries + c.tries, losses = u.losses + c.losses,
+           run_at = CASE WHEN c.state = 'ready' THEN now() + make_interval(secs => c.delay_s)
+                         ELSE u.run_at END,
+           due = c.delay_s <= 0
+      FROM (SELECT * FROM jsonb_to_recordset(CAST(:units AS jsonb)) AS r
+               (unit_id text, state text, tries integer,
+               losses integer, delay_s double precision)
+             LIMIT :units_count) c
+     WHERE u.unit_id = c.unit_id AND u.state || '' = 'leased'  -- as above
+    RETURNING u.unit_id),
+tasks AS (
+    UPDATE sched.task t
+       SET state = c."to", reason = c.reason, message = c.message,
+           current_attempt = CASE WHEN c.stopping THEN t.current_attempt END,
+           stopping_since = CASE WHEN c.stopping THEN coalesce(t.stopping_since, now()) END,
+           cancel_requested = t.cancel_requested OR c.cancel IS NOT NULL,
+           cancel_reason = coalesce(c.cancel, t.cancel_reason),
+           winner = coalesce(c.winner, t.winner),
+           attempts_used = t.attempts_used + c.tries, infra_losses = t.infra_losses + c.losses,
+           verdict = coalesce(c.verdict, t.verdict), commit_id = coalesce(c.commit_id, t.commit_id),
+           base_commit = coalesce(c.base_commit, t.base_commit),
+           proof_id = coalesce(c.proof_id, t.proof_id), tokens = coalesce(c.tokens, t.tokens),
+           seal_due_at = CASE WHEN c."to" = 'sealing' THEN now() END,
+           branch = CASE WHEN c."to" = 'succeeded' AND t.spec ->> 'repo' NOT LIKE 'directory:%'
+                         THEN 'wfhub/' || t.task_id ELSE t.branch END,
+           finished_at = CASE WHEN c.final THEN now() END, updated_at = now()
+      FROM (SELECT * FROM jsonb_to_recordset(CAST(:tasks AS jsonb)) AS r
+               (task_id text, was text, held_by text,
+               "to" text, final boolean, stopping boolean, reason text, message text, cancel text,
+               winner text, tries integer, losses integer, verdict text, commit_id text,
+               base_commit text, proof_id text, tokens bigint)
+             LIMIT :tasks_count) c
+     WHERE t.task_id = c.task_id AND t.state = c.was
+       AND t.current_attempt IS NOT DISTINCT FROM c.held_by
+    RETURNING t.task_id),
+publications AS (
+    -- Where the task's agent unit waited: whoever could work on the repository can publish to it.
+    -- One that writes into a folder has its whole top folder below WORKSPACE_ROOT for itself:
+    -- folders may lie in one another, and writing is short.
+    INSERT INTO sched.unit (unit_id, task_id, project_id, kind, pool, priority, lane_id, state,
+                            exclusive)
+    SELECT c.unit_id, u.task_id, u.project_id, 'publish', u.pool, u.priority, u.lane_id, 'ready',
+           CASE WHEN t.spec -> 'apply' = 'true'
+                THEN 'folder ' || split_part(regexp_replace(t.spec ->> 'repo', '^[a-z]+:', ''),
+                                             '/', 1)
+           END
+      FROM (SELECT * FROM jsonb_to_recordset(CAST(:publications AS jsonb)) AS r
+               (unit_id text, task_id text)
+             LIMIT :publications_count) c
+     CROSS JOIN LATERAL (SELECT * FROM sched.unit
+                          WHERE task_id = c.task_id AND kind = 'agent' OFFSET 0) u
+     CROSS JOIN LATERAL (SELECT spec FROM sched.task WHERE task_id = c.task_id OFFSET 0) t
+    RETURNING unit_id),
+{EVENTS}
+SELECT (SELECT count(*) FROM attempts) AS attempts, (SELECT count(*) FROM units) AS units,
+       (SELECT count(*) FROM tasks) AS tasks, (SELECT count(*) FROM publications) AS publications
+""")  # noqa: S608 - our own text
 _DEAD_UNITS = text("""
 UPDATE sched.unit SET state = 'dead'
  WHERE task_id = ANY(CAST(:tasks AS text[])) AND state = 'ready'
@@ -163,20 +170,32 @@ class Changes:
         }
 
     async def write(self, connection: Connection) -> None:
-        await _all(connection, _ATTEMPTS, list(self.attempts.values()))
-        await _all(connection, _UNITS, self.units)
-        await _all(connection, _TASKS, self.tasks)
-        units = zip(ids.new_unit_ids(len(self.publish)), self.publish, strict=True)
-        new = [{"unit_id": unit_id, "task_id": task_id} for unit_id, task_id in units]
-        await _all(connection, _PUBLISH_UNITS, new)
+        parts: dict[str, Sequence[Any]] = {
+            "attempts": list(self.attempts.values()),
+            "units": self.units,
+            "tasks": self.tasks,
+            "publications": [
+                {"unit_id": unit_id, "task_id": task_id}
+                for unit_id, task_id in zip(
+                    ids.new_unit_ids(len(self.publish)), self.publish, strict=True
+                )
+            ],
+        }
+        if any(parts.values()):
+            await _change(connection, parts, self.events)
+        else:
+            await emit_many(connection, self.events)
         if self.dead:
             await connection.execute(_DEAD_UNITS, {"tasks": self.dead})
-        await emit_many(connection, self.events)
 
 
-async def _all(connection: Connection, statement: TextClause, changes: Sequence[Any]) -> None:
-    if not changes:
-        return
-    rows = {"rows": stored_json.dumped(changes), "count": len(changes)}
-    changed = await connection.execute(statement, rows)
-    assert changed.rowcount == len(changes), "a row changed under its task's lock"
+async def _change(
+    connection: Connection, parts: Mapping[str, Sequence[Any]], events: Sequence[Event]
+) -> None:
+    values: dict[str, Any] = {}
+    for name, changes in parts.items():
+        values[name] = stored_json.dumped(changes)
+        values[f"{name}_count"] = len(changes)
+    changed = (await execute_telling(connection, _CHANGE, values, events)).one()
+    expected = {name: len(changes) for name, changes in parts.items()}
+    assert dict(changed) == expected, "a row changed under its task's lock"
