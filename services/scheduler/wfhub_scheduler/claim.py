@@ -89,9 +89,9 @@ async def _serve(core: Core, pool: str, group: Sequence[Waiting]) -> Served:
 
 async def _worth_a_look(core: Core, pool: str, group: Sequence[Waiting]) -> bool:
     """Without a lock or a write: most wake-ups are for somebody else."""
-    async with db.transaction(core.engine) as connection:
+    async with db.transaction(core.autocommitting) as connection:
         for ability in {_ability(claim) for claim in group if not claim.draining}:
-            if await fairness.candidates(connection, pool, ability.kinds, ability.labels):
+            if await fairness.seen(connection, pool, ability.kinds, ability.labels):
                 return True
         of = {"pool": pool, "draining": [c.runner_id for c in group if c.draining]}
         return bool((await connection.execute(_NEWS, of)).scalar_one())
@@ -103,7 +103,6 @@ async def _serve_all(tx: Tx, pool: str, group: Sequence[Waiting]) -> Served:
     served |= await _answered_before(tx, [claim for claim in group if claim not in served])
     if turn is None:
         return served
-    await leasing.make_due(tx.connection, pool)
     able: dict[Ability, list[Waiting]] = {}
     for claim in group:
         if claim not in served and not claim.draining:
@@ -182,10 +181,9 @@ async def _give(
         if slots <= 0:
             break
         wanted = (pool, ability.kinds, ability.labels)
-        found = await fairness.candidates(tx.connection, *wanted, tried=tried, count=slots)
+        found = await fairness.lock_candidates(tx.connection, *wanted, tried=tried, count=slots)
         if not found:
             break
-        await fairness.lock_projects(tx.connection, found)
         shares = await fairness.shares(tx.connection, pool, turn, found)
         allotted = fairness.allot(shares, slots)
         taken = dict.fromkeys(shares, 0)
@@ -194,9 +192,9 @@ async def _give(
         for unit in picked:
             taken[by_id[unit.project_id]] += 1
         if picked:
-            turn = await fairness.advance(tx.connection, pool, turn, taken)
+            turn, clocks = fairness.advanced(pool, turn, taken)
             dealt = _dealt(len(picked), free)
-            assignments = await leasing.lease(tx, picked, [holder for _, holder in dealt])
+            assignments = await leasing.lease(tx, picked, [holder for _, holder in dealt], clocks)
             for (claim, _), assignment in zip(dealt, assignments, strict=True):
                 given.setdefault(claim, []).append(assignment)
         done = [s for s, count in taken.items() if count < allotted.get(s, 0) or count == s.room]

@@ -97,10 +97,11 @@ class Core:
         async def run(connection: Connection) -> Sequence[Row]:
             return (await connection.execute(statement, values)).all()
 
-        return await db.retried(self._single, run)
+        return await db.retried(self.autocommitting, run)
 
     @cached_property
-    def _single(self) -> AsyncEngine:
+    def autocommitting(self) -> AsyncEngine:
+        """For statements that are a transaction each."""
         return db.autocommitting(self.engine)
 
     def grouped(

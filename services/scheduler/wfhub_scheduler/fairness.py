@@ -14,6 +14,7 @@ lowers it, and locks nothing here.
 import heapq
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import text
 from wfhub_common.messages import UnitKind
@@ -24,7 +25,14 @@ STARTED_WHILE_PAUSED = UnitKind.PUBLISH.value
 
 # For a claim's transaction. A scheduler that stops in it loses the pool after so long.
 _SETTINGS = {"idle_in_transaction_session_timeout": "5s"}
+DUE_UNITS_MAX = 1000  # made due by one claim; the next one takes on more
 _LOCK_POOL = text(f"""
+WITH due AS (
+    -- Units whose time has come: from now on claims find them.
+    UPDATE sched.unit SET due = true WHERE unit_id IN (
+        SELECT unit_id FROM sched.unit
+         WHERE state = 'ready' AND NOT due AND pool = :pool AND run_at <= now()
+         ORDER BY run_at LIMIT :count FOR UPDATE SKIP LOCKED))
 SELECT vtime, running_limit, paused,
        {", ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())}
   FROM sched.pool WHERE pool = :pool FOR NO KEY UPDATE
@@ -35,7 +43,7 @@ SELECT count(*) FROM sched.unit WHERE state = 'leased' AND pool = :pool
 _RUNNING = """(SELECT count(*) FROM sched.unit u JOIN sched.pool_project m
                     ON m.pool = u.pool AND m.project_id = u.project_id
                  WHERE u.state = 'leased' AND m.project_id = {project_id})"""
-_CANDIDATES = text(f"""
+_CANDIDATES = f"""
 -- Projects by turn that have something for such a runner, and room: looked at one by one until
 -- there are enough. An EXISTS here would be planned as a hash of all units;
 -- a LATERAL with ORDER BY and LIMIT is one step into unit_ready.
@@ -56,6 +64,12 @@ SELECT c.project_id FROM (
      LIMIT 1) fit
  WHERE p.running_limit > {_RUNNING.format(project_id="c.project_id")}
  ORDER BY c.start, c.vtime, c.project_id LIMIT :count
+"""  # noqa: S608 - our own text
+_SEEN = text(_CANDIDATES)
+_LOCK_CANDIDATES = text(f"""
+-- In the order of their ids, as everybody locks them.
+SELECT project_id, pg_advisory_xact_lock(hashtextextended('running of ' || project_id, 0))
+  FROM (SELECT project_id FROM ({_CANDIDATES}) found ORDER BY project_id OFFSET 0) ordered
 """)  # noqa: S608 - our own text
 _LOCK_PROJECTS = text("""
 SELECT pg_advisory_xact_lock(hashtextextended('running of ' || project_id, 0))
@@ -67,13 +81,15 @@ SELECT p.project_id, m.vtime, p.weight, p.paused,
   FROM sched.project p JOIN sched.pool_project m USING (project_id)
  WHERE m.pool = :pool AND p.project_id = ANY(CAST(:projects AS text[]))
 """)  # noqa: S608 - our own text
-_ADVANCE = text("""
-WITH clock AS (UPDATE sched.pool SET vtime = :clock WHERE pool = :pool)
-UPDATE sched.pool_project m SET vtime = n.vtime
-  FROM unnest(CAST(:projects AS text[]), CAST(:vtimes AS double precision[]))
-       AS n (project_id, vtime)
- WHERE m.pool = :pool AND m.project_id = n.project_id
-""")
+# Parts of a WITH, for the statement that starts what was counted; its values: `advanced`.
+ADVANCE = """
+clock AS (UPDATE sched.pool SET vtime = :clock WHERE pool = :pool),
+clocks AS (
+    UPDATE sched.pool_project m SET vtime = n.vtime
+      FROM unnest(CAST(:clock_projects AS text[]), CAST(:clock_vtimes AS double precision[]))
+           AS n (project_id, vtime)
+     WHERE m.pool = :pool AND m.project_id = n.project_id)
+"""
 
 
 @dataclass(frozen=True)
@@ -114,8 +130,9 @@ def allot(shares: Collection[Share], slots: int) -> dict[Share, int]:
 
 
 async def lock_pool(connection: Connection, pool: str) -> PoolTurn | None:
-    """None: no task was ever submitted to it."""
-    row = (await connection.execute(_LOCK_POOL, {"pool": pool})).one_or_none()
+    """None: no task was ever submitted to it. Else what is due in it is marked as such."""
+    asked = {"pool": pool, "count": DUE_UNITS_MAX}
+    row = (await connection.execute(_LOCK_POOL, asked)).one_or_none()
     if row is None:
         return None
     room = None
@@ -125,23 +142,35 @@ async def lock_pool(connection: Connection, pool: str) -> PoolTurn | None:
     return PoolTurn(row.vtime, room, row.paused)
 
 
-async def candidates(
+async def seen(
+    connection: Connection, pool: str, kinds: Sequence[str], labels: Collection[str]
+) -> bool:
+    """Whether a project seems to have a unit for such a runner."""
+    wanted = {"pool": pool, "kinds": list(kinds), "labels": list(labels)}
+    found = await connection.execute(_SEEN, {**wanted, "tried": [], "count": 1})
+    return found.first() is not None
+
+
+async def lock_candidates(
     connection: Connection,
     pool: str,
     kinds: Sequence[str],
     labels: Collection[str],
     *,
-    tried: Collection[str] = (),
-    count: int = 1,
+    tried: Collection[str],
+    count: int,
 ) -> list[str]:
-    """Projects that seem to have a unit for such a runner, in the order of their turns."""
+    """The first `count` projects by turn that seem to have a unit for such a runner. Until the
+    transaction ends nobody else starts anything of them, nor changes their limits."""
     wanted = {"pool": pool, "kinds": list(kinds), "labels": list(labels)}
-    found = await connection.execute(_CANDIDATES, {**wanted, "tried": list(tried), "count": count})
-    return list(found.scalars())
+    found = await connection.execute(
+        _LOCK_CANDIDATES, {**wanted, "tried": list(tried), "count": count}
+    )
+    return found.scalars()
 
 
 async def lock_projects(connection: Connection, projects: Collection[str]) -> None:
-    """Until the transaction ends nobody else starts anything of them, nor changes their limits."""
+    """As `lock_candidates` does."""
     await connection.execute(_LOCK_PROJECTS, {"projects": sorted(projects)})
 
 
@@ -163,21 +192,19 @@ async def shares(
     ]
 
 
-async def advance(
-    connection: Connection, pool: str, turn: PoolTurn, taken: Mapping[Share, int]
-) -> PoolTurn:
-    """The clocks after `taken` units of each share were started; the pool's turn that is left."""
+def advanced(
+    pool: str, turn: PoolTurn, taken: Mapping[Share, int]
+) -> tuple[PoolTurn, dict[str, Any]]:
+    """The pool's turn that is left after `taken` units of each share were started, and the values
+    of ADVANCE, which puts the clocks there."""
     started = {share: count for share, count in taken.items() if count}
     last = max(share.start + (count - 1) / share.weight for share, count in started.items())
     clock = max(turn.clock, last)
-    await connection.execute(
-        _ADVANCE,
-        {
-            "pool": pool,
-            "clock": clock,
-            "projects": [share.project_id for share in started],
-            "vtimes": [share.start + count / share.weight for share, count in started.items()],
-        },
-    )
+    values = {
+        "pool": pool,
+        "clock": clock,
+        "clock_projects": [share.project_id for share in started],
+        "clock_vtimes": [share.start + count / share.weight for share, count in started.items()],
+    }
     room = None if turn.room is None else turn.room - sum(taken.values())
-    return replace(turn, clock=clock, room=room)
+    return replace(turn, clock=clock, room=room), values

@@ -25,18 +25,11 @@ from wfhub_common.sql import Connection
 
 from wfhub_scheduler import specs
 from wfhub_scheduler.core import Leased, Tx
-from wfhub_scheduler.fairness import STARTED_WHILE_PAUSED, Share
+from wfhub_scheduler.fairness import ADVANCE, STARTED_WHILE_PAUSED, Share
 from wfhub_scheduler.heartbeats import ENDS_AT, ends
 from wfhub_scheduler.outbox import EVENTS, Event, execute_telling
 from wfhub_scheduler.states import Facts, TaskEvent, decide
 
-_DUE = text("""
--- Units whose time has come: from now on claims find them.
-UPDATE sched.unit SET due = true WHERE unit_id IN (
-    SELECT unit_id FROM sched.unit
-     WHERE state = 'ready' AND NOT due AND pool = :pool AND run_at <= now()
-     ORDER BY run_at LIMIT :count FOR UPDATE SKIP LOCKED)
-""")
 _OF_TASK = f"""
        CAST(t.spec AS text) AS spec, t.traceparent, t.commit_id, t.base_commit, p.name AS project,
        p.mcp,
@@ -111,7 +104,7 @@ made AS (
            now() + make_interval(secs => :ttl_s), g.token_sha256
       FROM given g
     RETURNING lease_until),
-{EVENTS}
+{ADVANCE}, {EVENTS}
 SELECT (SELECT count(*) FROM leased) AS leased, (SELECT count(*) FROM moved) AS moved,
        count(*) AS made, min(lease_until) AS lease_until
   FROM made
@@ -127,8 +120,6 @@ UPDATE sched.attempt a
 RETURNING a.attempt_id, a.task_id, a.project_id, a.kind, a.number, a.lease_until, {_OF_TASK}
 """)  # noqa: S608 - our own text
 
-DUE_UNITS_MAX = 1000  # made due by one claim; the next one takes on more
-
 
 @dataclass(frozen=True)
 class Holder:
@@ -138,10 +129,6 @@ class Holder:
     incarnation: str
     claim_id: str
     slot: int
-
-
-async def make_due(connection: Connection, pool: str) -> None:
-    await connection.execute(_DUE, {"pool": pool, "count": DUE_UNITS_MAX})
 
 
 async def pick(
@@ -182,8 +169,10 @@ async def _alone(connection: Connection, units: list[Any]) -> list[Any]:
     return alone
 
 
-async def lease(tx: Tx, units: Sequence[Any], holders: Sequence[Holder]) -> list[Assignment]:
-    """An attempt for each picked unit, in that order."""
+async def lease(
+    tx: Tx, units: Sequence[Any], holders: Sequence[Holder], clocks: Mapping[str, Any]
+) -> list[Assignment]:
+    """An attempt for each picked unit, in that order. `clocks`: of fairness.advanced."""
     tokens = [_mint(unit.kind) for unit in units]
     attempt_ids = ids.new_attempt_ids(len(units))
     moves = [_claimed(unit.state) for unit in units]
@@ -208,6 +197,7 @@ async def lease(tx: Tx, units: Sequence[Any], holders: Sequence[Holder]) -> list
             "from_states": [unit.state for unit in units],
             "to_states": [to.value for to in moves],
             "ttl_s": tx.timing.lease_ttl_s,
+            **clocks,
         },
         events,
     )

@@ -25,6 +25,19 @@ SELECT q.project_id, q.bound, p.queue_limit
   FROM sched.project_queue q JOIN sched.project p USING (project_id)
  WHERE q.project_id = ANY(CAST(:projects AS text[])) ORDER BY q.project_id FOR UPDATE OF q
 """)
+_TAKE = text("""
+-- Where `bound` leaves room: the usual case is one statement.
+WITH wanted AS (SELECT * FROM unnest(CAST(:projects AS text[]), CAST(:counts AS bigint[]))
+                  AS w (project_id, count)),
+     locked AS MATERIALIZED (
+        SELECT q.project_id, q.bound, p.queue_limit, w.count
+          FROM wanted w JOIN sched.project_queue q USING (project_id)
+          JOIN sched.project p USING (project_id) ORDER BY q.project_id FOR UPDATE OF q),
+     taken AS (
+        UPDATE sched.project_queue q SET bound = q.bound + l.count FROM locked l
+         WHERE q.project_id = l.project_id AND l.bound + l.count <= l.queue_limit)
+SELECT project_id FROM locked WHERE bound + count <= queue_limit
+""")
 _COUNT = text("""
 -- A statement of its own: it sees what was committed by those who held the lock before us.
 SELECT p.project_id, (SELECT count(*) FROM (
@@ -54,26 +67,26 @@ async def lock(connection: Connection, projects: Sequence[str]) -> Sequence[Row]
 
 async def admit(connection: Connection, wanted: Mapping[str, int]) -> dict[str, int]:
     """How many of the `wanted` new tasks of each project fit; their places are taken."""
+    asked = {"projects": list(wanted), "counts": list(wanted.values())}
+    taken = set((await connection.execute(_TAKE, asked)).scalars())
+    fit = {project: wanted[project] for project in taken}
+    unsure = {project: count for project, count in wanted.items() if project not in taken}
+    return fit | (await _admit_counted(connection, unsure) if unsure else {})
+
+
+async def _admit_counted(connection: Connection, wanted: Mapping[str, int]) -> dict[str, int]:
+    """What waits is counted anew."""
     projects = sorted(wanted)
-    rows = await lock(connection, projects)
-    limits = {row.project_id: row.queue_limit for row in rows}
-    queued = {row.project_id: row.bound for row in rows}
-    at_work = dict.fromkeys(projects, 0)
-    unsure = [
-        project for project in projects if queued[project] + wanted[project] > limits[project]
-    ]
-    if unsure:
-        for row in await connection.execute(_COUNT, {"projects": unsure}):
-            queued[row.project_id], at_work[row.project_id] = row.queued, row.at_work
+    limits = {row.project_id: row.queue_limit for row in await lock(connection, projects)}
+    counted = (await connection.execute(_COUNT, {"projects": projects})).all()
+    queued = {row.project_id: row.queued for row in counted}
+    at_work = {row.project_id: row.at_work for row in counted}
     fit = {
         project: min(wanted[project], max(0, limits[project] - queued[project]))
         for project in projects
     }
-    taken = {
-        "projects": projects,
-        "bounds": [queued[each] + at_work[each] + fit[each] for each in projects],
-    }
-    await connection.execute(_SET, taken)
+    bounds = [queued[each] + at_work[each] + fit[each] for each in projects]
+    await connection.execute(_SET, {"projects": projects, "bounds": bounds})
     return fit
 
 

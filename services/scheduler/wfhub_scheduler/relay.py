@@ -42,7 +42,7 @@ LEAD_IDLE_IN_TRANSACTION_S = 5
 LOOK_TIMEOUT_S = 2.0
 RELAY_POLL_S = 0.25  # commits of other schedulers ring no bell here
 REST_S = 0.02
-NOTE_S = 1.0  # between two notes of what is published, while there is more
+NOTE_S = 1.0  # between two notes of what is published, while there is always more
 CHECK_S = 2.0  # between two looks at streams while there is nothing to tell
 LOCK_POLL_S = 1.0
 FAILURE_WAIT_S = 1.0
@@ -69,6 +69,8 @@ class Relay:
         self._end: StreamEnd | None = None  # None: compare first
         self._floor = Floor()
         self._checked_at = 0.0  # monotonic
+        self._noted: Position | None = None  # as published
+        self._noted_at = 0.0  # monotonic
 
     async def run(self) -> None:
         """Until the process stops."""
@@ -103,7 +105,7 @@ class Relay:
         log.info("relay leads")
         if await ledger.is_another_database(connection):
             log.error("new generation of positions", why="this database is a copy or was restored")
-        self._end, self._floor = None, Floor()
+        self._end, self._floor, self._noted = None, Floor(), None
         while not self._core.events.closed:
             ticket = self._core.events.ticket()
             more = await ledger.place(connection, self._floor)
@@ -127,8 +129,9 @@ class Relay:
             await _make_missing(js, self._core.stream_replicas)
             await self._look(js, connection)
         end = self._end or await self._look(js, connection)
-        noted, noted_at = end.at, time.monotonic()
         entries, more = await ledger.entries(connection, end.at)
+        if not entries:
+            await self._note(connection, end.at)
         while entries and not self._core.events.closed:
             if await self._look(js, connection) != end:
                 return True  # it moved while we read: begin again from where it is now
@@ -145,12 +148,15 @@ class Relay:
                 (seq,) = await asyncio.gather(sending)
                 self._core.metrics.published(seq - end.seq)
             self._end = end = StreamEnd(seq, last.at, last.event_id)
-            if time.monotonic() - noted_at > NOTE_S:
-                await ledger.note_published(connection, end.at)
-                noted, noted_at = end.at, time.monotonic()
-        if noted != end.at:
-            await ledger.note_published(connection, end.at)
+            if time.monotonic() - self._noted_at > NOTE_S:
+                await self._note(connection, end.at)
         return unplaced
+
+    async def _note(self, connection: Connection, at: Position) -> None:
+        if self._noted != at:
+            await ledger.note_published(connection, at)
+            self._noted = at
+        self._noted_at = time.monotonic()
 
     async def _look(self, js: JetStreamContext, connection: Connection) -> StreamEnd:
         """The stream's end: where we left it, or compared anew."""
