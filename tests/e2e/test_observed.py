@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import own_ports
 import pytest
 from collector_double import Collector, Seen, collecting
 from prometheus_client.parser import text_string_to_metric_families
@@ -55,26 +55,9 @@ class Observed:
         return found
 
 
-def free_ports(count: int) -> int:
-    """The first of so many, none of which anybody listens at now."""
-    for first in range(21_000, 32_000, 37):
-        held = [socket.socket() for _ in range(count)]
-        try:
-            for number, each in enumerate(held):
-                each.bind(("127.0.0.1", first + number))
-        except OSError:
-            continue
-        else:
-            return first
-        finally:
-            for each in held:
-                each.close()
-    raise AssertionError("no free ports")
-
-
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
-    first = free_ports(len(SERVICES) + 1)
+    first = own_ports.free_ports(len(SERVICES) + 1)
     model_port = first + len(SERVICES)
     model = subprocess.Popen(
         [sys.executable, str(MODEL), str(model_port)], stdout=subprocess.PIPE, text=True

@@ -10,6 +10,7 @@ import sysconfig
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import own_ports
 import pytest
 import scheduler_hub
 from nats.aio.client import Client
@@ -36,9 +37,7 @@ SELECT batch_id, n, 'evt_' || batch_id || '-' || n, 'prj_slow', 'tsk_' || batch_
 @pytest.fixture
 async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
     """As the product's, without users, and with less for each connection."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = own_ports.free_port()
     more = {"authorization": {}, "max_pending": PENDING_BYTES_MAX}
     config = tmp_path / "nats.conf"
     config.write_text(
