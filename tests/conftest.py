@@ -27,6 +27,24 @@ structlog.configure(
     ]
 )
 
+
+class NamesAtOnce:
+    """What fails is named when it fails: the end of a run may be minutes away."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._terminal.write_line(f"\n{report.when} failed: {report.nodeid}", red=True)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:  # as in a worker of pytest-xdist
+        session.config.pluginmanager.register(NamesAtOnce(terminal))
+
+
 UNPRIVILEGED_UID = 65534  # Postgres refuses to run as root
 
 
