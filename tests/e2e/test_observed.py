@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,16 +56,24 @@ class Observed:
         return found
 
 
+@contextmanager
+def one_edit_model(port: int) -> Iterator[None]:
+    """Ended also when what is to use it never starts."""
+    argv = [sys.executable, str(MODEL), str(port)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as model:
+        try:
+            assert model.stdout is not None
+            assert model.stdout.readline() == "ready\n"
+            yield
+        finally:
+            model.kill()
+
+
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     first = own_ports.free_ports(len(SERVICES) + 1)
     model_port = first + len(SERVICES)
-    model = subprocess.Popen(
-        [sys.executable, str(MODEL), str(model_port)], stdout=subprocess.PIPE, text=True
-    )
-    assert model.stdout is not None
-    assert model.stdout.readline() == "ready\n"
-    with collecting() as collector:
+    with one_edit_model(model_port), collecting() as collector:
         running = start(
             tmp_path_factory.mktemp("observed") / "data",
             LLM_PROVIDER="openai",
@@ -77,8 +86,6 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         yield Observed(running, collector, ports)
         running.process.terminate()
         assert running.process.wait(60) == 0
-    model.kill()
-    model.wait()
 
 
 def test_one_trace_leads_from_the_callers_span_to_the_proof(
