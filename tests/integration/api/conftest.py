@@ -55,7 +55,7 @@ from wfhub_common.service import Stop, serve_http
 from wfhub_common.settings import BrokerSettings
 
 ADMIN_TOKEN = "wht_test-admin-token"
-READY_WAIT_S = 20.0
+READY_WAIT_S = 60.0  # a busy machine takes its time to start a process
 
 VIEW_TABLES = """
 CREATE SCHEMA sched;

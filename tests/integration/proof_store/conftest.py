@@ -42,7 +42,7 @@ from wfhub_common.settings import BrokerSettings
 from wfhub_common.subjects import AttemptSubject
 from wfhub_proof_store.main import MIGRATIONS, SCHEMA
 
-WAIT_S = 20.0
+WAIT_S = 60.0  # for what a busy machine does late
 RUNNER, OTHER_RUNNER = ids.new_runner_id(), ids.new_runner_id()
 COMMIT = "c" * 40
 
