@@ -14,7 +14,7 @@ ALL_AGENTS := aider claude-code codex gemini-cli mini-swe-agent opencode qwen-co
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MODEL ?=
 
-.PHONY: demo test agents agents-test check lint types unit rest real-model security deploy-test chaos bench lock clean help
+.PHONY: demo test agents agents-test check lint types unit rest last security deploy-test chaos bench lock clean help
 
 help:
 	@echo "make demo          the main job from nothing, replayed, or live if LLM_BASE_URL is set (MODEL=local: a small model here)"
@@ -63,23 +63,27 @@ demo: $(STAMP) $(if $(filter local,$(MODEL)),$(MODEL_STAMP))
 	@$(BIN)/python -m wfhub_local.demo $(if $(MODEL),--model $(MODEL))
 
 # What waits for something else goes on beside what does not: the model server is built (at a low
-# priority) and the checks run while the first tests do. The tests mostly wait, so there are more of
-# them at once than cores; a module's tests stay together and in order. What fails is named at once.
+# priority) and the checks run while the first tests do; those that need it, or that nobody may be
+# beside, are the last.
 test: $(STAMP)
-	@$(MAKE) --no-print-directory --jobs=8 lint types unit rest real-model
+	@$(MAKE) --no-print-directory --jobs=8 lint types unit rest last
 
-PYTEST := $(BIN)/pytest -q -rfE --dist loadscope
+# A file's tests stay together and in order. Those that start whole stacks are begun first, so that
+# no long file is left for the end. More at once than cores: these tests mostly wait.
+PYTEST := $(BIN)/pytest -q -rfE --dist loadfile --no-loadscope-reorder
 WORKERS ?= 4
+STACKS := tests/e2e tests/integration/local
+INTEGRATION := $(filter-out tests/integration/local,$(patsubst %/,%,$(wildcard tests/integration/*/)))
+REST := $(STACKS) $(INTEGRATION) tests/security tests/deploy/files
 
 unit: $(STAMP)
 	$(PYTEST) -n 2 tests/unit tests/contract
 
 rest: $(DEPLOY_STAMP) $(AGENTS)/.quick | unit
-	$(PYTEST) -n $(WORKERS) -m "not agents and not real_model" \
-	  tests/integration tests/security tests/e2e tests/deploy/files
+	$(PYTEST) -n $(WORKERS) -m "not agents and not real_model and not alone" $(REST)
 
-real-model: $(MODEL_STAMP) | rest
-	$(PYTEST) -n 0 -m real_model tests/integration
+last: $(MODEL_STAMP) | rest
+	$(PYTEST) -n 0 -m "real_model or alone" $(REST)
 
 # A Docker daemon of its own in a network namespace: needs root and the Debian packages docker.io,
 # debootstrap and iptables.
