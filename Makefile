@@ -68,13 +68,11 @@ demo: $(STAMP) $(if $(filter local,$(MODEL)),$(MODEL_STAMP))
 test: $(STAMP)
 	@$(MAKE) --no-print-directory --jobs=8 lint types unit rest last
 
-# A file's tests stay together and in order. Those that start whole stacks are begun first, so that
-# no long file is left for the end. More at once than cores: these tests mostly wait.
+# A file's tests stay together and in order; tests/conftest.py says which are begun first. More at
+# once than cores: these tests mostly wait.
 PYTEST := $(BIN)/pytest -q -rfE --dist loadfile --no-loadscope-reorder
 WORKERS ?= 4
-STACKS := tests/e2e tests/integration/local
-INTEGRATION := $(filter-out tests/integration/local,$(patsubst %/,%,$(wildcard tests/integration/*/)))
-REST := $(STACKS) $(INTEGRATION) tests/security tests/deploy/files
+REST := tests/e2e tests/integration tests/security tests/deploy/files
 
 unit: $(STAMP)
 	$(PYTEST) -n 2 tests/unit tests/contract
