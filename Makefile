@@ -71,7 +71,7 @@ test: $(STAMP)
 
 # A file's tests stay together and in order; tests/conftest.py says which are begun first. More at
 # once than cores: these tests mostly wait.
-PYTEST := $(BIN)/pytest -q -rfE --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -q --dist loadfile --no-loadscope-reorder
 WORKERS ?= 4
 REST := tests/e2e tests/integration tests/security tests/deploy/files
 
