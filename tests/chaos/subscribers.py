@@ -21,8 +21,9 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import Error as JetStreamError
 from wfhub_common import subjects
 
-from chaos.cluster import WATCHER, Cluster
+from chaos.cluster import Cluster
 from chaos.history import History
+from chaos.nodes import WATCHER
 
 DURABLE = "chaos-watcher"
 FETCH = 500

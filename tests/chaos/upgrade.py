@@ -23,7 +23,7 @@ from wfhub_local import database, processes, servers
 from wfhub_local.processes import Process
 
 from chaos import cluster
-from chaos.cluster import APIS, FLOOD_RUNNER, GATEWAY, PROOF_STORES, REAL_RUNNER, SCHEDULERS
+from chaos.nodes import APIS, FLOOD_RUNNER, GATEWAY, PROOF_STORES, REAL_RUNNER, SCHEDULERS
 from chaos.run import Run, Summary, say
 
 END_S_MAX = 30.0

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sysconfig
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,17 +53,24 @@ def start(data: Path, *, ready_s: float = READY_S_MAX, **env: str) -> Stack:
         stderr=subprocess.STDOUT,
         text=True,
     )
+    try:
+        return Stack(data, process, _ready_url(process, ready_s))
+    except BaseException:
+        process.kill()  # whatever it started ends with it
+        process.wait()
+        raise
+
+
+def _ready_url(process: "subprocess.Popen[str]", within_s: float) -> str:
     assert process.stdout is not None
     seen: list[str] = []
-    deadline = time.monotonic() + ready_s
+    deadline = time.monotonic() + within_s
     for line in process.stdout:
         seen.append(line)
         if line.startswith("ready "):
             # Keep the pipe drained, so that the stack never blocks on telling us something.
-            import threading
-
             threading.Thread(target=process.stdout.read, daemon=True).start()
-            return Stack(data, process, line.split()[1])
+            return line.split()[1]
         assert time.monotonic() < deadline, "".join(seen)
     raise AssertionError("wfhub up ended early:\n" + "".join(seen))
 

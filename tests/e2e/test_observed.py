@@ -3,15 +3,16 @@
 import base64
 import json
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import own_ports
 import pytest
 from collector_double import Collector, Seen, collecting
 from prometheus_client.parser import text_string_to_metric_families
@@ -55,33 +56,24 @@ class Observed:
         return found
 
 
-def free_ports(count: int) -> int:
-    """The first of so many, none of which anybody listens at now."""
-    for first in range(21_000, 32_000, 37):
-        held = [socket.socket() for _ in range(count)]
+@contextmanager
+def one_edit_model(port: int) -> Iterator[None]:
+    """Ended also when what is to use it never starts."""
+    argv = [sys.executable, str(MODEL), str(port)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as model:
         try:
-            for number, each in enumerate(held):
-                each.bind(("127.0.0.1", first + number))
-        except OSError:
-            continue
-        else:
-            return first
+            assert model.stdout is not None
+            assert model.stdout.readline() == "ready\n"
+            yield
         finally:
-            for each in held:
-                each.close()
-    raise AssertionError("no free ports")
+            model.kill()
 
 
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
-    first = free_ports(len(SERVICES) + 1)
+    first = own_ports.free_ports(len(SERVICES) + 1)
     model_port = first + len(SERVICES)
-    model = subprocess.Popen(
-        [sys.executable, str(MODEL), str(model_port)], stdout=subprocess.PIPE, text=True
-    )
-    assert model.stdout is not None
-    assert model.stdout.readline() == "ready\n"
-    with collecting() as collector:
+    with one_edit_model(model_port), collecting() as collector:
         running = start(
             tmp_path_factory.mktemp("observed") / "data",
             LLM_PROVIDER="openai",
@@ -94,8 +86,6 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         yield Observed(running, collector, ports)
         running.process.terminate()
         assert running.process.wait(60) == 0
-    model.kill()
-    model.wait()
 
 
 def test_one_trace_leads_from_the_callers_span_to_the_proof(

@@ -18,6 +18,7 @@ from typing import Any
 
 import asyncpg
 import nats
+import own_ports
 import pytest
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
@@ -42,7 +43,7 @@ from wfhub_common.messages import (
     TaskSpec,
 )
 from wfhub_common.settings import BrokerSettings
-from wfhub_local import nats_server, ports
+from wfhub_local import nats_server
 from wfhub_scheduler import main as scheduler_main
 
 WAIT_S = 30.0
@@ -119,7 +120,7 @@ def broker_server(tmp_path: Path) -> Iterator[tuple[int, dict[str, str], list[st
     runners = [str(ids.new_runner_id()) for _ in range(2)]
     users = ("api", "scheduler", "proof-store", "gateway", *runners)
     passwords = {user: f"password-of-{user}" for user in users}
-    port = ports.free_port()
+    port = own_ports.free_port()
     config = tmp_path / "nats.conf"
     config.write_text(
         nats_server.configuration(port=port, store=tmp_path / "js", passwords=passwords)

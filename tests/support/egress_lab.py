@@ -20,7 +20,7 @@ from wfhub_agent_runner.egress_policy import EgressPolicy, Resolve
 from wfhub_common.egress import Endpoint
 
 NAME = "registry.test"  # which no name server knows
-WAIT_S = 20.0
+WAIT_S = 60.0  # for what a busy machine does late
 BIG_BYTES = 3 * 1024 * 1024
 
 

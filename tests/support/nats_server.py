@@ -1,19 +1,18 @@
 """Test support: a NATS server that comes and goes, with its port."""
 
 import shutil
-import socket
 import subprocess
 import sysconfig
 from pathlib import Path
+
+import own_ports
 
 
 class NatsServer:
     """Its store stays, unless it is started `wiped`; a copy of it can be put back."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = own_ports.free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self._folder, self._stores = folder, 0
         self._process: subprocess.Popen[bytes] | None = None

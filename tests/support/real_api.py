@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import own_ports
 import wfhub_api.main
 import wfhub_scheduler.main
 from wfhub_api.settings import ApiSettings
@@ -26,9 +26,7 @@ async def serving(
     database_url: str, nats_url: str, folder: Path, **api_settings: str
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an API that answers; both services have to stop in order at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{own_ports.free_port()}"
     scheduler = SchedulerSettings(
         nats_url=nats_url,
         database_url=database_url,

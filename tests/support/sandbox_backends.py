@@ -1,6 +1,7 @@
 """One test body over every sandbox backend that this machine can run.
 
-A folder's conftest imports `backend`, `container_image` and `pytest_generate_tests`. A test that
+A folder's conftest imports `backend`, `container_image`, `container_python` and
+`pytest_generate_tests`. A test that
 opens a sandbox by `sandbox_lab` runs once for each of AVAILABLE, but for a test with the marker
 `only_backend(name)`. MISSING says of each other backend why it is not run here.
 """
@@ -15,7 +16,10 @@ import image_lab
 import pytest
 import sandbox_lab
 import unprivileged
+from wfhub_agent_runner.sandbox import bundle
+from wfhub_agent_runner.sandbox.bwrap import own_python
 from wfhub_agent_runner.sandbox.images import Image, ImageStore
+from wfhub_agent_runner.sandbox.interpreter import gathered
 
 PROGRAMS = {"podman": "fetches and unpacks images", "crun": "starts containers"}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -49,8 +53,9 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     name = getattr(request, "param", "bwrap")
     if name == "container":
         sandbox_lab.image_in_use = request.getfixturevalue("container_image")
+        sandbox_lab.python_in_use = request.getfixturevalue("container_python")
     yield name
-    sandbox_lab.image_in_use = None
+    sandbox_lab.image_in_use = sandbox_lab.python_in_use = None
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +72,14 @@ def container_image() -> Iterator[Image]:
         yield unprivileged.run(folder, work)
     finally:
         shutil.rmtree(folder, ignore_errors=os.geteuid() != 0)
+
+
+@pytest.fixture(scope="session")
+def container_python() -> Iterator[Path]:
+    """The runner's Python as a container gets it. Its libraries are asked for by half a second of
+    `ldd`: a runner does that once, and so do the tests."""
+    folder = Path(tempfile.mkdtemp(prefix="wfhub-test-python-"))
+    folder.chmod(0o755)
+    gathered(own_python(), folder / "python", bundle.PYTHON)
+    yield folder / "python"
+    shutil.rmtree(folder)

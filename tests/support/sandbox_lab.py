@@ -7,6 +7,7 @@ is, the tests' fixture says (sandbox_backends), before it forks.
 
 import asyncio
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from wfhub_common.messages import Limits
 
 MIB = 1024 * 1024
 image_in_use: Image | None = None  # None: bwrap
+python_in_use: Path | None = None  # for a container, gathered once
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ def sandbox(scratch: Path, cgroups: tuple[Path, ...] = ()) -> BwrapSandbox | Con
     image = image_in_use
     if image is None:
         return BwrapSandbox(scratch=scratch, cgroups=cgroups)
+    kept = scratch.with_name(f"{scratch.name}-python")
+    if python_in_use is not None and not kept.exists():
+        shutil.copytree(python_in_use, kept)
     return ContainerSandbox(
         scratch=scratch, images={image.name: image}, default=image.name, cgroups=cgroups
     )

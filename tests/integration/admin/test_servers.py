@@ -13,11 +13,12 @@ from pathlib import Path
 import asyncpg
 import nats
 import nats.errors
+import own_ports
 import pytest
 from wfhub_admin import credentials, database
 from wfhub_admin.outlay import NATS, Truth, Where, outlay
 from wfhub_common import privileges, streams, subjects
-from wfhub_local import nats_server, ports
+from wfhub_local import nats_server
 
 READY_S_MAX = 60.0
 UID = privileges.SERVICE_UIDS["postgres"]
@@ -27,12 +28,12 @@ UID = privileges.SERVICE_UIDS["postgres"]
 async def cluster(tmp_path: Path) -> AsyncIterator[tuple[list[str], str]]:
     """URLs of three servers with one configuration but for where they listen, and a password."""
     truth = Truth(credentials.with_identities(credentials.new(), 1), "", "")
-    peers = [ports.free_port() for _ in range(3)]
+    peers = [own_ports.free_port() for _ in range(3)]
     where = Where("nats://x", nats_routes=tuple(f"nats://127.0.0.1:{port}" for port in peers))
     made = json.loads(outlay(truth, where, provider_keys={})[NATS]["nats.conf"])
     urls, servers = [], []
     for number, peer in enumerate(peers):
-        client, monitor = ports.free_port(), ports.free_port()
+        client, monitor = own_ports.free_port(), own_ports.free_port()
         made |= {"listen": f"127.0.0.1:{client}", "http": f"127.0.0.1:{monitor}"}
         made["cluster"]["listen"] = f"127.0.0.1:{peer}"
         made["jetstream"]["store_dir"] = str(tmp_path / f"js-{number}")
@@ -86,7 +87,7 @@ async def test_the_database_is_waited_for_and_each_role_owns_its_schema(
     folder.mkdir()
     password = tmp_path / "password"
     password.write_text(have.database[credentials.DATABASE_ADMIN])
-    port = ports.free_port()
+    port = own_ports.free_port()
     code = (
         "import sys; from pathlib import Path; from wfhub_admin import postgres;"
         f"postgres.PORT = {port}; root = Path(sys.argv[1]);"
@@ -129,6 +130,6 @@ async def test_the_database_is_waited_for_and_each_role_owns_its_schema(
 
 
 def test_a_database_that_never_comes_is_told_in_time() -> None:
-    plan = database.external(f"postgresql://x:y@127.0.0.1:{ports.free_port()}/x")
+    plan = database.external(f"postgresql://x:y@127.0.0.1:{own_ports.free_port()}/x")
     with pytest.raises(SystemExit, match="did not answer within 1 s"):
         database.wait(plan, within_s=1)

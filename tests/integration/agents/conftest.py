@@ -1,5 +1,6 @@
 """The demo's folder, prepared once and kept: its downloads are pinned by hash."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -13,7 +14,10 @@ PROJECT = Path(__file__).parents[3]
 def prepared() -> Folder:
     variable, default = DEFAULT_FOLDER
     folder = Folder(Path(os.environ.get(variable) or PROJECT / default).absolute())
-    folder.prepare()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with (folder.path / "preparing").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # tests in another process may be at the same
+        folder.prepare()
     return folder
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import unprivileged
-from sandbox_backends import backend, container_image, pytest_generate_tests
+from sandbox_backends import backend, container_image, container_python, pytest_generate_tests
 from sandbox_lab import Lab, Ran
 from wfhub_agent_runner.agents import planning, table
 from wfhub_agent_runner.relay import GatewayRelay
@@ -13,7 +13,7 @@ from wfhub_agent_runner.sandbox.port import Exited
 from wfhub_common.messages import AgentSpec
 from wfhub_local.demo import scripted_model
 
-__all__ = ["backend", "container_image", "pytest_generate_tests"]
+__all__ = ["backend", "container_image", "container_python", "pytest_generate_tests"]
 PATH = "/usr/bin:/bin"
 
 

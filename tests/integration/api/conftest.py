@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import json
 import os
-import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,6 +21,7 @@ import asyncpg
 import httpx
 import nats
 import operations_double
+import own_ports
 import pytest
 import schedules_double
 import workflows_double
@@ -55,7 +55,7 @@ from wfhub_common.service import Stop, serve_http
 from wfhub_common.settings import BrokerSettings
 
 ADMIN_TOKEN = "wht_test-admin-token"
-READY_WAIT_S = 20.0
+READY_WAIT_S = 60.0  # a busy machine takes its time to start a process
 
 VIEW_TABLES = """
 CREATE SCHEMA sched;
@@ -75,12 +75,6 @@ CREATE TABLE sched.api_attempt (attempt_id text PRIMARY KEY, task_id text, proje
 CREATE TABLE sched.api_event (generation int, pos bigint, event_id text, project_id text,
   task_id text, kind text, entity_id text, type text, time timestamptz, data jsonb, up_to bigint);
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def now() -> datetime:
@@ -441,7 +435,7 @@ async def hub(
     stop = Stop()
     broker = make_broker(settings, name="api")
     app = create_app(settings, db.make_engine(migrated, application="api-test"), broker, stop)
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{own_ports.free_port()}"
     serving = asyncio.create_task(serve_http(app, address, stop))
     async with httpx.AsyncClient(
         base_url=f"http://{address}",

@@ -3,18 +3,12 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from typing import Any
 
 import httpx
+import own_ports
 from wfhub_common.httpauth import token_sha256
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def service(*arguments: str, **env: str) -> asyncio.subprocess.Process:
@@ -40,10 +34,10 @@ async def test_bad_settings_end_it_with_one_line() -> None:
 
 
 async def test_it_serves_while_waiting_for_its_neighbours_and_stops_cleanly() -> None:
-    port = free_port()
+    port = own_ports.free_port()
     process = await service(
-        DATABASE_URL=f"postgresql://postgres@127.0.0.1:{free_port()}/none",
-        NATS_URL=f"nats://127.0.0.1:{free_port()}",
+        DATABASE_URL=f"postgresql://postgres@127.0.0.1:{own_ports.free_port()}/none",
+        NATS_URL=f"nats://127.0.0.1:{own_ports.free_port()}",
         HTTP_LISTEN=f"127.0.0.1:{port}",
         ADMIN_TOKEN_SHA256=token_sha256("wht_x"),
     )

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -11,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
+import own_ports
 import pytest
 import unprivileged
 from databases import template
@@ -129,9 +129,7 @@ async def test_a_database_that_does_not_exist_ends_it(
 @pytest.fixture
 async def strict_nats(tmp_path: Path) -> AsyncIterator[str]:
     """A server that knows our users, with other passwords."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = own_ports.free_port()
     users = dict.fromkeys(identities.SERVICES, "theirs")
     (tmp_path / "nats.conf").write_text(
         broker.configuration(listen=f"127.0.0.1:{port}", store=tmp_path / "js", passwords=users)

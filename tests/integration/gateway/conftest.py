@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import httpx
 import llama_server
+import own_ports
 import pytest
 from faststream.nats import NatsBroker
 from wfhub_common import db, ids, subjects
@@ -189,14 +190,7 @@ async def _ready(client: httpx.AsyncClient, serving: asyncio.Task[None]) -> bool
 
 @pytest.fixture
 def free_port() -> Callable[[], int]:
-    import socket
-
-    def port() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    return port
+    return own_ports.free_port
 
 
 STANDING = """

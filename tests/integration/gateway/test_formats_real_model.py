@@ -14,6 +14,8 @@ import pytest
 from google import genai
 from google.genai import types
 
+pytestmark = pytest.mark.real_model
+
 PROMPT = "hello there"
 TOKENS = 8
 FORMATS = ("chat", "responses", "messages", "gemini")

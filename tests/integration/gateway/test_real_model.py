@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = pytest.mark.real_model
+
 # Greedy, and never the model's own end: the same long answer each time.
 STEADY = {"temperature": 0, "seed": 1, "ignore_eos": True}
 

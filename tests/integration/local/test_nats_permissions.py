@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nats
+import own_ports
 import pytest
 from nats.aio.client import Client
 from nats.errors import Error, NoRespondersError
 from wfhub_common import ids, streams, subjects
-from wfhub_local import nats_server, ports
+from wfhub_local import nats_server
 
 WAIT_S = 5.0
 
@@ -72,7 +73,7 @@ def running(tmp_path: Path) -> Iterator[Server]:
     runners = [str(ids.new_runner_id()) for _ in range(2)]
     users = ("api", "scheduler", "proof-store", "gateway", *runners)
     passwords = {user: f"password-of-{user}" for user in users}
-    port = ports.free_port()
+    port = own_ports.free_port()
     config = tmp_path / "nats.conf"
     config.write_text(
         nats_server.configuration(port=port, store=tmp_path / "js", passwords=passwords)

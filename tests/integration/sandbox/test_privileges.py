@@ -118,6 +118,7 @@ def test_what_the_uid_may_not_read_is_named(tmp_path: Path) -> None:
 
 
 @root_only
+@pytest.mark.alone  # others mount meanwhile
 def test_the_hosts_own_files_and_mounts_are_untouched(tmp_path: Path) -> None:
     before = Path("/etc/passwd").read_bytes(), Path("/proc/self/mounts").read_bytes()
 

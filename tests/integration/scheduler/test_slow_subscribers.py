@@ -4,17 +4,18 @@
 """
 
 import asyncio
-import socket
 import subprocess
 import sysconfig
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import own_ports
 import pytest
 import scheduler_hub
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from scheduler_hub import Hub, until
+from silent_subscriber import never_reads, until_closed
 from wfhub_admin import broker
 from wfhub_common import subjects
 from wfhub_common.messages import CloudEvent
@@ -36,9 +37,7 @@ SELECT batch_id, n, 'evt_' || batch_id || '-' || n, 'prj_slow', 'tsk_' || batch_
 @pytest.fixture
 async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
     """As the product's, without users, and with less for each connection."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = own_ports.free_port()
     more = {"authorization": {}, "max_pending": PENDING_BYTES_MAX}
     config = tmp_path / "nats.conf"
     config.write_text(
@@ -65,20 +64,6 @@ async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
     server.wait(10)
 
 
-async def _never_reads(url: str) -> socket.socket:
-    """Of all events, on a connection of which nothing is read once it is subscribed."""
-    host, port = url.removeprefix("nats://").split(":")
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect((host, int(port)))
-    told = f'CONNECT {{"verbose": false}}\r\nSUB {subjects.EVENTS_FILTER} 1\r\nPING\r\n'
-    connection.sendall(told.encode())
-    heard = b""
-    while b"PONG\r\n" not in heard:
-        heard += connection.recv(4096)
-    return connection
-
-
 async def _durable(hub: Hub, name: str) -> None:
     config = ConsumerConfig(
         durable_name=name, deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.EXPLICIT
@@ -102,14 +87,13 @@ async def _read(client: Client, name: str, count: int) -> list[int]:
 async def test_whoever_reads_late_or_never_holds_up_nobody_and_misses_nothing(hub: Hub) -> None:
     await _durable(hub, "late")
     await _durable(hub, "prompt")
-    silent = await _never_reads(hub.settings.nats_url)
+    silent = never_reads(hub.settings.nats_url)
     await hub.pg.execute(_FILL, BACKLOG)
     client = hub.broker.connection
     assert await _read(client, "prompt", BACKLOG) == list(range(1, BACKLOG + 1))
 
     # The one that never reads was cut off, at a limit, and nothing is held for it.
-    silent.settimeout(scheduler_hub.WAIT_S)
-    await asyncio.to_thread(_until_closed, silent)
+    await asyncio.to_thread(until_closed, silent, silence_s=scheduler_hub.WAIT_S)
 
     # Work goes on, and is heard of, while the other has all of its backlog before it.
     task_id = (await hub.submit()).task_id
@@ -120,12 +104,3 @@ async def test_whoever_reads_late_or_never_holds_up_nobody_and_misses_nothing(hu
     waiting = await client.jetstream().consumer_info(subjects.EVENTS_STREAM, "late")
     assert waiting.num_pending == BACKLOG + 3
     assert await _read(client, "late", BACKLOG + 3) == list(range(1, BACKLOG + 4))
-
-
-def _until_closed(connection: socket.socket) -> None:
-    """Raises: TimeoutError, when it stays open."""
-    try:
-        while connection.recv(1 << 20):
-            pass
-    except ConnectionResetError:
-        pass

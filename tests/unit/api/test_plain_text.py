@@ -66,6 +66,6 @@ def test_an_endless_sequence_is_not_kept_for_ever() -> None:
     "evil", [b"\x1b]", b"\x1b[", b"\x1b", b"\x1b]0;a", "\x9d".encode(), b"\x1b(("]
 )
 def test_hostile_bytes_take_linear_time(evil: bytes) -> None:
-    began = time.monotonic()
+    began = time.thread_time()
     plain(evil * 500_000)
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5

@@ -130,7 +130,7 @@ def test_another_type_is_refused() -> None:
 
 
 def test_a_hostile_document_costs_no_more_than_its_size() -> None:
-    began = time.monotonic()
+    began = time.thread_time()
     refused("[" * 1_000_000)
     refused("a: &a [x,x]\nb: [" + "*a," * 300_000 + "]")
     refused("{a: " * 200_000)
@@ -140,7 +140,7 @@ def test_a_hostile_document_costs_no_more_than_its_size() -> None:
     refused("a: " + "x " * 400_000 + ": y")
     refused("a: " + '"' + "x\n" * 300_000)
     refused("#" * 900_000 + "\n[")
-    assert time.monotonic() - began < 20
+    assert time.thread_time() - began < 20
 
 
 def test_the_example_of_the_readme_is_a_workflow() -> None:

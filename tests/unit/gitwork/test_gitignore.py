@@ -81,7 +81,7 @@ def test_rules_decide_as_git_does(repo: Path, top: str, below: str) -> None:
 def test_a_hostile_pattern_costs_no_time() -> None:
     rules = parse(b"*a" * 40 + b"*b\n" + b"**/a" * 20 + b"/b\n", 0)
     path = [b"a" * 255] + [b"a"] * 100
-    started = time.monotonic()
+    started = time.thread_time()
     assert not is_ignored([rules], path, is_folder=False)
     assert not is_ignored([rules], path[:1], is_folder=False)
-    assert time.monotonic() - started < 1.0
+    assert time.thread_time() - started < 1.0

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import own_ports
 import pytest
 from wfhub_agent_runner.sandbox import forwarder, starter
 from wfhub_agent_runner.sandbox.machine_code import MACHINES, Code, Data, Slot, program
@@ -116,9 +117,7 @@ def test_nothing_that_was_left_open_reaches_the_agent(tmp_path: Path) -> None:
 
 
 def test_a_connection_made_before_the_forwarder_is_there_waits_for_it(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = own_ports.free_port()
     served = tmp_path / "served.sock"
     behind = socket.socket(socket.AF_UNIX)
     behind.bind(str(served))

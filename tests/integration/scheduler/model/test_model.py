@@ -17,7 +17,7 @@ from .machine import Coordination
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 STEPS = int(os.environ.get("MODEL_STEPS", "40"))
 CI_EXAMPLES = 90
-CI_S_MAX = 60.0  # on a busy machine there are fewer examples
+CI_S_MAX = 120.0  # beside other tests; on a busier machine there are fewer examples
 CI_EXAMPLES_MIN = 5
 
 
