@@ -49,7 +49,7 @@ async def page(
         " ORDER BY first_at DESC, dead_letter_id DESC LIMIT :limit",
         **values,
     )
-    return [DeadLetter.model_validate(row._asdict()) for row in rows]
+    return [DeadLetter.model_validate(dict(row)) for row in rows]
 
 
 async def one(engine: AsyncEngine, dead_letter_id: str) -> DeadLetterDetail:
@@ -67,7 +67,7 @@ async def one(engine: AsyncEngine, dead_letter_id: str) -> DeadLetterDetail:
         raise Rejected(
             "dead-letter-unknown", f"there is no dead letter {dead_letter_id}", status=404
         )
-    return DeadLetterDetail.model_validate(rows[0]._asdict())
+    return DeadLetterDetail.model_validate(dict(rows[0]))
 
 
 async def _letters(engine: AsyncEngine, columns: str) -> str | None:

@@ -29,7 +29,7 @@ async def project(engine: AsyncEngine, ref: str) -> ProjectDetail:
     )
     if not found:
         raise Rejected("project-not-found", f"there is no project {ref!r}", status=404)
-    values = found[0]._asdict()
+    values = dict(found[0])
     return ProjectDetail.model_validate({**values, "limits": plain_json(values["limits"])})
 
 
@@ -42,7 +42,7 @@ async def pools(engine: AsyncEngine, pool: str | None = None) -> list[Pool]:
         """,
         pool=pool,
     )
-    return [Pool.model_validate(row._asdict()) for row in found]
+    return [Pool.model_validate(dict(row)) for row in found]
 
 
 async def runners(engine: AsyncEngine, *, after: str, limit: int) -> list[Runner]:
@@ -54,7 +54,7 @@ async def runners(engine: AsyncEngine, *, after: str, limit: int) -> list[Runner
         after=after,
         limit=limit,
     )
-    return [_runner(row._asdict()) for row in found]
+    return [_runner(dict(row)) for row in found]
 
 
 async def runner(engine: AsyncEngine, runner_id: str) -> Runner:
@@ -63,7 +63,7 @@ async def runner(engine: AsyncEngine, runner_id: str) -> Runner:
     )
     if not found:
         raise Rejected("runner-not-found", f"there is no runner {runner_id}", status=404)
-    return _runner(found[0]._asdict())
+    return _runner(dict(found[0]))
 
 
 def _runner(values: dict[str, Any]) -> Runner:

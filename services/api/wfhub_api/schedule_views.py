@@ -63,10 +63,10 @@ async def firings(engine: AsyncEngine, schedule_id: str) -> list[PastFiring]:
         id=schedule_id,
         limit=FIRINGS_SHOWN,
     )
-    return [PastFiring.model_validate(row._asdict()) for row in rows]
+    return [PastFiring.model_validate(dict(row)) for row in rows]
 
 
 def _schedule(row: Row) -> ScheduleSummary:
-    values = row._asdict()
+    values = dict(row)
     spec = plain_json(row.spec) | {"workflow": plain_json(values.pop("workflow"))}
     return ScheduleSummary.model_validate({**values, "spec": spec})

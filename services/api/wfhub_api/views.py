@@ -42,9 +42,7 @@ async def projects(engine: AsyncEngine, *, after: str, limit: int) -> list[Proje
         after=after,
         limit=limit,
     )
-    return [
-        Project.model_validate({**row._asdict(), "limits": plain_json(row.limits)}) for row in rows
-    ]
+    return [Project.model_validate({**row, "limits": plain_json(row.limits)}) for row in rows]
 
 
 async def tasks(
@@ -184,14 +182,14 @@ def plain_json(value: Any) -> Any:
 
 
 def _task(row: Row) -> TaskSummary:
-    values = row._asdict()
+    values = dict(row)
     values["commit"] = values.pop("commit_id")
     values["spec"] = plain_json(values["spec"])
     return TaskSummary.model_validate(values)
 
 
 def _attempt(row: Row) -> Attempt:
-    values = row._asdict()
+    values = dict(row)
     values["commit"] = values.pop("commit_id")
     for name in ("verdict", "base_verdict", "artifacts", "changes"):
         values[name] = plain_json(values[name])

@@ -40,7 +40,7 @@ async def workflows(
         " ORDER BY created_at DESC, workflow_id DESC LIMIT :limit",
         **values,
     )
-    return [WorkflowSummary.model_validate(row._asdict()) for row in rows]
+    return [WorkflowSummary.model_validate(dict(row)) for row in rows]
 
 
 async def workflow(engine: AsyncEngine, workflow_id: str) -> WorkflowSummary:
@@ -51,7 +51,7 @@ async def workflow(engine: AsyncEngine, workflow_id: str) -> WorkflowSummary:
     )
     if not rows:
         raise _unknown(workflow_id)
-    return WorkflowSummary.model_validate(rows[0]._asdict())
+    return WorkflowSummary.model_validate(dict(rows[0]))
 
 
 async def document(engine: AsyncEngine, workflow_id: str) -> Any:
@@ -78,9 +78,7 @@ async def tasks(engine: AsyncEngine, workflow_id: str) -> list[TaskInWorkflow]:
     )
     names = [row.name for row in rows]
     return [
-        TaskInWorkflow.model_validate(
-            {**row._asdict(), "needs": [names[number] for number in row.needs]}
-        )
+        TaskInWorkflow.model_validate({**row, "needs": [names[number] for number in row.needs]})
         for row in rows
     ]
 
