@@ -180,7 +180,7 @@ async def connected(engine: AsyncEngine) -> AsyncIterator[Connection]:
     try:
         pooled = await engine.raw_connection()
     except dialect.loaded_dbapi.Error as e:
-        raise as_sqlalchemy(e, dialect, lost=True) from e
+        raise as_sqlalchemy(e, dialect, lost=False) from e  # there was none
     try:
         yield Connection(pooled, dialect)
     finally:
