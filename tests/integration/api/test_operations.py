@@ -204,6 +204,10 @@ async def test_limits_of_attempts_by_command(api: httpx.AsyncClient) -> None:
 async def test_the_commands_say_the_same(api: httpx.AsyncClient, nats_url: str) -> None:
     runner_id = await registered(nats_url, "gpu")
     for arguments, wanted in (
+        # First: a runner that only registered is soon given up for lost.
+        (("runner", "drain", runner_id), {"state": "draining"}),
+        (("runner", "list"), {"runner_id": runner_id, "labels": ["gpu"]}),
+        (("runner", "drain", runner_id, "--undo"), {"state": "active"}),
         (("project", "create", "demo", "--queue-limit", "5"), {"queue_limit": 5}),
         (("project", "update", "demo", "--running-limit", "3"), {"running_limit": 3}),
         (("project", "pause", "demo"), {"paused": True, "running_limit": 3}),
@@ -213,9 +217,6 @@ async def test_the_commands_say_the_same(api: httpx.AsyncClient, nats_url: str) 
         (("pool", "update", "gpu", "--running-limit", "4", "--pause"), {"running_limit": 4}),
         (("pool", "list"), {"pool": "gpu", "paused": True}),
         (("pool", "update", "gpu", "--unlimited"), {"running_limit": None, "paused": True}),
-        (("runner", "drain", runner_id), {"state": "draining"}),
-        (("runner", "list"), {"runner_id": runner_id, "labels": ["gpu"]}),
-        (("runner", "drain", runner_id, "--undo"), {"state": "active"}),
     ):
         finished = await cli(api, *arguments, "--json")
         assert finished.code == 0, finished.err
