@@ -45,7 +45,7 @@ ONE_PLAN = {
     "plan_cache_mode": "force_generic_plan",
     **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
 }
-_RETRIED = {"40P01", "40001"}  # deadlock detected, serialization failure
+RETRIED = {"40P01", "40001"}  # deadlock detected, serialization failure
 # Shut down, crashed, starting up, idle for too long; no connection, disk or memory left; I/O error;
 # read-only, as a standby is.
 _DOWN = {
@@ -66,30 +66,39 @@ def async_url(url: str) -> str:
 
 
 def make_engine(
-    url: str, *, application: str, settings: Mapping[str, str] | None = None
+    url: str,
+    *,
+    application: str,
+    settings: Mapping[str, str] | None = None,
+    overflow: int = POOL_OVERFLOW,
 ) -> AsyncEngine:
-    """`settings`: of Postgres, for each session."""
+    """`settings`: of Postgres, for each session. `overflow`: connections beyond those kept."""
     engine = create_async_engine(
         async_url(url),
         pool_size=POOL_CONNECTIONS,
-        max_overflow=POOL_OVERFLOW,
+        max_overflow=overflow,
         pool_timeout=POOL_WAIT_S,
         hide_parameters=True,  # an error goes to the log; what people sent does not
-        connect_args={
-            "timeout": CONNECT_TIMEOUT_S,
-            "command_timeout": COMMAND_TIMEOUT_S,
-            "server_settings": {
-                "application_name": application,
-                "timezone": "UTC",
-                "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S}s",
-                "tcp_user_timeout": f"{PEER_SILENT_S}s",
-                "tcp_keepalives_idle": f"{PEER_SILENT_S}",
-                **(settings or {}),
-            },
-        },
+        connect_args=connect_args(application, settings),
     )
     _ping_idle(engine)
     return engine
+
+
+def connect_args(application: str, settings: Mapping[str, str] | None) -> dict[str, Any]:
+    """What asyncpg is told for each connection."""
+    return {
+        "timeout": CONNECT_TIMEOUT_S,
+        "command_timeout": COMMAND_TIMEOUT_S,
+        "server_settings": {
+            "application_name": application,
+            "timezone": "UTC",
+            "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S}s",
+            "tcp_user_timeout": f"{PEER_SILENT_S}s",
+            "tcp_keepalives_idle": f"{PEER_SILENT_S}",
+            **(settings or {}),
+        },
+    }
 
 
 def _ping_idle(engine: AsyncEngine) -> None:
@@ -134,7 +143,7 @@ async def retried(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitab
             async with transaction(engine) as connection:
                 return await work(connection)
         except DBAPIError as e:
-            if sqlstate(e) not in _RETRIED or turn == DEADLOCK_RETRIES_MAX - 1:
+            if sqlstate(e) not in RETRIED or turn == DEADLOCK_RETRIES_MAX - 1:
                 raise
             log.warning("transaction retried", sqlstate=sqlstate(e), turn=turn)
             await asyncio.sleep(random.uniform(0.005, 0.05) * 2**turn)  # noqa: S311 - jitter
@@ -196,12 +205,17 @@ def is_unready(error: BaseException) -> bool:
 def _is_down(error: BaseException) -> bool:
     """Is the server gone, going or coming up? The driver reports some of that as a plain error."""
     code = sqlstate(error)
-    if code in _RETRIED:
+    if code in RETRIED:
         return False
     if not isinstance(error, DBAPIError):  # the network itself, or no free connection in the pool
         return True
     gone = isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated
-    return gone or code in _DOWN or code.startswith("08")
+    return gone or says_down(code)
+
+
+def says_down(code: str) -> bool:
+    """A server that sends this error is gone, going or coming up, or has no room left."""
+    return code in _DOWN or code.startswith("08")
 
 
 def sqlstate(error: BaseException) -> str:

@@ -4,7 +4,8 @@ it holds of budgets, which any number of gateways share.
 An exchange reserves what it may cost when it is opened (all that is left, if that is less), more
 while a stream runs on, and is charged what it did cost when it is settled. used + reserved never
 passes a limit by reservation. What can pass one: an answer that is not streamed, by what its prompt
-counts more than we estimated (its length is clamped to the grant), and the last event of a stream.
+counts more than we estimated (its length is clamped to the grant), the last event of a stream, and
+what a model thinks in silence faster than it is taken to (usage.UNSEEN_TOKENS_PER_S).
 A gateway that was killed leaves its rows open, with their reservations: another one charges those
 (instances.py). Then the row is settled, and its own gateway, were it alive, gets nothing more.
 Locks: attempt or exchange, then accounts (accounts.py).
@@ -13,6 +14,7 @@ Raises: Rejected (429 `budget-exceeded`, `too-many-exchanges`), RateLimited, Ret
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import text
@@ -21,6 +23,7 @@ from wfhub_common import db
 from wfhub_common.errors import Rejected
 from wfhub_common.log import get_logger
 from wfhub_common.messages import SpendingLimit
+from wfhub_common.statements import Statement, Statements
 
 from wfhub_llm_gateway import settlements
 from wfhub_llm_gateway.budgets import accounts, at_once, refusals
@@ -89,7 +92,7 @@ class Entry:
         )
         return replace(self, granted=granted)
 
-    @property
+    @cached_property  # each event of a stream asks
     def counts_tokens(self) -> bool:
         return any(x.tokens is not None or x.nusd is not None for x in _running(self.opening))
 
@@ -114,7 +117,7 @@ SELECT :attempt_id, {seq}, :task_id, :project_id, 'open', :provider, :model,
     CAST(:accounts AS text[]), :tokens, :nusd, :wall_ms
 """
 # 0 rows: it has asked too often.
-_OPEN = text(f"""
+_OPEN = Statement(f"""
 WITH {at_once.NOT_AWAITED}, numbered AS ({_NUMBER})
 {_INSERT.format(seq="seq")} FROM numbered, soon RETURNING seq
 """)
@@ -139,29 +142,28 @@ UPDATE gateway.exchange SET reserved_tokens = reserved_tokens + :tokens,
 
 
 class Ledger:
-    def __init__(self, engine: AsyncEngine, instance_id: str = "") -> None:
-        self._engine, self._instance_id = engine, instance_id
-        self._single = db.autocommitting(engine)
+    def __init__(self, engine: AsyncEngine, statements: Statements, instance_id: str = "") -> None:
+        self._engine, self._statements, self._instance_id = engine, statements, instance_id
 
     async def open(self, opening: Opening) -> Entry:
         # What is not limited, or fits whole, costs one statement.
         single = self._open_fitting if opening.limits else self._open_free
-        entry = await db.retried(self._single, lambda connection: single(connection, opening))
+        entry = await single(opening)
         if entry is not None:
             return entry
         careful = self._open_limited
         return await db.retried(self._engine, lambda connection: careful(connection, opening))
 
-    async def _open_fitting(self, connection: AsyncConnection, opening: Opening) -> Entry | None:
+    async def _open_fitting(self, opening: Opening) -> Entry | None:
         given = grant((), _ask(opening))
         limited = at_once.values_of(opening.limits, opening.subjects, given.amount)
         values = self._values(opening, given) | limited
-        seq = (await connection.execute(at_once.OPEN_AT_ONCE, values)).scalar()
+        seq = await self._statements.value(at_once.OPEN_AT_ONCE, values)
         return None if seq is None else Entry(opening, seq, given)
 
-    async def _open_free(self, connection: AsyncConnection, opening: Opening) -> Entry | None:
+    async def _open_free(self, opening: Opening) -> Entry | None:
         given = grant((), _ask(opening))
-        seq = (await connection.execute(_OPEN, self._values(opening, given))).scalar()
+        seq = await self._statements.value(_OPEN, self._values(opening, given))
         if seq is None:
             raise _too_many()
         return Entry(opening, seq, given)
@@ -227,7 +229,7 @@ class Ledger:
     async def settle(self, entry: Entry, settlement: Settlement) -> bytes | None:
         """Safe to repeat. Another record than `record`'s where the row was gone."""
         row = _row(entry.opening, entry.seq)
-        if await settlements.settled_at_once(self._single, row, settlement):
+        if await settlements.settled_at_once(self._statements, row, settlement):
             return None
         work = self._settle_with_care
         return await db.retried(self._engine, lambda c: work(c, entry, settlement))

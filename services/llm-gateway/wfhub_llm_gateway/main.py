@@ -19,6 +19,7 @@ from wfhub_common.broker import make_broker
 from wfhub_common.broker import stop as stop_broker
 from wfhub_common.errors import RetryLater
 from wfhub_common.service import Stop, run, serve_http
+from wfhub_common.statements import Statements
 
 from wfhub_llm_gateway import cassette, cuts, rpc, urls
 from wfhub_llm_gateway.app import make_app
@@ -140,10 +141,14 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         proofs_url=settings.proofs_url,
         service_token=settings.service_token,
     )
-    engine = db.make_engine(settings.database_url, application=PROGRAM, settings=db.ONE_PLAN)
+    # As many connections in all as another service: half of them are for single statements.
+    engine = db.make_engine(
+        settings.database_url, application=PROGRAM, settings=db.ONE_PLAN, overflow=0
+    )
     broker = make_broker(settings, name=subjects.GATEWAY, on_closed=lambda: stop("nats closed"))
     instances = Instances(engine, spool.add, lease_s=settings.gateway_lease_s)
-    ledger = Ledger(engine, instances.instance_id)
+    statements = Statements(settings.database_url, application=PROGRAM, settings=db.ONE_PLAN)
+    ledger = Ledger(engine, statements, instances.instance_id)
     tokens = Tokens(partial(rpc.introspect, broker))
     streams = OpenStreams()
     exchanger = Exchanger(
@@ -157,6 +162,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         tapes,
         keys,
         spans=Spans(traced) if traced else None,
+        unseen_tokens_per_s=settings.gateway_unseen_tokens_per_s,
     )
     rpc.register(broker, Evidence(engine), exchanger)
     background = [asyncio.create_task(spool.run()), asyncio.create_task(_drain(stop, exchanger))]
@@ -173,7 +179,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
             )
             logger.info("serving", provider=provider.name, listen=settings.http_listen)
             await asyncio.gather(
-                serve_http(app, settings.http_listen, stop),
+                serve_http(app, settings.http_listen, stop, http="httptools"),
                 metrics.serve(exchanger.metrics, settings.metrics_listen, stop),
             )
     finally:
@@ -187,6 +193,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         await spool.close()
         await stop_broker(broker)
         await provider.close()
+        await statements.close()
         await engine.dispose()
 
 

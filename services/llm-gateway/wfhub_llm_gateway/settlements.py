@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from wfhub_common import db, digests, exchange_chain
+from sqlalchemy.ext.asyncio import AsyncConnection
+from wfhub_common import digests, exchange_chain
+from wfhub_common.statements import Statement, Statements
 
 from wfhub_llm_gateway.budgets import accounts
 from wfhub_llm_gateway.budgets.grants import Amount
@@ -84,7 +85,7 @@ SELECT accounts, reserved_tokens, reserved_nusd, reserved_wall_ms FROM held
 """
 _STEP_BY_STEP = text(_SETTLE.format(if_="", more=""))
 _ALL_SEEN = f"WHERE cardinality(accounts) = (SELECT count(*) FROM {_ITS_ACCOUNTS})"  # noqa: S608
-_AT_ONCE = text(
+_AT_ONCE = Statement(
     _SETTLE.format(
         if_=_ALL_SEEN,
         more=f"""
@@ -112,14 +113,10 @@ def record_of(row: OpenRow, settlement: Settlement) -> bytes:
     return _values(row, settlement)[1]
 
 
-async def settled_at_once(engine: AsyncEngine, row: OpenRow, settlement: Settlement) -> bool:
-    """False: nothing has changed. `engine` commits by itself."""
+async def settled_at_once(statements: Statements, row: OpenRow, settlement: Settlement) -> bool:
+    """False: nothing has changed."""
     values, _ = _values(row, settlement)
-
-    async def at_once(connection: AsyncConnection) -> bool:
-        return (await connection.execute(_AT_ONCE, values)).one_or_none() is not None
-
-    return await db.retried(engine, at_once)
+    return await statements.value(_AT_ONCE, values) is not None
 
 
 async def settle_in(connection: AsyncConnection, row: OpenRow, settlement: Settlement) -> bool:

@@ -9,6 +9,7 @@ from wfhub_common import digests
 from wfhub_common.db import make_engine
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SpendingLimit
+from wfhub_common.statements import Statements
 from wfhub_llm_gateway.ledger import Ledger, record
 from wfhub_llm_gateway.settlements import Settlement
 
@@ -33,7 +34,9 @@ SETTLEMENT = Settlement(
 @pytest.fixture
 async def ledger(gateway_database):
     engine = make_engine(gateway_database, application="test")
-    yield Ledger(engine, "gwi_test")
+    statements = Statements(gateway_database, application="test")
+    yield Ledger(engine, statements, "gwi_test")
+    await statements.close()
     await engine.dispose()
 
 

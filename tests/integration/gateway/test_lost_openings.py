@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, ids
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import SpendingLimit
+from wfhub_common.statements import Statements
 from wfhub_llm_gateway import main
 from wfhub_llm_gateway.ledger import Entry, Ledger
 from wfhub_llm_gateway.settlements import Settlement
@@ -87,8 +88,10 @@ async def engine(server: Crashing) -> AsyncIterator[AsyncEngine]:
 
 
 @pytest.fixture
-def ledger(engine: AsyncEngine) -> Ledger:
-    return Ledger(engine, "gwi_test")
+async def ledger(server: Crashing, engine: AsyncEngine) -> AsyncIterator[Ledger]:
+    statements = Statements(server.url, application="test", settings=db.ONE_PLAN)
+    yield Ledger(engine, statements, "gwi_test")
+    await statements.close()
 
 
 async def lost(

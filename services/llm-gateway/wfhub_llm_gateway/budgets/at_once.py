@@ -13,8 +13,8 @@ Locks: attempt, then accounts in the order of the limits, as everywhere.
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import text
 from wfhub_common.messages import SpendingLimit
+from wfhub_common.statements import Statement
 
 from wfhub_llm_gateway.budgets.accounts import Subjects
 from wfhub_llm_gateway.budgets.grants import UNLIMITED, Amount
@@ -22,7 +22,7 @@ from wfhub_llm_gateway.budgets.grants import UNLIMITED, Amount
 # Only for the transaction that it stands in, which is the statement.
 NOT_AWAITED = "soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))"
 
-OPEN_AT_ONCE = text(f"""
+OPEN_AT_ONCE = Statement(f"""
 WITH {NOT_AWAITED}, own AS MATERIALIZED (
     SELECT attempt_id FROM gateway.attempt
      WHERE attempt_id = :attempt_id AND exchange_count < :exchanges_max FOR UPDATE),
