@@ -4,7 +4,7 @@ POST and GET on the paths of wfhub_common.model_paths; the attempt's token is wh
 clients put their key: Bearer, x-api-key, x-goog-api-key, or `?key=`.
 GET /healthz: the process is up; /readyz: it reaches its database and the broker; /metrics.
 Errors have the shape of the path's format. What leads to a model goes past Starlette's router and
-its layers: they would be a twentieth of what a small exchange costs (ADR 38).
+its layers, which it has no use for (ADR 38).
 """
 
 from collections.abc import Awaitable, Callable
