@@ -22,6 +22,7 @@ from wfhub_common.log import get_logger
 
 CONNECTIONS_MAX = 10
 WAIT_S = 10  # for a free one
+CLOSE_S = 2.0  # in order, else at once
 
 _NAME = re.compile(r"(?<!:):([a-z_]+)")
 
@@ -67,7 +68,12 @@ class Statements:
         )
 
     async def close(self) -> None:
-        if self._pool is not None:
+        if self._pool is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._pool.close()
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self._pool.terminate()
 
     async def _retried(self, work: Callable[[Any], Awaitable[T]]) -> T:
