@@ -20,7 +20,7 @@ from wfhub_common import db
 from wfhub_common.errors import RetryLater
 from wfhub_common.log import get_logger
 
-CONNECTIONS_MAX = 10
+CONNECTIONS_MAX = 6  # each is held for one statement
 WAIT_S = 10  # for a free one
 CLOSE_S = 2.0  # in order, else at once
 

@@ -19,7 +19,7 @@ from wfhub_common.broker import make_broker
 from wfhub_common.broker import stop as stop_broker
 from wfhub_common.errors import RetryLater
 from wfhub_common.service import Stop, run, serve_http
-from wfhub_common.statements import Statements
+from wfhub_common.statements import CONNECTIONS_MAX, Statements
 
 from wfhub_llm_gateway import cassette, cuts, rpc, urls
 from wfhub_llm_gateway.app import make_app
@@ -49,6 +49,7 @@ SCHEMA = "gateway"
 MIGRATIONS = Path(__file__).parent / "migrations"
 START_RETRY_S_MIN, START_RETRY_S_MAX = 0.1, 5.0
 PING_TIMEOUT_S = 2.0
+ENGINE_OVERFLOW = db.POOL_OVERFLOW - CONNECTIONS_MAX
 DRAIN_S = 3.0  # at a stop, open streams may end by themselves so long; serve_http waits for longer
 
 logger = log.get_logger(__name__)
@@ -141,9 +142,9 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         proofs_url=settings.proofs_url,
         service_token=settings.service_token,
     )
-    # As many connections in all as another service: half of them are for single statements.
+    # As many connections in all as another service; the rest are for single statements.
     engine = db.make_engine(
-        settings.database_url, application=PROGRAM, settings=db.ONE_PLAN, overflow=0
+        settings.database_url, application=PROGRAM, settings=db.ONE_PLAN, overflow=ENGINE_OVERFLOW
     )
     broker = make_broker(settings, name=subjects.GATEWAY, on_closed=lambda: stop("nats closed"))
     instances = Instances(engine, spool.add, lease_s=settings.gateway_lease_s)
