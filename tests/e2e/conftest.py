@@ -45,9 +45,9 @@ class Stack:
         return done.returncode, json.loads(lines[-1]), done.stderr
 
 
-def start(data: Path, *, ready_s: float = READY_S_MAX, **env: str) -> Stack:
+def start(data: Path, *more: str, ready_s: float = READY_S_MAX, **env: str) -> Stack:
     process = subprocess.Popen(
-        [WFHUB, "up", "--data", str(data), "--port", "0"],
+        [WFHUB, "up", "--data", str(data), "--port", "0", *more],
         env={**{k: v for k, v in os.environ.items() if not k.startswith("WFHUB_")}, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

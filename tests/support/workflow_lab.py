@@ -7,14 +7,15 @@ Tasks are ended as a runner's attempt would end them, without the attempt.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import asyncpg
-from sqlalchemy import event
+from sqlalchemy import TextClause
 from wfhub_common import broker as rpc
-from wfhub_common import db
+from wfhub_common import db, sql
 from wfhub_common.messages import (
     CancelTask,
     CancelWorkflow,
@@ -62,7 +63,8 @@ async def opened(database_url: str) -> AsyncIterator["Lab"]:
     await asyncio.to_thread(main.migrate, database_url)
     pg = await asyncpg.connect(database_url)
     lab = Lab(database_url, pg)
-    yield lab
+    with lab.counting():
+        yield lab
     for core in lab.cores:
         await core.engine.dispose()
     await pg.close()
@@ -78,7 +80,6 @@ class Lab:
 
     def core(self) -> Core:
         engine = db.make_engine(self.database_url, application="test")
-        event.listen(engine.sync_engine, "before_cursor_execute", self._count)
         broker = rpc.make_broker(BrokerSettings(), name="test")
         self.cores.append(Core(engine, broker, Timing(30, 10, 2)))
         return self.cores[-1]
@@ -156,6 +157,17 @@ class Lab:
         )
         return [row["type"] for row in rows]
 
-    def _count(self, _c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        words = [line for line in statement.split("\n") if line and not line.startswith("--")]
-        self.statements[words[0].split()[0]] += 1
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        plain = sql.Connection.execute
+
+        async def counted(
+            connection: sql.Connection, statement: TextClause, *values: Any
+        ) -> sql.Result:
+            lines = statement.text.split("\n")
+            words = [line for line in lines if line and not line.startswith("--")]
+            self.statements[words[0].split()[0]] += 1
+            return await plain(connection, statement, *values)
+
+        with patch.object(sql.Connection, "execute", counted):
+            yield

@@ -23,6 +23,8 @@ Operation = Literal["generate", "count", "embed", "models"]
 MODEL_CHARS_MAX = 200
 # Query parameters that mean something to a model server; any other is dropped, `key` above all.
 QUERY_PASSED = ("alt", "beta")
+# Set by the relay only: the agent was told to hand in, and hears it as the next answer (ADR 38).
+HAND_IN_HEADER = "x-wfhub-hand-in"
 
 _VERSIONS = re.compile(r"\A((?:/v\d+(?:alpha|beta)?\d*)*)(/.*)\Z", re.DOTALL)
 _MODEL = re.compile(r"[A-Za-z0-9_.:@+-]+(?:/[A-Za-z0-9_.:@+-]+)*\Z")

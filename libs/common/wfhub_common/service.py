@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 
@@ -116,11 +116,20 @@ def _prompt(listener: socket.socket) -> socket.socket:
     return listener
 
 
-async def serve_http(app: Any, address: str, stop: Stop, *, setting: str = "HTTP_LISTEN") -> None:
-    """Serve an ASGI app until `stop`; open requests get STOP_GRACE_S / 2 to finish."""
+async def serve_http(
+    app: Any,
+    address: str,
+    stop: Stop,
+    *,
+    setting: str = "HTTP_LISTEN",
+    http: Literal["h11", "httptools"] = "h11",
+) -> None:
+    """Serve an ASGI app until `stop`; open requests get STOP_GRACE_S / 2 to finish. `httptools`
+    reads HTTP for a third of what h11 takes, and is native code: for who has much to read."""
     listener = listen(address, setting=setting)
     config = uvicorn.Config(
         app,
+        http=http,
         log_config=None,
         access_log=False,
         lifespan="on",

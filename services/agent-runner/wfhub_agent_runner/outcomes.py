@@ -61,8 +61,8 @@ def of_agent_run(
     whatever its exit code says. Any other command may do without. `handed_in`: it was asked to stop
     and hand in what it had, which is an end like any other.
     """
-    if handed_in and isinstance(outcome, port.Cancelled):
-        outcome = port.Exited(0)
+    if handed_in and isinstance(outcome, port.Cancelled | port.Exited | port.Signalled):
+        outcome = port.Exited(0)  # it was made to end: how says nothing of its work
     match outcome:
         case port.Cancelled():
             return Decision(AttemptState.CANCELLED, "cancelled", "stopped as asked")

@@ -60,6 +60,8 @@ _NOT_FORWARDED = _HOP_BY_HOP | {
     b"traceparent",
     b"tracestate",
     b"baggage",
+    # Ours to say:
+    model_paths.HAND_IN_HEADER.encode(),
 }
 
 log = get_logger(__name__)
@@ -204,6 +206,10 @@ class GatewayRelay:
             raise _Refused(400, "bad-query", f"the query cannot be read: {e}") from e
         headers = [(k, v) for k, v in scope["headers"] if k.lower() not in _NOT_FORWARDED]
         headers.append((b"authorization", f"Bearer {self._token}".encode()))
+        if self._inbox is not None and found.operation == "generate":
+            last_word = self._inbox.last_word()
+            if last_word is not None:
+                headers.append((model_paths.HAND_IN_HEADER.encode(), last_word.encode()))
         if self._traceparent:
             headers.append((b"traceparent", self._traceparent))
         length = dict(headers).get(b"content-length", b"0")

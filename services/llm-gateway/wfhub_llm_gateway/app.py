@@ -3,15 +3,15 @@
 POST and GET on the paths of wfhub_common.model_paths; the attempt's token is where the format's
 clients put their key: Bearer, x-api-key, x-goog-api-key, or `?key=`.
 GET /healthz: the process is up; /readyz: it reaches its database and the broker; /metrics.
-Errors have the shape of the path's format.
+Errors have the shape of the path's format. What leads to a model goes past Starlette's router and
+its layers, which it has no use for (ADR 38).
 """
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -22,6 +22,7 @@ from wfhub_common.log import get_logger
 from wfhub_common.metrics import CONTENT_TYPE
 from wfhub_common.tracing_http import Traced
 
+from wfhub_llm_gateway import last_word
 from wfhub_llm_gateway.exchange import ExchangeResponse
 from wfhub_llm_gateway.exchanger import Exchanger
 from wfhub_llm_gateway.formats import BY_NAME
@@ -40,12 +41,10 @@ def make_app(
     *,
     default_model: str,
     ready: Callable[[], Awaitable[str]],
-    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None,
-) -> Starlette:
-    """`ready()` says what is not reachable, or nothing."""
+) -> Traced:
+    """An ASGI application. `ready()` says what is not reachable, or nothing."""
 
-    async def ask(request: Request) -> ExchangeResponse | Response:
-        path = _path(request)
+    async def ask(request: Request, path: model_paths.ModelPath) -> ExchangeResponse | Response:
         digest, info = await exchanger.tokens.check(_authorization(request))
         if path.operation == "models":
             return await models(request, path, info.models)
@@ -54,7 +53,9 @@ def make_app(
         head = _head(request, path)
         asked = spoken.parse(await _body(request), head, default_model=default_model)
         read.check_model(asked, info.models)
-        return ExchangeResponse(exchanger, await exchanger.open(asked, info), digest, info)
+        word = last_word.read(request.headers.get(model_paths.HAND_IN_HEADER))
+        opened = await exchanger.open(asked, info, word)
+        return ExchangeResponse(exchanger, opened, digest, info)
 
     async def models(
         request: Request, path: model_paths.ModelPath, allowed: tuple[str, ...] | None
@@ -88,30 +89,41 @@ def make_app(
         exchanger.metrics.refused(error.code)
         return _refusal(request, error)
 
-    return Starlette(
+    async def elsewhere(request: Request) -> Response:
+        path = request.scope["path"]
+        found = model_paths.recognised(path)
+        if found is None:
+            message = f"{request.method} {path}: there is only {model_paths.SHOWN}"
+            raise Rejected("http-error", message, status=404)
+        message = f"{request.method} {path}: use {found.method}"
+        raise Rejected("http-error", message, status=405)
+
+    others = Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),
-            Route("/{path:path}", ask, methods=["GET", "POST"]),
+            Route("/{path:path}", elsewhere, methods=["GET", "POST"]),
         ],
-        middleware=[Middleware(Traced, spans=False)],  # an exchange makes its own
         exception_handlers={WfhubError: known, HTTPException: _http, Exception: _unknown},
-        lifespan=lifespan,
     )
 
+    async def front(scope: Any, receive: Any, send: Any) -> None:
+        path = model_paths.recognised(scope["path"]) if scope["type"] == "http" else None
+        if path is None or scope["method"] != path.method:
+            await others(scope, receive, send)
+            return
+        request = Request(scope, receive, send)
+        response: ExchangeResponse | Response
+        try:
+            response = await ask(request, path)
+        except WfhubError as e:
+            response = await known(request, e)
+        except Exception as e:  # noqa: BLE001 - logged, and the client is told
+            response = await _unknown(request, e)
+        await response(scope, receive, send)
 
-def _path(request: Request) -> model_paths.ModelPath:
-    """Raises: Rejected (404, 405)."""
-    path = request.url.path
-    found = model_paths.recognised(path)
-    if found is None:
-        message = f"{request.method} {path}: there is only {model_paths.SHOWN}"
-        raise Rejected("http-error", message, status=404)
-    if request.method != found.method:
-        message = f"{request.method} {path}: use {found.method}"
-        raise Rejected("http-error", message, status=405)
-    return found
+    return Traced(front, spans=False)  # an exchange makes its own
 
 
 def _lister(request: Request, path: model_paths.ModelPath) -> str:
@@ -130,7 +142,7 @@ def _authorization(request: Request) -> str | None:
         request.headers.get("x-api-key"),
         request.headers.get("x-goog-api-key"),
         # Only where Google's own clients put it: a URL is written into logs more easily.
-        request.query_params.get("key") if request.url.path.startswith("/v1beta") else None,
+        request.query_params.get("key") if request.scope["path"].startswith("/v1beta") else None,
     )
     token = next((key for key in keys if key), None)
     return f"Bearer {token}" if token else given
@@ -164,7 +176,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _refusal(request: Request, error: WfhubError) -> Response:
-    spoken = BY_NAME[model_paths.format_of(request.url.path)]
+    spoken = BY_NAME[model_paths.format_of(request.scope["path"])]
     return JSONResponse(
         spoken.error_value(error),
         status_code=read.status_of(error),
@@ -174,10 +186,10 @@ def _refusal(request: Request, error: WfhubError) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}"
+    message = f"{request.method} {request.scope['path']}: {error.detail}"
     return _refusal(request, Rejected("http-error", message, status=error.status_code))
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
-    log.error("unexpected error", path=request.url.path, exc_info=error)
+    log.error("unexpected error", path=request.scope["path"], exc_info=error)
     return _refusal(request, Rejected("internal", "the gateway failed; see its log", status=500))

@@ -17,7 +17,7 @@ from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.log import get_logger
 from wfhub_common.messages import TokenInfo
 
-from wfhub_llm_gateway import cuts, ledger, sse, translation
+from wfhub_llm_gateway import cuts, ledger, sse, translation, usage
 from wfhub_llm_gateway.cuts import Cut
 from wfhub_llm_gateway.exchanger import Exchanger, Opened, Progress
 from wfhub_llm_gateway.formats import BY_NAME
@@ -42,6 +42,7 @@ class ExchangeResponse:
         self._recorder = opened.recorder
         self._digest = digest  # of the token
         self._info = info
+        self._held_up = False  # by a client that takes nothing: then silence is not the model's
         self._format = BY_NAME[request.format]
         tap = Tap(self._format.look, keep_events=opened.recorder is not None)
         self._progress = Progress(
@@ -57,6 +58,8 @@ class ExchangeResponse:
         ]
         if self._progress.entry.counts_time:
             watchers.append(asyncio.create_task(self._watch_time(cut)))
+        if self._thinks_unseen:
+            watchers.append(asyncio.create_task(self._watch_silence(cut)))
         with self._x.streams.opened(self._info.attempt_id, cut):
             if self._x.tokens.is_ended(self._info.attempt_id):  # between the check and here
                 cut.now(cuts.attempt_ended())
@@ -83,6 +86,36 @@ class ExchangeResponse:
             except WfhubError as e:
                 cut.now(e)
                 return
+            progress.entry = progress.entry.with_more(more)
+
+    @property
+    def _thinks_unseen(self) -> bool:
+        """What is not streamed has its length limited before it is sent."""
+        streams = self._request.stream and self._request.operation == "generate"
+        limited = streams and self._progress.entry.counts_tokens
+        return limited and self._x.unseen_tokens_per_s > 0
+
+    async def _watch_silence(self, cut: Cut) -> None:
+        """Reserve what may be thought in silence, or end it. What the server reports later counts
+        in its place; where it reports nothing, this is charged."""
+        progress, tap = self._progress, self._progress.tap
+        shown = tap.estimated
+        while True:
+            await asyncio.sleep(usage.UNSEEN_TICK_S)
+            if tap.estimated == shown and not self._held_up:
+                tap.unseen += round(self._x.unseen_tokens_per_s * usage.UNSEEN_TICK_S)
+            shown = tap.estimated
+            try:
+                await self._extend_tokens(progress)
+            except WfhubError as e:
+                cut.now(e)
+                return
+
+    async def _extend_tokens(self, progress: Progress) -> None:
+        """As far as what is spent asks for. Raises: Rejected (`budget-exceeded`)."""
+        while progress.missing_tokens > 0:
+            tokens = max(ledger.EXTEND_TOKENS, progress.missing_tokens)
+            more = await self._x.ledger.extend(progress.entry, tokens=tokens)
             progress.entry = progress.entry.with_more(more)
 
     async def _relay(self, send: Send) -> None:
@@ -139,21 +172,22 @@ class ExchangeResponse:
             raise UpstreamFailed(
                 "upstream-malformed", "the model server's stream has an event that is not JSON"
             )
-        while progress.entry.counts_tokens and progress.missing_tokens > 0:
-            tokens = max(ledger.EXTEND_TOKENS, progress.missing_tokens)
-            more = await self._x.ledger.extend(progress.entry, tokens=tokens)
-            progress.entry = progress.entry.with_more(more)
+        if progress.entry.counts_tokens:
+            await self._extend_tokens(progress)
 
     async def _send(self, framed: bytes, send: Send) -> None:
         if not framed:
             return
         self._keep(framed)
+        self._held_up = True
         try:
             # A client that is slow holds up the server: nothing piles up here.
             async with asyncio.timeout(CLIENT_STALL_S):
                 await send({"type": "http.response.body", "body": framed, "more_body": True})
         except TimeoutError as e:
             raise cuts.client_stalled(CLIENT_STALL_S) from e
+        finally:
+            self._held_up = False
 
     def _keep(self, chunk: bytes) -> None:
         self._progress.body += chunk

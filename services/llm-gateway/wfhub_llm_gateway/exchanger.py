@@ -23,13 +23,14 @@ from wfhub_llm_gateway.cuts import OpenStreams
 from wfhub_llm_gateway.formats.asked import Asked
 from wfhub_llm_gateway.formats.clamping import clamped
 from wfhub_llm_gateway.formats.framing import Frames
+from wfhub_llm_gateway.last_word import LastWord, LastWordProvider
 from wfhub_llm_gateway.ledger import Entry, Ledger
 from wfhub_llm_gateway.metrics import Metrics
 from wfhub_llm_gateway.provider import Provider
 from wfhub_llm_gateway.recorder import Recorder
 from wfhub_llm_gateway.settlements import Settlement
 from wfhub_llm_gateway.spans import Spans
-from wfhub_llm_gateway.spool import Spool
+from wfhub_llm_gateway.spool import Keeping, Spool
 from wfhub_llm_gateway.tapes import Tapes
 from wfhub_llm_gateway.tokens import Tokens
 from wfhub_llm_gateway.usage import Tap
@@ -50,7 +51,7 @@ class Opened:
     request: Asked
     provider: Provider
     recorder: Recorder | None
-    keeping: asyncio.Task[None]  # of the request's body
+    keeping: Keeping  # the request's body
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Progress:
     asked_provider: Provider
     tap: Tap
     frames: Frames
-    keeping: asyncio.Task[None]
+    keeping: Keeping
     body: bytearray = field(default_factory=bytearray)
     status: int = 0
     stream: bool = False
@@ -76,7 +77,7 @@ class Progress:
     @property
     def missing_tokens(self) -> int:
         """What came beyond what was granted."""
-        return self.tap.estimated - self.entry.granted.completion
+        return self.tap.spent - self.entry.granted.completion
 
     def elapsed_ms(self) -> int:
         return round((time.monotonic() - self.clock) * 1000)
@@ -97,6 +98,7 @@ class Exchanger:
     secrets: tuple[str, ...] = ()
     metrics: Metrics = field(default_factory=Metrics)
     spans: Spans | None = None
+    unseen_tokens_per_s: float = usage.UNSEEN_TOKENS_PER_S
     late: set[asyncio.Task[None]] = field(default_factory=set)  # settlements still to be written
 
     def __post_init__(self) -> None:
@@ -107,17 +109,20 @@ class Exchanger:
         )
         watch("late_settlements", "Settlements that wait for the database.", lambda: len(self.late))
 
-    async def open(self, request: Asked, info: TokenInfo) -> "Opened":
-        """Before the model is asked. Raises: Rejected (429), RateLimited, RetryLater."""
+    async def open(self, request: Asked, info: TokenInfo, word: LastWord | None = None) -> "Opened":
+        """Before the model is asked; with a `word`, none is. Raises: Rejected (429), RateLimited,
+        RetryLater."""
         limits = limits_of(info)
         replay, recorder = await self.tapes.of(info)
         provider = replay or self.provider
+        if word is not None and request.operation == "generate":
+            provider, recorder = LastWordProvider(word), None
         asks = provider.candidates(request.model)
         price = self.pricing.highest(asks)
-        costs = request.operation != "count"
+        costs = not free(request, provider)
         if costs and price is None and any(limit.nusd is not None for limit in limits):
             raise refusals.price_unknown(request.model)
-        prompt, completion = reserve(request)
+        prompt, completion = reserve(request) if costs else (0, 0)
         kept = await self.keep(request.raw)
         entry = await self.ledger.open(
             ledger.Opening(
@@ -138,10 +143,12 @@ class Exchanger:
             )
         )
         # Not sooner: a refused request takes no disk. The model is asked meanwhile.
-        keeping = asyncio.create_task(self.spool.add(kept))
+        keeping = Keeping(self.spool, kept)
         if entry.counts_tokens and completion and not request.stream:
             request = clamped(request, entry.granted.completion)
-        return Opened(entry, request, provider, recorder or self.recorder, keeping)
+        if not isinstance(provider, LastWordProvider):
+            recorder = recorder or self.recorder
+        return Opened(entry, request, provider, recorder, keeping)
 
     async def keep(self, body: bytes) -> bytes:
         """As it is stored: without what looks like a secret, or is one of ours."""
@@ -157,8 +164,7 @@ class Exchanger:
             opening = progress.entry.opening
             self.spans.settled(request, opening, settlement, progress.tap.model)
         # Before the row says so: what it names is there, whoever is killed.
-        await self.spool.add(kept, ledger.record(progress.entry, settlement))
-        await progress.keeping
+        await progress.keeping.with_more(kept, ledger.record(progress.entry, settlement))
         try:
             await self._settle(progress.entry, settlement)
         except RetryLater as e:
@@ -186,8 +192,9 @@ class Exchanger:
         """What the ledger will say. Usage that was not reported is null there; the budget is
         charged our estimate instead, unless nothing of an answer came."""
         tap = progress.tap
-        costs = request.operation != "count" and _may_have_cost(progress, code)
-        estimated = usage.Tokens(request.prompt_estimate, tap.estimated)
+        costs = _may_have_cost(progress, code)
+        costs = costs and not free(request, progress.asked_provider)
+        estimated = usage.Tokens(request.prompt_estimate, tap.spent)
         charged = tap.reported or (estimated if costs else usage.Tokens(0, 0))
         unreported = ledger.NO_USAGE if tap.reported is None and charged.total else ""
         after = f"after {', '.join(progress.tries)}" if progress.tries else ""
@@ -221,13 +228,14 @@ def limits_of(info: TokenInfo) -> tuple[SpendingLimit, ...]:
     return (*info.limits, SpendingLimit(scope="attempt", tokens=info.budget_tokens))
 
 
+def free(request: Asked, provider: Provider) -> bool:
+    return request.operation == "count" or isinstance(provider, LastWordProvider)
+
+
 def reserve(request: Asked) -> tuple[int, int]:
     """Tokens of prompt and answer that it may cost, at first."""
-    match request.operation:
-        case "count":
-            return 0, 0
-        case "embed":
-            return request.prompt_estimate, 0
+    if request.operation == "embed":
+        return request.prompt_estimate, 0
     if request.stream:
         reserve_max = ledger.COMPLETION_RESERVE_TOKENS
         return request.prompt_estimate, min(request.completion_max or reserve_max, reserve_max)

@@ -4,7 +4,8 @@ it holds of budgets, which any number of gateways share.
 An exchange reserves what it may cost when it is opened (all that is left, if that is less), more
 while a stream runs on, and is charged what it did cost when it is settled. used + reserved never
 passes a limit by reservation. What can pass one: an answer that is not streamed, by what its prompt
-counts more than we estimated (its length is clamped to the grant), and the last event of a stream.
+counts more than we estimated (its length is clamped to the grant), the last event of a stream, and
+what a model thinks in silence faster than it is taken to (usage.UNSEEN_TOKENS_PER_S).
 A gateway that was killed leaves its rows open, with their reservations: another one charges those
 (instances.py). Then the row is settled, and its own gateway, were it alive, gets nothing more.
 Locks: attempt or exchange, then accounts (accounts.py).
@@ -13,6 +14,7 @@ Raises: Rejected (429 `budget-exceeded`, `too-many-exchanges`), RateLimited, Ret
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import text
@@ -90,7 +92,7 @@ class Entry:
         )
         return replace(self, granted=granted)
 
-    @property
+    @cached_property  # each event of a stream asks
     def counts_tokens(self) -> bool:
         return any(x.tokens is not None or x.nusd is not None for x in _running(self.opening))
 

@@ -157,6 +157,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         tapes,
         keys,
         spans=Spans(traced) if traced else None,
+        unseen_tokens_per_s=settings.gateway_unseen_tokens_per_s,
     )
     rpc.register(broker, Evidence(engine), exchanger)
     background = [asyncio.create_task(spool.run()), asyncio.create_task(_drain(stop, exchanger))]
@@ -173,7 +174,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
             )
             logger.info("serving", provider=provider.name, listen=settings.http_listen)
             await asyncio.gather(
-                serve_http(app, settings.http_listen, stop),
+                serve_http(app, settings.http_listen, stop, http="httptools"),
                 metrics.serve(exchanger.metrics, settings.metrics_listen, stop),
             )
     finally:

@@ -8,6 +8,7 @@ from wfhub_common.settings import BrokerSettings
 
 from wfhub_llm_gateway import dialects, urls
 from wfhub_llm_gateway.dialects import Dialect
+from wfhub_llm_gateway.usage import UNSEEN_TOKENS_PER_S
 
 
 class GatewaySettings(BrokerSettings):
@@ -44,6 +45,8 @@ class GatewaySettings(BrokerSettings):
     gateway_lease_s: float = 30.0
     upstream_first_byte_s: float = 600.0  # a long prompt on a small machine takes minutes
     upstream_idle_s: float = 120.0
+    # Tokens that a stream is taken to think in each second of silence; 0: none. See usage.py.
+    gateway_unseen_tokens_per_s: float = UNSEEN_TOKENS_PER_S
 
     def base_url(self) -> str:
         """Raises: SystemExit that names the variable."""

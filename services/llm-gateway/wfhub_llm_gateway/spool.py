@@ -17,6 +17,7 @@ from wfhub_common.log import get_logger
 SPOOL_BYTES_MAX = 1024**3
 PUT_TIMEOUT_S = 30.0
 RETRY_S_MIN, RETRY_S_MAX = 1.0, 60.0
+KEEP_AFTER_S = 0.02  # the work of an exchange goes before: a thread beside it would hold it up
 _STORED = (200, 201, 204)
 _NEVER = (400, 413, 422)  # the proof-store will not take this body however often it is sent
 
@@ -112,3 +113,24 @@ class Spool:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+class Keeping:
+    """A body that is written soon, or with those that come after it if they are sooner."""
+
+    def __init__(self, spool: Spool, body: bytes) -> None:
+        self._spool, self._body = spool, body
+        self._writing: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(KEEP_AFTER_S, self._begin)
+
+    def _begin(self) -> None:
+        self._writing = asyncio.create_task(self._spool.add(self._body))
+
+    async def with_more(self, *bodies: bytes) -> None:
+        """It and they are there, or given up, when this returns."""
+        self._timer.cancel()
+        if self._writing is None:
+            await self._spool.add(self._body, *bodies)
+        else:
+            await self._writing
+            await self._spool.add(*bodies)

@@ -3,6 +3,7 @@
 The gateway knows no token. It sends the SHA-256 to the scheduler (RPC `introspect`), remembers the
 answer for INTROSPECT_CACHE_S at most, and forgets it at once when the scheduler says that the
 attempt ended. That hint may be lost: then the cache's age and the lease's end do the same, later.
+Who is heard of again before the answer is that old waits for nothing: it is asked for beside.
 Fails closed: a token that cannot be checked is not let in, an open stream whose token ran out and
 cannot be checked is cut.
 Raises: Rejected (401 `token-missing`, `token-inactive`), RetryLater.
@@ -20,6 +21,9 @@ from wfhub_common.log import get_logger
 from wfhub_common.messages import TokenInfo
 
 INTROSPECT_CACHE_S = 5.0
+ASK_AHEAD_S = (
+    2.5  # a token that is used when its answer is as old is asked about beside the request
+)
 TOKENS_CACHED_MAX = 10_000
 ENDED_REMEMBERED_MAX = 100_000
 TOKEN_CHARS_MAX = 200
@@ -51,17 +55,29 @@ class Tokens:
             raise Rejected("token-inactive", "this is not a token of the scheduler", status=401)
         digest = token_sha256(token)
         asked_at, info = self._cached.get(digest, (0.0, None))
-        if info is None or time.monotonic() - asked_at > INTROSPECT_CACHE_S:
+        age_s = time.monotonic() - asked_at
+        if info is None or age_s > INTROSPECT_CACHE_S:
             info = await self.ask(digest)
+        elif age_s > ASK_AHEAD_S:
+            self._asked(digest)
         return digest, self._live(info)
 
     async def ask(self, digest: str) -> TokenInfo:
         """Past the cache; requests at the same time share one question."""
+        return await asyncio.shield(self._asked(digest))
+
+    def _asked(self, digest: str) -> asyncio.Task[TokenInfo]:
         asking = self._asking.get(digest)
         if asking is None:
             asking = self._asking[digest] = asyncio.create_task(self._ask(digest))
-            asking.add_done_callback(lambda _: self._asking.pop(digest, None))
-        return await asyncio.shield(asking)
+            asking.add_done_callback(lambda done: self._answered(digest, done))
+        return asking
+
+    def _answered(self, digest: str, done: asyncio.Task[TokenInfo]) -> None:
+        self._asking.pop(digest, None)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            # Whoever waits for it is told; nobody need do so.
+            log.debug("token not asked about", why=str(error))
 
     async def _ask(self, digest: str) -> TokenInfo:
         info = await self._introspect(digest)

@@ -13,15 +13,19 @@ silence within an answer       | 504 upstream-idle
 
 A client that leaves closes the connection upstream. Servers stop a stream then; some (llama.cpp)
 finish an answer that is not streamed, for nobody, whatever we do.
+aiohttp asks here, and httpx everywhere else: it takes a fifth of the CPU of a stream (ADR 38).
 """
 
 import asyncio
+import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import httpx
+from yarl import URL
 
 from wfhub_llm_gateway import sse, urls
 from wfhub_llm_gateway.dialects import Dialect
@@ -30,10 +34,10 @@ from wfhub_llm_gateway.formats.asked import Asked, UpstreamFailed
 from wfhub_llm_gateway.provider import Answer
 
 CONNECT_TIMEOUT_S = 10.0
-WRITE_TIMEOUT_S = 60.0
-POOL_TIMEOUT_S = 10.0
 CONNECTIONS_MAX = 1000
-KEPT_ALIVE_MAX = 50
+KEPT_ALIVE_S = 5.0  # less than servers keep one: a request on a connection that they close is lost
+INLINE_BYTES_MAX = 512 * 1024  # of a body that is written in one piece
+HEADER_BYTES_MAX = 64 * 1024  # one line of an answer's
 ERROR_EXCERPT_BYTES_MAX = 2000
 MODELS_BYTES_MAX = 4 * 1024 * 1024
 _AUTH = (401, 403, 407)
@@ -63,46 +67,52 @@ class HttpProvider:
         self._first_byte_s = first_byte_s
         self._idle_s = idle_s
         headers = {"accept-encoding": "identity", "user-agent": "wfhub-llm-gateway"}
-        headers |= dialect.headers(api_key)
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            # Reading is timed here, not by httpx: header and body have different limits.
-            timeout=httpx.Timeout(
-                None, connect=CONNECT_TIMEOUT_S, write=WRITE_TIMEOUT_S, pool=POOL_TIMEOUT_S
-            ),
-            limits=httpx.Limits(
-                max_connections=CONNECTIONS_MAX, max_keepalive_connections=KEPT_ALIVE_MAX
-            ),
-            trust_env=False,  # no proxy from the environment gets to see prompts and key
-        )
+        self._headers = headers | dialect.headers(api_key)
+        self._opened: aiohttp.ClientSession | None = None
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        """Made within the loop that uses it."""
+        if self._opened is None:
+            self._opened = aiohttp.ClientSession(
+                headers=self._headers,
+                connector=aiohttp.TCPConnector(
+                    limit=CONNECTIONS_MAX,
+                    keepalive_timeout=KEPT_ALIVE_S,
+                    ssl=httpx.create_ssl_context(trust_env=False),  # the same roots everywhere
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),  # nothing of one attempt reaches another
+                # Reading is timed here, not by aiohttp: header and body have different limits.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+                max_line_size=HEADER_BYTES_MAX,
+                max_field_size=HEADER_BYTES_MAX,
+                trust_env=False,  # no proxy from the environment gets to see prompts and key
+            )
+        return self._opened
 
     @asynccontextmanager
     async def ask(self, asked: Asked, *, attempt_id: str) -> AsyncIterator[Answer]:
         spoken = BY_NAME[asked.format]
-        sent = self._client.build_request(
-            "POST",
-            self._base_url + spoken.target(asked),
-            content=spoken.outgoing(asked),
-            headers={"content-type": "application/json", **asked.headers},
-        )
-        response = await self._send(sent)
+        headers = {"content-type": "application/json", **asked.headers}
+        body = spoken.outgoing(asked)
+        response = await self._send("POST", spoken.target(asked), body, headers)
         try:
-            if not _passed_on(response.status_code):
+            if not _passed_on(response.status):
                 raise await self._refused(response)
             kind = response.headers.get("content-type", "application/json")
             yield Answer(
-                status=response.status_code,
+                status=response.status,
                 stream=kind.startswith(sse.CONTENT_TYPE),
                 chunks=self._chunks(response),
                 headers={h: response.headers[h] for h in _PASSED_HEADERS if h in response.headers},
             )
         finally:
-            await response.aclose()
+            response.close()  # one that was read to its end has gone back to the pool already
 
     async def models(self) -> list[dict[str, Any]]:
-        response = await self._send(self._client.build_request("GET", f"{self._base_url}/models"))
+        response = await self._send("GET", "/models")
         try:
-            if response.status_code != 200:
+            if response.status != 200:
                 raise await self._refused(response)
             body = b""
             async for chunk in self._chunks(response):
@@ -110,7 +120,7 @@ class HttpProvider:
                 if len(body) > MODELS_BYTES_MAX:
                     raise self._malformed(f"its list of models is over {MODELS_BYTES_MAX} bytes")
         finally:
-            await response.aclose()
+            response.close()
         try:
             return self._dialect.models(json.loads(body))
         except (ValueError, KeyError, TypeError, RecursionError) as e:
@@ -123,16 +133,27 @@ class HttpProvider:
         pass
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if self._opened is not None:
+            await self._opened.close()
 
     @property
     def _where(self) -> str:
         return urls.shown(self._base_url)
 
-    async def _send(self, request: httpx.Request) -> httpx.Response:
+    async def _send(
+        self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> aiohttp.ClientResponse:
+        url = URL(self._base_url + target, encoded=True)  # as it stands: it was checked by us
+        data = io.BytesIO(body) if len(body) > INLINE_BYTES_MAX else body
         try:
             async with asyncio.timeout(self._first_byte_s):
-                return await self._client.send(request, stream=True)
+                return await self._session.request(
+                    method, url, data=data or None, headers=headers, allow_redirects=False
+                )
+        except aiohttp.ConnectionTimeoutError as e:
+            raise self._unreachable(f"no connection within {CONNECT_TIMEOUT_S:g} s", 504) from e
+        except aiohttp.ClientConnectorError as e:
+            raise self._unreachable(str(e) or type(e).__name__, 502) from e
         except TimeoutError as e:
             raise UpstreamFailed(
                 "upstream-timeout",
@@ -141,20 +162,15 @@ class HttpProvider:
                 "(UPSTREAM_FIRST_BYTE_S sets the limit)",
                 status=504,
             ) from e
-        except httpx.ConnectTimeout as e:
-            raise self._unreachable(f"no connection within {CONNECT_TIMEOUT_S:g} s", 504) from e
-        except httpx.ConnectError as e:
-            raise self._unreachable(str(e) or type(e).__name__, 502) from e
-        except httpx.HTTPError as e:
+        except (aiohttp.ClientError, OSError, ValueError) as e:
             raise self._broken(e) from e
 
-    async def _chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
-        chunks = response.aiter_bytes()
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         try:
             while True:
                 async with asyncio.timeout(self._idle_s):
-                    chunk = await anext(chunks, None)
-                if chunk is None:
+                    chunk = await response.content.readany()
+                if not chunk:
                     return
                 yield chunk
         except TimeoutError as e:
@@ -164,7 +180,7 @@ class HttpProvider:
                 "middle of its answer (UPSTREAM_IDLE_S sets the limit)",
                 status=504,
             ) from e
-        except httpx.HTTPError as e:
+        except (aiohttp.ClientError, OSError) as e:
             raise self._broken(e) from e
 
     def _unreachable(self, why: str, status: int) -> UpstreamFailed:
@@ -175,7 +191,7 @@ class HttpProvider:
             status=status,
         )
 
-    def _broken(self, error: httpx.HTTPError) -> UpstreamFailed:
+    def _broken(self, error: Exception) -> UpstreamFailed:
         return UpstreamFailed(
             "upstream-disconnected",
             f"the model server at {self._where} broke off its answer "
@@ -185,8 +201,8 @@ class HttpProvider:
     def _malformed(self, what: str) -> UpstreamFailed:
         return UpstreamFailed("upstream-malformed", f"the model server at {self._where}: {what}")
 
-    async def _refused(self, response: httpx.Response) -> UpstreamFailed:
-        status = response.status_code
+    async def _refused(self, response: aiohttp.ClientResponse) -> UpstreamFailed:
+        status = response.status
         if status in _AUTH:
             return UpstreamFailed(
                 "upstream-auth",

@@ -13,6 +13,10 @@ from typing import Any
 from wfhub_llm_gateway import completion, sse
 
 CHARS_PER_TOKEN = 4
+# What a model is taken to think while its stream is open and says nothing: some think for minutes
+# before a word is shown, and tell only at the end what it cost. As fast as the faster ones write.
+UNSEEN_TOKENS_PER_S = 100.0
+UNSEEN_TICK_S = 0.5
 IMAGE_TOKENS = 1000  # what an image part counts in an estimate, whatever its size
 TOKENS_MAX = 2**31 - 1  # a count beyond this is a server's mistake
 
@@ -81,18 +85,26 @@ def _text(value: Any) -> str:
 
 @dataclass
 class Tap:
-    """Looks at an answer as it passes. `estimated` counts completion tokens from the text."""
+    """Looks at an answer as it passes. `estimated` counts completion tokens from the text; `unseen`
+    what may have been thought in silence since the server last told what it counts."""
 
     look: Callable[[dict[str, Any]], Seen]
     keep_events: bool = True
     reported: Tokens | None = None
     begun: Tokens | None = None  # what a stream said at its start: no count of the answer yet
     estimated: int = 0
+    unseen: int = 0
     model: str = ""
     events: list[str] = field(default_factory=list)  # data of the stream's events so far
     sent_count: int = 0  # events that went on to the client
     first: dict[str, Any] | None = None
     malformed: bool = False  # an event's data was neither JSON nor a stream's end
+
+    @property
+    def spent(self) -> int:
+        """Completion tokens by now, as far as anybody knows."""
+        reported = self.reported.completion if self.reported else 0
+        return max(self.estimated, reported) + self.unseen
 
     def event(self, raw: bytes) -> None:
         data = sse.data_of(raw)
@@ -121,6 +133,7 @@ class Tap:
                 self.begun = merged(self.begun, seen.tokens)
             else:
                 self.reported = merged(self.reported or self.begun, seen.tokens)
+                self.unseen = 0
         if isinstance(seen.model, str) and not self.model:
             self.model = seen.model
         return seen.chars

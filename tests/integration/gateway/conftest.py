@@ -333,6 +333,16 @@ class Upstream:
                 chunked = _head(200, "text/event-stream", "transfer-encoding: chunked")
                 part = _delta("one") + b'data: {"choi'
                 writer.write(chunked + f"{len(part):x}\r\n".encode() + part + b"\r\n")
+            case "stream-thinks":  # and shows nothing of it, until it is told to say what it cost
+                writer.write(_head(200, "text/event-stream"))
+                try:
+                    while not reader.at_eof() and not self.release.is_set():
+                        writer.write(_delta(""))
+                        await writer.drain()
+                        await asyncio.sleep(0.05)
+                    writer.write(ODD_STREAM.replace(b"\r\n", b"\n"))
+                finally:
+                    self.hung_up.set()
             case "stream-endless" | "stream-heavy":
                 content, pause_s = "twelve chars", 0.001
                 if how == "stream-heavy":

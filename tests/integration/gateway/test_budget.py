@@ -10,6 +10,7 @@ from wfhub_common.db import make_engine
 from wfhub_common.messages import SpendingLimit
 from wfhub_llm_gateway.instances import Instances
 from wfhub_llm_gateway.ledger import COMPLETION_RESERVE_TOKENS
+from wfhub_llm_gateway.usage import UNSEEN_TICK_S
 
 
 @pytest.mark.hostile(19)
@@ -47,6 +48,68 @@ async def test_a_stream_that_passes_its_budget_is_cut(
     (exchange,) = (await scheduler.exchanges(info.attempt_id)).exchanges
     assert (exchange.status, exchange.completion_tokens) == (429, 0)
     assert exchange.note == "budget-exceeded; usage not reported"
+
+
+@pytest.mark.hostile(19)
+async def test_what_a_stream_thinks_in_silence_does_not_pass_its_budget(
+    start_gateway, scheduler, upstream, post, standing, wait_until
+):
+    gateway = await start_gateway(
+        llm_base_url=upstream.url("stream-thinks"), gateway_unseen_tokens_per_s=2000
+    )
+    token, info = scheduler.grant(budget_tokens=3000)
+    answer = await post(gateway, token, stream=True)
+    assert b"budget-exceeded" in answer.content.rpartition(b"data: ")[2]
+    await asyncio.wait_for(upstream.hung_up.wait(), 10)
+
+    async def settled() -> bool:
+        return (await standing(info.attempt_id))[1] == 0
+
+    await wait_until(settled)
+    used = (await standing(info.attempt_id))["used_tokens"]
+    assert 3000 <= used <= 3000 + 2000 * UNSEEN_TICK_S  # what was thought in one tick
+    assert (await post(gateway, token)).status_code == 429
+
+
+async def test_what_was_taken_to_be_thought_gives_way_to_what_the_server_reports(
+    start_gateway, scheduler, upstream, opened, standing, wait_until
+):
+    gateway = await start_gateway(
+        llm_base_url=upstream.url("stream-thinks"), gateway_unseen_tokens_per_s=2000
+    )
+    token, info = scheduler.grant(budget_tokens=100_000)
+    async with opened(gateway, token) as response:
+        row = await standing(info.attempt_id)
+
+        async def reserved_more() -> bool:
+            return (await standing(info.attempt_id))[1] > row["reserved_tokens"]
+
+        await wait_until(reserved_more)
+        upstream.release.set()
+        assert (await response.aread()).rstrip().endswith(b"[DONE]")
+    assert (await standing(info.attempt_id))[:2] == (12, 0)
+
+
+async def test_a_client_that_leaves_a_thinking_model_pays_for_what_it_may_have_thought(
+    start_gateway, scheduler, upstream, opened, standing, wait_until
+):
+    gateway = await start_gateway(
+        llm_base_url=upstream.url("stream-thinks"), gateway_unseen_tokens_per_s=2000
+    )
+    token, info = scheduler.grant(budget_tokens=100_000)
+    async with opened(gateway, token):
+        held = (await standing(info.attempt_id))["reserved_tokens"]
+
+        async def thought() -> bool:
+            return (await standing(info.attempt_id))["reserved_tokens"] > held
+
+        await wait_until(thought)
+
+    async def settled() -> bool:
+        return (await standing(info.attempt_id))[1] == 0
+
+    await wait_until(settled)
+    assert (await standing(info.attempt_id))["used_tokens"] >= 2000 * UNSEEN_TICK_S
 
 
 @pytest.mark.hostile(19)

@@ -13,8 +13,11 @@ import pytest
 import unprivileged
 from sandbox_lab import Lab, Ran
 from wfhub_agent_runner import relay
+from wfhub_agent_runner.agents.table import ENTRIES
 from wfhub_agent_runner.relay import GatewayRelay
 from wfhub_agent_runner.sandbox.port import GATEWAY_URL, Exited
+from wfhub_agent_runner.steering import Inbox
+from wfhub_common.model_paths import HAND_IN_HEADER
 
 CHAT = "/v1/chat/completions"
 
@@ -108,6 +111,32 @@ async def test_the_agents_credentials_are_replaced_by_the_attempts(tmp_path: Pat
     assert "stolen" not in head
     assert upstream.bodies == [b'{"a": 1}']
     assert (served.requests, served.answered, served.last_error) == (1, 1, "")
+
+
+async def test_who_is_to_hand_in_is_answered_with_a_last_word_and_cannot_ask_for_one(
+    tmp_path: Path,
+) -> None:
+    inbox = Inbox()
+    socket_path = tmp_path / "g.sock"
+    async with (
+        serving(says_ok) as upstream,
+        GatewayRelay(
+            socket_path=socket_path, gateway_url=upstream.url, token="wat_real", inbox=inbox
+        ),
+        inbox.open(ENTRIES["codex"], asyncio.Event()),
+        httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(socket_path)), base_url="http://relay"
+        ) as client,
+    ):
+        own = {HAND_IN_HEADER: '{"tool": "mine"}'}
+        await client.post(CHAT, content=b"{}", headers=own)
+        inbox.take("", hand_in=True)
+        await client.post(CHAT, content=b"{}", headers=own)
+        await client.get("/v1/models")
+    before, after, models = (head.decode().lower() for head in upstream.heads)
+    assert HAND_IN_HEADER not in before
+    assert f'{HAND_IN_HEADER}: {{"tool": "", "arguments": {{}}}}' in after
+    assert HAND_IN_HEADER not in models
 
 
 async def test_a_replaced_token_is_used_from_then_on(tmp_path: Path) -> None:

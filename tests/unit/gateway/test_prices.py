@@ -1,6 +1,9 @@
 """The price table."""
 
+from datetime import date
+
 import pytest
+import yaml
 from wfhub_llm_gateway.budgets import prices
 from wfhub_llm_gateway.budgets.prices import Price, PricesError
 from wfhub_llm_gateway.budgets.pricing import Pricing
@@ -17,6 +20,18 @@ def test_our_own_table_is_readable_and_counts_in_nano_usd():
     assert ours.of("gpt-4o-mini") == Price(150, 600, 75, 150)
     assert ours.of("claude-sonnet-4-5-20250929") == Price(3000, 15000, 300, 3750)
     assert ours.of("my-own-model") is None
+
+
+def test_each_of_our_prices_says_where_it_was_read_or_that_nobody_confirmed_it():
+    value = yaml.safe_load(prices.OURS.read_text())
+    figures = {"input", "output", "cached_input", "cache_write"}
+    for name, price in value["models"].items():
+        given = {key for key in price if key in figures and price[key]}
+        assert "source" in price or given == set(price["unconfirmed"]), name
+        assert set(price.get("unconfirmed", ())) <= given, name
+    for name, source in value["sources"].items():
+        assert source["url"].startswith("https://"), name
+        assert isinstance(source["read"], date), name
 
 
 def test_the_operators_file_counts_before_ours_and_an_exact_name_before_a_pattern(tmp_path):
@@ -42,6 +57,7 @@ def test_the_operators_file_counts_before_ours_and_an_exact_name_before_a_patter
         ("models: {m: {input: 0.0001, output: 1}}", "models.m.input"),
         ("models: {m: {input: .inf, output: 1}}", "models.m.input"),
         ("models: {m: {input: 1, output: 1, per: 1}}", "per"),
+        ("models: {m: {input: 1, output: 1, source: hearsay}}", "models.m.source"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused_with_the_key_that_is_wrong(tmp_path, text, named):

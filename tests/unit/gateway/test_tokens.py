@@ -49,6 +49,53 @@ async def test_an_answer_is_asked_for_again_when_it_is_old(monkeypatch):
         await tokens.check(HEADER)
 
 
+async def test_who_asks_again_before_the_answer_is_old_waits_for_nothing(monkeypatch):
+    scheduler = Scheduler()
+    tokens = Tokens(scheduler)
+    await tokens.check(HEADER)
+    monkeypatch.setattr(module, "ASK_AHEAD_S", -1)
+    scheduler.called.clear()
+    scheduler.hold = asyncio.Event()
+    scheduler.answer = TokenInfo(active=False)
+    for _ in range(5):
+        await tokens.check(HEADER)  # which would hang, if it waited
+    await asyncio.wait_for(scheduler.called.wait(), 5)
+    assert scheduler.asked == 2
+    scheduler.hold.set()
+    await tokens.ask(module.token_sha256("wat_x"))
+    with pytest.raises(Rejected):
+        await tokens.check(HEADER)
+
+
+async def test_an_attempt_that_ended_is_refused_at_once_whatever_is_being_asked(monkeypatch):
+    scheduler = Scheduler()
+    tokens = Tokens(scheduler)
+    await tokens.check(HEADER)
+    monkeypatch.setattr(module, "ASK_AHEAD_S", -1)
+    scheduler.hold = asyncio.Event()
+    await tokens.check(HEADER)
+    tokens.ended("att_1")
+    with pytest.raises(Rejected):
+        await tokens.check(HEADER)
+    scheduler.hold.set()
+    await tokens.ask(module.token_sha256("wat_x"))
+    with pytest.raises(Rejected):
+        await tokens.check(HEADER)
+
+
+async def test_a_scheduler_that_cannot_be_asked_beside_a_request_does_it_no_harm(monkeypatch):
+    scheduler = Scheduler()
+    tokens = Tokens(scheduler)
+    await tokens.check(HEADER)
+    monkeypatch.setattr(module, "ASK_AHEAD_S", -1)
+    scheduler.answer = RetryLater("down", "the scheduler does not answer")
+    await tokens.check(HEADER)
+    await asyncio.sleep(0)
+    with pytest.raises(RetryLater):
+        await tokens.ask(module.token_sha256("wat_x"))
+    await tokens.check(HEADER)  # by the answer that is not old yet
+
+
 async def test_a_hint_that_overtakes_the_answer_wins():
     scheduler = Scheduler()
     scheduler.hold = asyncio.Event()

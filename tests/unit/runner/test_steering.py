@@ -10,6 +10,7 @@ from wfhub_agent_runner.steering import Inbox
 from wfhub_common.errors import Rejected
 
 BUILTIN, COMMAND = table.ENTRIES["builtin"], table.ENTRIES["command"]
+CODEX, MINI = table.ENTRIES["codex"], table.ENTRIES["mini-swe-agent"]
 
 
 async def test_messages_are_shown_in_order_while_the_agent_runs() -> None:
@@ -52,6 +53,40 @@ async def test_who_listens_is_given_time_to_hand_in_by_itself(
         assert json.loads(inbox.shown())["hand_in"] is True
         assert not stop.is_set()
         await asyncio.wait_for(stop.wait(), 5)
+
+
+async def test_who_does_not_listen_hears_of_it_as_the_next_answer_of_its_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(steering, "HAND_IN_GRACE_S", 0.05)
+    inbox = Inbox()
+    async with inbox.open(MINI, asyncio.Event()) as stop:
+        assert inbox.last_word() is None
+        inbox.take("", hand_in=True)
+        said = inbox.last_word()
+        assert said is not None
+        assert json.loads(said)["tool"] == "bash"
+        assert not stop.is_set()
+        await asyncio.wait_for(stop.wait(), 5)
+
+
+async def test_who_goes_on_asking_after_its_last_words_is_ended() -> None:
+    inbox = Inbox()
+    async with inbox.open(CODEX, asyncio.Event()) as stop:
+        inbox.take("", hand_in=True)
+        for _ in range(steering.LAST_WORDS_MAX):
+            assert inbox.last_word() == '{"tool": "", "arguments": {}}'
+        assert not inbox.deaf.is_set()
+        inbox.last_word()
+        await asyncio.wait_for(stop.wait(), 5)
+
+
+async def test_who_listens_and_who_asks_no_model_gets_no_last_word() -> None:
+    for entry in (BUILTIN, COMMAND):
+        inbox = Inbox()
+        async with inbox.open(entry, asyncio.Event()):
+            inbox.take("", hand_in=True)
+            assert inbox.last_word() is None
 
 
 async def test_a_cancel_does_not_wait() -> None:

@@ -92,3 +92,6 @@ class AgentEntry:
     context_option: str = ""
     mcp: bool = False
     steers: bool = False  # reads messages while it runs
+    # The call of its own tool, with these arguments, by which it ends, where an answer without one
+    # does not end it; "" of the others. For who is told to hand in and does not listen.
+    last_call: tuple[str, Mapping[str, Any]] = ("", MappingProxyType({}))

@@ -84,6 +84,7 @@ ENTRIES: Mapping[str, AgentEntry] = {
             wire=Wire.CHAT,
             install=Install.PIP,
             version="2.4.6",
+            last_call=("bash", {"command": "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"}),
             version_argv=("mini", "--help"),  # its first line says it
         ),
         AgentEntry(

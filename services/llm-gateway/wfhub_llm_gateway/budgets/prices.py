@@ -7,6 +7,8 @@
 Keys are names of models or patterns (`*`, `?`); an exact name counts before a pattern, the
 operator's file before ours, a longer pattern before a shorter one. `cached_input` is `input` where
 it is left out, `cache_write` too. Figures are USD for a million tokens, with at most 3 decimals.
+Where a price was read may stand with it: `source`, a name from the file's `sources` (url, read: a
+day), and `unconfirmed`, those of its figures that the source does not say in the provider's name.
 Units: nano-USD for a token. Raises: PricesError, which names file and key.
 """
 
@@ -24,6 +26,7 @@ PRICE_MAX = 1_000_000  # USD for a million tokens: beyond it is a mistake
 FILE_BYTES_MAX = 4 * 1024 * 1024
 OURS = Path(__file__).with_name("prices.yaml")
 _KEYS = ("input", "output", "cached_input", "cache_write")
+_ABOUT = ("source", "unconfirmed")
 
 
 class PricesError(Exception):
@@ -92,14 +95,23 @@ def _table(path: Path) -> dict[str, Price]:
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
         raise PricesError(f"cannot read {path}: {e}") from e
     models = value.get("models") if isinstance(value, dict) else None
-    if not isinstance(models, dict) or set(value) != {"models"}:
-        raise PricesError(f"{path}: the only key is `models`, with a price for each")
-    return {str(name): _price(price, f"{path}: models.{name}") for name, price in models.items()}
+    if not isinstance(models, dict) or not set(value) <= {"models", "sources"}:
+        raise PricesError(f"{path}: its keys are `models`, with a price for each, and `sources`")
+    sources = value.get("sources", {})
+    if not isinstance(sources, dict):
+        raise PricesError(f"{path}: sources: names, each with `url` and `read`")
+    return {
+        str(name): _price(price, f"{path}: models.{name}", sources)
+        for name, price in models.items()
+    }
 
 
-def _price(value: Any, where: str) -> Price:
+def _price(value: Any, where: str, sources: dict[str, Any]) -> Price:
     if not isinstance(value, dict) or not {"input", "output"} <= set(value):
         raise PricesError(f"{where}: a price has `input` and `output`")
+    if value.get("source") is not None and value["source"] not in sources:
+        raise PricesError(f"{where}.source: {value['source']!r} is not in the file's `sources`")
+    value = {key: amount for key, amount in value.items() if key not in _ABOUT}
     if unknown := sorted(set(map(str, value)) - set(_KEYS)):
         raise PricesError(f"{where}: unknown: {', '.join(unknown)}; there is {', '.join(_KEYS)}")
     given = {key: _nusd(amount, f"{where}.{key}") for key, amount in value.items()}

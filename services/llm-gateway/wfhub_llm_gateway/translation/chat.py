@@ -296,7 +296,7 @@ def read_answer(value: dict[str, Any]) -> Answer:
     if text := message.get("content") or message.get("refusal"):
         parts.append(Text(str(text)))
     calls = [_call(call) for call in message.get("tool_calls") or []]
-    stop = "tools" if calls else STOPS.get(choice.get("finish_reason") or "stop", "end")
+    stop = stop_of(STOPS.get(choice.get("finish_reason") or "stop", "end"), called=bool(calls))
     return Answer(
         str(value.get("id") or ""),
         str(value.get("model") or ""),
@@ -334,6 +334,12 @@ def write_answer_call(call: Call) -> dict[str, Any]:
         return _write_call(call)
     custom = {"name": call.name, "input": call.arguments}
     return {"id": call.id, "type": "custom", "custom": custom}
+
+
+def stop_of(said: Stop, *, called: bool) -> Stop:
+    """Some servers say "stop" beside their calls. A call that was cut off at the answer's length is
+    none to be made, whatever else is there."""
+    return "tools" if called and said == "end" else said
 
 
 def write_usage(usage: Tokens | None) -> dict[str, Any] | None:

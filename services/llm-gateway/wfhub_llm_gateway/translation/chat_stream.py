@@ -22,7 +22,13 @@ from wfhub_llm_gateway.translation.canonical import (
     Stop,
     TextDelta,
 )
-from wfhub_llm_gateway.translation.chat import FINISHES, STOPS, write_answer_call, write_usage
+from wfhub_llm_gateway.translation.chat import (
+    FINISHES,
+    STOPS,
+    stop_of,
+    write_answer_call,
+    write_usage,
+)
 from wfhub_llm_gateway.translation.streams import cut_off, odd, said_error
 from wfhub_llm_gateway.usage import Tokens
 
@@ -89,7 +95,7 @@ class Decoder:
     def end(self) -> list[Event]:
         if self._stop is None:
             raise cut_off()
-        return [Ended("tools" if self._called else self._stop, self._usage)]
+        return [Ended(stop_of(self._stop, called=self._called), self._usage)]
 
 
 class Encoder:
