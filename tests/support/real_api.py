@@ -32,6 +32,7 @@ async def serving(
         database_url=database_url,
         proof_public_key_file=str(folder / "key.pub"),
         retry_base_s=0.02,
+        lease_ttl_s=3600,  # no runner beats here, and a busy machine takes longer than the default
     )
     api = ApiSettings(
         nats_url=nats_url,

@@ -14,7 +14,8 @@ from api_world import Operation, World
 from wfhub_api import tokens
 from wfhub_common import db, ids
 
-pytestmark = pytest.mark.hostile(16)
+# Hundreds of requests a test, beside other tests.
+pytestmark = [pytest.mark.hostile(16), pytest.mark.timeout(400)]
 
 OTHER_BODIES: dict[str, tuple[dict[str, Any], ...]] = {
     "post /v1/tasks": ({"prompt": "x"}, {"title": "x"}, {"repo": "/srv/other"}, {"priority": 9}),
