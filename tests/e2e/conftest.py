@@ -37,9 +37,9 @@ class Stack:
             timeout=timeout_s,
         )
 
-    def run(self, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    def run(self, *arguments: str, timeout_s: float = 100) -> tuple[int, dict[str, Any], str]:
         """`wfhub run … --json`: exit code, the last line's object, standard error."""
-        done = self.wfhub("run", "--json", *arguments)
+        done = self.wfhub("run", "--json", *arguments, timeout_s=timeout_s)
         lines = done.stdout.strip().splitlines()
         assert lines, done.stderr
         return done.returncode, json.loads(lines[-1]), done.stderr

@@ -79,8 +79,8 @@ def chown_tree(top: Path, uid: int) -> None:
 
 @contextmanager
 def shared_folder() -> Iterator[Path]:
-    """A folder that other uids can reach, unlike pytest's own."""
-    top = Path(tempfile.mkdtemp(prefix="wfhub-test-"))
+    """A folder that other uids can reach, unlike pytest's own. SHARE_AT, when set, is where."""
+    top = Path(tempfile.mkdtemp(prefix="wfhub-test-", dir=os.environ.get("SHARE_AT")))
     top.chmod(0o755)
     try:
         yield top

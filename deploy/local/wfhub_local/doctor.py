@@ -30,6 +30,10 @@ def text(found: dict[str, Any]) -> str:
         facts = {key: value for key, value in backend["facts"].items() if key != "backend"}
         lines += [f"{'':12}{key}: {_plain(value)}" for key, value in facts.items()]
         lines += [f"{'':12}{word}: {backend[word]}" for word in ("why", "do") if backend[word]]
+    for share in found["shares"]:
+        lines.append(f"share       {share['at']} ({share['type']}, {share['device']})")
+        lines.append(f"{'':12}can be: {_plain(share['layers'])}")
+        lines += [f"{'':12}danger: {danger}" for danger in share["dangers"]]
     if not found["ready"]:
         lines.append("no sandbox works here: a runner would take no task")
     return "\n".join(lines)

@@ -22,7 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from wfhub_common import db
+from wfhub_common import db, shares
 from wfhub_common.errors import RetryLater
 from wfhub_common.log import get_logger
 from wfhub_common.service import Stop
@@ -125,6 +125,23 @@ def writable(folder: Path, setting: str) -> Path:
             f" {os.geteuid()}, on a file system that is mounted for writing and has room"
         ) from e
     return folder
+
+
+def warn_of_share(folder: Path, setting: str) -> None:
+    """What is dangerous about how a network file system is mounted is in the log."""
+    share = shares.holding(folder)
+    for danger in shares.dangers(share) if share else ():
+        log.warning("a share may lose work", setting=setting, share=str(folder), danger=danger)
+
+
+def insist_on_modes(folder: Path, setting: str) -> None:
+    """A checkout without permission bits would show a change of mode wherever there is one."""
+    share = shares.holding(folder)
+    if share and not share.has_modes:
+        raise SystemExit(
+            f"bad settings: {setting}: {folder} is on SMB, which keeps no permissions of files:"
+            " put it on a local disk"
+        )
 
 
 async def _end(stop: Stop, why: str) -> None:

@@ -1,24 +1,28 @@
 """Which sandbox backends work on this machine, and why others do not.
 
 `python -m wfhub_agent_runner.doctor --uid N` prints one JSON object:
-{"backends": [{"name", "works", "why", "do", "facts"}], "ready"}. As root it becomes `uid` first, as
-the runner would; it runs the escape probes through the real backend. Exit code 0 when one works.
+{"backends": [{"name", "works", "why", "do", "facts"}], "shares": [{"at", "type", "device",
+"layers", "dangers"}], "ready"}. As root it becomes `uid` first, as the runner would; it runs the
+escape probes through the real backend. Exit code 0 when one works.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wfhub_common import privileges
+from wfhub_common import privileges, shares
 from wfhub_common.errors import Rejected
+from wfhub_common.shares import Share as MountedShare
 
-from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
+from wfhub_agent_runner.sandbox import layers
+from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox, find_bwrap
 from wfhub_agent_runner.sandbox.container import RUNTIME_DEFAULT, ContainerSandbox
 from wfhub_agent_runner.sandbox.images import ENGINE_DEFAULT, Image, ImageStore, make_fit
 from wfhub_agent_runner.sandbox.layers import LayerKind
@@ -57,6 +61,33 @@ class Backend:
     why: str = ""
     do: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A network file system that is mounted. `layers`: what it can be to an overlay, `lower` or
+    `upper`; and for a folder that is neither, the copy that would be made instead."""
+
+    at: str
+    type: str
+    device: str
+    layers: list[str]
+    dangers: list[str]
+
+
+def share(mounted: MountedShare, scratch: Path) -> Share:
+    """`scratch`: on a local disk. Nothing stays on the share."""
+    found = []
+    try:
+        bwrap, _ = find_bwrap()
+        if layers.is_lower(bwrap, mounted.at, scratch):
+            found.append("lower")
+        upper = layers.upper_on(bwrap, mounted.at)
+        found.append("upper" if upper is LayerKind.OVERLAY else f"{upper.value} for an upper")
+    except (OSError, subprocess.SubprocessError, Rejected) as e:  # not this uid's to write
+        found.append(f"not to be tried further: {e}")
+    dangers = list(shares.dangers(mounted))
+    return Share(str(mounted.at), mounted.type, mounted.device, found, dangers)
 
 
 async def bwrap(folder: Path) -> Backend:
@@ -139,7 +170,13 @@ def _examined(folder: Path, uid: int) -> int:
         kubernetes(),
     ]
     ready = any(backend.works for backend in backends)
-    print(json.dumps({"backends": [asdict(each) for each in backends], "ready": ready}), flush=True)
+    (folder / "layers").mkdir()
+    found = {
+        "backends": [asdict(each) for each in backends],
+        "shares": [asdict(share(each, folder / "layers")) for each in shares.found()],
+        "ready": ready,
+    }
+    print(json.dumps(found), flush=True)
     return 0 if ready else 1
 
 

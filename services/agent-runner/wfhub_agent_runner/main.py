@@ -82,6 +82,9 @@ def _become_unprivileged(
     process is not root."""
     policy = _policy(settings)
     home = starting.writable(settings.runner_home, "RUNNER_HOME")
+    starting.insist_on_modes(home, "RUNNER_HOME")
+    for setting, folder in settings.repository_folders():
+        starting.warn_of_share(folder, setting)
     if os.geteuid() != 0:
         return RepoAccess.direct(policy), None
     broker_socket = access_broker.start(policy)

@@ -129,6 +129,11 @@ class RunnerSettings(BrokerSettings):
     def repo_root_paths(self) -> tuple[Path, ...]:
         return tuple(Path(part) for part in self.repo_roots.split(":") if part)
 
+    def repository_folders(self) -> tuple[tuple[str, Path], ...]:
+        """With the setting that names each."""
+        root = (("WORKSPACE_ROOT", self.workspace_root),) if self.workspace_root else ()
+        return (*root, *(("REPO_ROOTS", path) for path in self.repo_root_paths()))
+
 
 class PodsSettings(Settings):
     """Of SANDBOX_BACKEND=kubernetes, which is unproven: see sandbox/pods."""

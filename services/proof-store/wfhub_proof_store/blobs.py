@@ -8,7 +8,6 @@ Raises: Rejected (`digest-mismatch`, `blob-too-large`), StorageFull.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from wfhub_common import digests
+from wfhub_common import digests, filelocks
 from wfhub_common.digests import Digest
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
@@ -41,8 +40,8 @@ class Blobs:
         self._tmp, self._lock = _claimed_tmp(root / "tmp")
 
     def close(self) -> None:
+        self._lock.close()  # first: NFS keeps what is open under another name in its folder
         shutil.rmtree(self._tmp, ignore_errors=True)
-        self._lock.close()
 
     def size(self, digest: Digest) -> int | None:
         """Bytes of the blob, or None when it is not here."""
@@ -140,7 +139,7 @@ def _claimed_tmp(tmp: Path) -> tuple[Path, BinaryIO]:
     """A tmp folder of our own, locked for as long as we live; those of the dead are removed."""
     tmp.mkdir(exist_ok=True)
     with (tmp / LOCK_NAME).open("ab") as all_of_it:  # one process at a time: no folder half-made
-        fcntl.flock(all_of_it, fcntl.LOCK_EX)
+        filelocks.exclusive(all_of_it)
         for folder in tmp.iterdir():
             if folder.is_dir() and _is_dead(folder):
                 log.warning("removing a dead process's unfinished uploads", folder=folder.name)
@@ -148,17 +147,16 @@ def _claimed_tmp(tmp: Path) -> tuple[Path, BinaryIO]:
         own = tmp / secrets.token_hex(8)
         own.mkdir()
         lock = (own / LOCK_NAME).open("ab")
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        filelocks.exclusive(lock)
     return own, lock
 
 
 def _is_dead(folder: Path) -> bool:
     try:
         with (folder / LOCK_NAME).open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, FileNotFoundError):  # it lives, or is just cleaning up itself
+            return filelocks.try_exclusive(lock)
+    except FileNotFoundError:  # it is just cleaning up itself
         return False
-    return True
 
 
 @contextmanager

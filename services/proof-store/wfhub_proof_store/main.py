@@ -150,6 +150,7 @@ def _opened(settings: ProofStoreSettings) -> tuple[signing.PrivateKey, dict[str,
         raise SystemExit(f"bad settings: SIGNING_KEY_FILE: {e}") from e
     try:
         root = starting.writable(Path(settings.proofs_root), "PROOFS_ROOT")
+        starting.warn_of_share(root, "PROOFS_ROOT")
         blobs = Blobs(root, bytes_max=settings.blob_bytes_max)
     except OSError as e:
         raise SystemExit(f"bad settings: PROOFS_ROOT: {e}") from e

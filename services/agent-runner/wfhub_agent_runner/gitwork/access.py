@@ -49,7 +49,7 @@ def main() -> None:
         try:
             at = target(request, policy)
         except (WfhubError, OSError) as e:
-            refuse(_translated(e), reader, writer)
+            refuse(translated(e), reader, writer)
         else:
             answer(request, at, reader, writer)
 
@@ -96,7 +96,7 @@ def answer(request: Request, at: Target, reader: BinaryIO, writer: BinaryIO) -> 
             raise Rejected("access-unknown", f"no such operation: {request.get('op')!r}")
         operation(request, at, reader, writer)
     except (WfhubError, OSError, RecursionError, MemoryError, *packs.DAMAGED) as e:
-        refuse(_translated(e), reader, writer)
+        refuse(translated(e), reader, writer)
     except Exception as e:  # noqa: BLE001 - whatever a repository or host brought up is answered
         traceback.print_exc()
         error = RetryLater("repo-access-failed", f"the access helper met {e!r}; see its log")
@@ -110,7 +110,7 @@ def refuse(error: WfhubError, reader: BinaryIO, writer: BinaryIO) -> None:
     _reply(writer, {"error": to_wire(error)})
 
 
-def _translated(e: BaseException) -> WfhubError:
+def translated(e: BaseException) -> WfhubError:
     match e:
         case WfhubError():
             return e

@@ -5,6 +5,8 @@ is to send the broker one end of a socket over the inherited one. The broker for
 the request, finds the repository, becomes its owner for good and answers (access.answer). For a
 remote it reads the credential, and becomes the runner's own uid before it speaks to anybody.
 A repository that root owns is opened as root only where no one else could have put it there.
+On a share root may be nobody (NFS's root_squash): what is closed to it is looked into as the owner
+of the closed folder, who must then be the repository's too.
 The broker ends when the runner's end closes. The policy is the broker's, not the request's.
 """
 
@@ -15,6 +17,7 @@ import socket
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from wfhub_common import privileges
@@ -85,18 +88,40 @@ def _child(fd: int, policy: Policy) -> None:
         with os.fdopen(os.dup(fd), "rb") as reader, os.fdopen(fd, "wb") as writer:
             request = access.read_request(reader)
             try:
-                at = access.target(request, policy)
+                at = _target(request, policy)
                 if isinstance(at, Layout | Directory):
                     become(owner(at))
                 else:
                     _become_nobody(policy)
-            except WfhubError as e:
-                access.refuse(e, reader, writer)
+            except (WfhubError, OSError) as e:
+                access.refuse(access.translated(e), reader, writer)
             else:
                 access.answer(request, at, reader, writer)
         code = 0
     finally:
         os._exit(code)
+
+
+def _target(request: access.Request, policy: Policy) -> access.Target:
+    try:
+        return access.target(request, policy)
+    except (Rejected, PermissionError) as e:
+        refused = e if isinstance(e, PermissionError) else e.__cause__
+        if not isinstance(refused, PermissionError) or os.geteuid() != 0:
+            raise
+        uid = _owner_of_what_is_closed(Path(os.fsdecode(refused.filename or "/")))
+        if uid == 0:
+            raise
+    become(uid)
+    return access.target(request, policy)
+
+
+def _owner_of_what_is_closed(path: Path) -> int:
+    """Of the innermost folder on the way that can be seen."""
+    for folder in path.parents:
+        with suppress(PermissionError):
+            return folder.stat().st_uid
+    return 0
 
 
 def _become_nobody(policy: Policy) -> None:
@@ -138,6 +163,12 @@ def _check_roots_own(path: Path) -> None:
 def become(uid: int) -> None:
     """Drop to `uid`, for good, with the user's own group and no other."""
     if uid != os.geteuid():
+        if os.geteuid() != 0:
+            raise Rejected(
+                "repo-forbidden",
+                f"the repository is uid {uid}'s, in a folder that is closed to all but uid"
+                f" {os.geteuid()}; give both to one user (chown -R)",
+            )
         try:
             gid = pwd.getpwuid(uid).pw_gid
         except KeyError:

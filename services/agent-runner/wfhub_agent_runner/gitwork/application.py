@@ -7,24 +7,27 @@ is ended by whoever applies to the folder next. Readers may see some paths chang
 A path that somebody changed since the base is a conflict: nothing is written. A path changed after
 the journal was committed is left alone, and named.
 
+Where the file system keeps no permissions of files (SMB), whether one may be run is not compared.
+
 Shape, in <folder>/.wfhub or <repository>/wfhub, of the folder's owner alone:
     lock, applied/<task> (JSON {commit, left}), journals/<task>.json, staged/<task>/<number>
 Raises: Rejected, RetryLater (`workspace-busy`), OSError.
 """
 
 import errno
-import fcntl
 import json
 import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dulwich.object_store import BaseObjectStore, DiskObjectStore
 from dulwich.objects import ObjectID
+from wfhub_common import filelocks
 from wfhub_common.errors import Rejected, RetryLater
 
 from wfhub_agent_runner.gitwork import bundle, directory, packs, placement, walk
@@ -39,7 +42,9 @@ from wfhub_agent_runner.gitwork.source import Source
 from wfhub_agent_runner.gitwork.walk import Entry
 
 Between = Callable[[], None]
+Now = Callable[[bytes, placement.ByPath], Entry | None]
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def to_directory(
@@ -121,11 +126,13 @@ def _unpacked(order: Order, file: BinaryIO) -> Iterator[tuple[DiskObjectStore, O
 class _Folder:
     def __init__(self, top: Path, state: Path, between: Between) -> None:
         self._top, self._state, self._between = top, state, between
+        self._modes = True
 
     def apply(
         self, task: str, commit: str, store: BaseObjectStore, old: ObjectID, new: ObjectID
     ) -> PublishResult:
         self._make_state()
+        self._modes = _keeps_modes(self._state)
         with self._locked(), self._opened() as top:
             noted = self._applied(task)
             if noted is None and self._end_what_was_begun(top, task):
@@ -135,8 +142,11 @@ class _Folder:
             if noted is not None:
                 return _of_note(noted, commit, Already(commit, _said(noted)))
             deltas = enumerate(walk.deltas(store, old, new))
-            changes = [Change(d.path, _plain(d.old), _plain(d.new), number) for number, d in deltas]
-            if refused := _unfit(changes) or _conflict(top, changes):
+            changes = [
+                Change(d.path, self._plain(d.old), self._plain(d.new), number)
+                for number, d in deltas
+            ]
+            if refused := _unfit(changes) or _conflict(changes, partial(self._now, top)):
                 return refused
             self._stage(task, store, changes)
             self._write_journal(task, commit, changes)
@@ -152,17 +162,18 @@ class _Folder:
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
                 raise Rejected(
                     "folder-state-foreign",
-                    f"{folder.name} of the folder is not a folder of its owner's; remove it",
+                    f"{folder.name} of the folder is not a folder of its owner's (uid"
+                    f" {os.geteuid()}, not {found.st_uid}); remove it, or mount a share whose files"
+                    " are all one user's with the runner's uid",
                 )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         lock = os.open(self._state / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not filelocks.try_exclusive(lock):
+                raise RetryLater("workspace-busy", "another result is being applied there")
             yield
-        except BlockingIOError as e:
-            raise RetryLater("workspace-busy", "another result is being applied there") from e
         finally:
             os.close(lock)
 
@@ -201,7 +212,7 @@ class _Folder:
                 continue
             content, place = walk.blob(store, change.new[1]), folder / str(change.number)
             if change.new[0] == walk.LINK:
-                place.symlink_to(os.fsdecode(content))
+                _link(place, content, change)
                 continue
             with place.open("xb") as f:
                 f.write(content)
@@ -230,7 +241,7 @@ class _Folder:
         # What goes makes room first, deepest first; what comes follows, outermost first.
         gone = [change for change in reversed(changes) if change.new is None]
         for change in (*gone, *(change for change in changes if change.new is not None)):
-            now = placement.now(top, change.path, all_of_it)
+            now = self._now(top, change.path, all_of_it)
             if now == change.old != change.new:
                 placement.move(top, change, self._state / "staged" / task / str(change.number))
                 self._between()
@@ -241,6 +252,38 @@ class _Folder:
         path.unlink()
         remove_tree(self._state / "staged" / task)
         return noted
+
+    def _now(self, top: int, path: bytes, all_of_it: placement.ByPath) -> Entry | None:
+        return self._plain(placement.now(top, path, all_of_it))
+
+    def _plain(self, entry: Entry | None) -> Entry | None:
+        if entry is None or entry == placement.IN_THE_WAY:
+            return entry
+        kind = walk.kind(entry[0])
+        return (walk.FILE if kind == walk.EXECUTABLE and not self._modes else kind, entry[1])
+
+
+def _keeps_modes(folder: Path) -> bool:
+    """Whether a file there may be run or not as one says: SMB has one answer for all files."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        kept = []
+        for mode in (0o700, 0o600):
+            os.fchmod(file.fileno(), mode)
+            kept.append(stat.S_IMODE(os.fstat(file.fileno()).st_mode) & stat.S_IXUSR)
+    return kept == [stat.S_IXUSR, 0]
+
+
+def _link(place: Path, content: bytes, change: Change) -> None:
+    try:
+        place.symlink_to(os.fsdecode(content))
+    except OSError as e:
+        if e.errno not in _NO_LINKS:
+            raise
+        raise Rejected(
+            "folder-no-links",
+            f"{shown(change.path)} is a symbolic link, and the folder's file system has none;"
+            " mount SMB with mfsymlinks",
+        ) from e
 
 
 def _of_note(noted: dict[str, Any], commit: str, same: PublishResult) -> PublishResult:
@@ -267,20 +310,16 @@ def _unfit(changes: Sequence[Change]) -> Refused | None:
     return None
 
 
-def _conflict(top: int, changes: Sequence[Change]) -> Conflict | None:
+def _conflict(changes: Sequence[Change], now_at: Now) -> Conflict | None:
     all_of_it = placement.by_path(changes)
     for change in changes:
-        now = placement.now(top, change.path, all_of_it)
+        now = now_at(change.path, all_of_it)
         if now not in (change.old, change.new):
             path = shown(change.path)
             found = now[1].decode() if now and now != placement.IN_THE_WAY else ""
             note = f"{path} was changed since the task began; nothing was written: run it again"
             return Conflict(path, found, note)
     return None
-
-
-def _plain(entry: Entry | None) -> Entry | None:
-    return None if entry is None else (walk.kind(entry[0]), entry[1])
 
 
 def _text(entry: Entry | None) -> list[Any] | None:

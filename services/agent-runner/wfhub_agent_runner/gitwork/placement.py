@@ -90,13 +90,26 @@ def move(top: int, change: Change, staged: Path) -> None:
     parts = change.path.split(b"/")
     with _parent(top, parts, make=change.new is not None) as parent:
         assert parent is not None
-        if change.new is None:
-            os.unlink(parts[-1], dir_fd=parent)
-        else:
-            _place(staged, parent, parts[-1], change)
+        with _open_ones_named(parent):
+            if change.new is None:
+                os.unlink(parts[-1], dir_fd=parent)
+            else:
+                _place(staged, parent, parts[-1], change)
         os.fsync(parent)
     if change.new is None:
         _prune(top, parts[:-1])
+
+
+@contextmanager
+def _open_ones_named(parent: int) -> Iterator[None]:
+    """On SMB a file that somebody has open is not replaced: that is for now, unlike a folder that
+    may not be written."""
+    try:
+        yield
+    except PermissionError as e:
+        if e.errno == errno.EACCES and os.access(".", os.W_OK | os.X_OK, dir_fd=parent):
+            raise OSError(errno.EBUSY, "somebody has the file open", e.filename) from e
+        raise
 
 
 @contextmanager

@@ -3,10 +3,14 @@
 A publisher killed while it holds a lock must not block its own retry. So our lock file appears
 whole (hard link), says whose it is and is held by flock as long as its process lives: a lock of
 ours whose flock is free is stale and is removed. Locks of git are waited for, never removed.
+The ref itself appears by a hard link too, which never replaces one: on a network file system a
+publisher that was cut off may have lost its flock and not know.
+What the server said last is asked by opening a file: a look at its name may be answered by the
+client's cache. A link that is there already may be our own, done before its answer was lost.
 Raises: RetryLater (`ref-locked`), RefInTheWay.
 """
 
-import fcntl
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -15,6 +19,7 @@ from pathlib import Path
 
 from dulwich.file import SharedPerm, adjust_shared_perm
 from dulwich.objects import ObjectID
+from wfhub_common import filelocks
 from wfhub_common.errors import RetryLater
 
 from wfhub_agent_runner.gitwork import limits, refs
@@ -23,6 +28,8 @@ from wfhub_agent_runner.gitwork.location import Layout
 _MARK = b"wfhub-publish\n"
 _POLL_S = 0.05
 _FOLDER_RACES_MAX = 100
+# What SMB tells of a file that is locked, and of one that this machine has open by another name.
+_HELD = {errno.EACCES, errno.EINVAL}
 
 
 class RefInTheWay(Exception):
@@ -44,10 +51,18 @@ class LockedRef:
         fresh = _temporary(self._layout, oid + b"\n")
         try:
             adjust_shared_perm(fresh, self._shared)
-            os.rename(fresh, self.path)
+            os.link(fresh, self.path)
+        except FileExistsError as e:
+            if self.path.is_dir():
+                raise RefInTheWay(f"{os.fsdecode(self.name)} is a folder of refs") from e
+            if self.value() != oid:
+                raise RetryLater(
+                    "ref-locked", f"{os.fsdecode(self.name)} was made by somebody else meanwhile"
+                ) from e
         except OSError as e:
-            fresh.unlink(missing_ok=True)
             raise RefInTheWay(f"{os.fsdecode(self.name)} cannot be written: {e}") from e
+        finally:
+            fresh.unlink(missing_ok=True)
         fsync_folder(self.path.parent)
 
 
@@ -57,16 +72,17 @@ def locked(layout: Layout, name: bytes, shared: SharedPerm | None) -> Iterator[L
     _check_way(layout, name)
     own = _temporary(layout, _MARK)
     lock = ref.path.with_name(ref.path.name + ".lock")
-    with own.open("rb") as held:
+    with own.open("r+b") as held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX)
+            filelocks.exclusive(held)
             _link(own, lock, ref, shared)
         finally:
             own.unlink()
         try:
             yield ref
         finally:
-            lock.unlink(missing_ok=True)
+            if _is_file(held.fileno(), lock) is not False:  # ours still
+                lock.unlink(missing_ok=True)
 
 
 def _link(own: Path, lock: Path, ref: LockedRef, shared: SharedPerm | None) -> None:
@@ -78,6 +94,8 @@ def _link(own: Path, lock: Path, ref: LockedRef, shared: SharedPerm | None) -> N
             os.link(own, lock)
             return
         except FileExistsError as e:
+            if _is_file(own, lock):
+                return
             if _removed_stale(lock):
                 continue
             if time.monotonic() > give_up_at:
@@ -105,16 +123,41 @@ def _make_folders(ref: LockedRef, shared: SharedPerm | None) -> None:
 
 def _removed_stale(lock: Path) -> bool:
     try:
-        with lock.open("rb") as there:
-            if there.read(len(_MARK)) != _MARK:
+        if not _is_ours(lock):
+            return False
+        with lock.open("r+b") as there:
+            if not filelocks.try_exclusive(there):
                 return False
-            fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Held now: nobody else can judge this very file. Is it still the lock?
-            if os.fstat(there.fileno()).st_ino == lock.stat().st_ino:
+            if _is_file(there.fileno(), lock):
                 lock.unlink()
             return True
-    except (FileNotFoundError, BlockingIOError):
-        return not lock.exists()
+    except FileNotFoundError:
+        return True
+
+
+def _is_ours(lock: Path) -> bool:
+    """Ours and to be read, which one that is held on SMB is not."""
+    try:
+        with lock.open("rb") as there:
+            return there.read(len(_MARK)) == _MARK
+    except OSError as e:
+        if e.errno not in _HELD:
+            raise
+        return False
+
+
+def _is_file(one: Path | int, path: Path) -> bool | None:
+    """Whether `path` is a name of that file, as the server has it; None: that cannot be told."""
+    try:
+        with path.open("rb") as there:
+            return os.path.samestat(os.stat(one), os.fstat(there.fileno()))
+    except FileNotFoundError:
+        return False
+    except OSError as e:
+        if e.errno not in _HELD:
+            raise
+        return None
 
 
 def _check_way(layout: Layout, name: bytes) -> None:

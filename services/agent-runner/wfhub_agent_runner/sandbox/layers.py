@@ -62,38 +62,13 @@ class CacheLayer:
 
 def probe(bwrap: Path, scratch: Path) -> LayerKind:
     """Tries an overlay with layers in `scratch`, as the uid that runs would have."""
-
-    def command(folder: Path) -> list[str]:
-        at = str(folder / "mount")
-        return [
-            *(str(bwrap), "--unshare-user", "--ro-bind", "/", "/"),
-            *("--overlay-src", str(folder / "lower")),
-            *("--overlay", str(folder / "upper"), str(folder / "work"), at, "--chdir", at),
-            *("--", "/bin/sh", "-c", PROBE_SCRIPT),
-        ]
-
-    return probe_by(command, scratch)
+    return probe_by(lambda folder: _overlay(bwrap, folder / "lower", folder, PROBE_SCRIPT), scratch)
 
 
 def probe_by(command: Callable[[Path], list[str]], scratch: Path) -> LayerKind:
     """`command(folder)` runs PROBE_SCRIPT in an overlay of that folder's lower, upper and work."""
-    with temporary_folder(scratch) as folder:
-        for name in ("lower", "upper", "work", "mount"):
-            (folder / name).mkdir()
-        (folder / "lower" / "old").touch()
-        (folder / "lower" / "folder").mkdir()
-        (folder / "lower" / "folder" / "below").touch()
-        tried = subprocess.run(
-            command(folder), capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
-        )
-        if not tried.returncode and _is_overlay(folder / "upper"):
-            return LayerKind.OVERLAY
-        kind = LayerKind.COPY
-        try:
-            _make_whiteout(folder / "whiteout")
-        except OSError:
-            kind = LayerKind.PLAIN_COPY
-        why = tried.stderr.decode(errors="replace").strip() or "it does not record what is replaced"
+    kind, why = tried(command, scratch)
+    if kind is not LayerKind.OVERLAY:
         log.warning(
             "no overlay on the file system of the runner's home: each run copies the repository;"
             " put RUNNER_HOME on ext4, xfs, btrfs or tmpfs",
@@ -101,7 +76,54 @@ def probe_by(command: Callable[[Path], list[str]], scratch: Path) -> LayerKind:
             folder=str(scratch),
             why=why[:300],
         )
-        return kind
+    return kind
+
+
+def upper_on(bwrap: Path, folder: Path) -> LayerKind:
+    """What a file system can be that holds `folder`."""
+    return tried(lambda at: _overlay(bwrap, at / "lower", at, PROBE_SCRIPT), folder)[0]
+
+
+def is_lower(bwrap: Path, lower: Path, scratch: Path) -> bool:
+    """Whether an overlay can be made with `lower` below layers in `scratch`."""
+    with temporary_folder(scratch) as folder:
+        for name in ("upper", "work", "mount"):
+            (folder / name).mkdir()
+        command = _overlay(bwrap, lower, folder, "ls -A > /dev/null && echo new > wfhub-probe")
+        ran = subprocess.run(command, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False)
+        return not ran.returncode and (folder / "upper" / "wfhub-probe").exists()
+
+
+def _overlay(bwrap: Path, lower: Path, layers: Path, script: str) -> list[str]:
+    at = str(layers / "mount")
+    return [
+        *(str(bwrap), "--unshare-user", "--ro-bind", "/", "/"),
+        *("--overlay-src", str(lower)),
+        *("--overlay", str(layers / "upper"), str(layers / "work"), at, "--chdir", at),
+        *("--", "/bin/sh", "-c", script),
+    ]
+
+
+def tried(command: Callable[[Path], list[str]], scratch: Path) -> tuple[LayerKind, str]:
+    """With why it is no overlay."""
+    with temporary_folder(scratch) as folder:
+        for name in ("lower", "upper", "work", "mount"):
+            (folder / name).mkdir()
+        (folder / "lower" / "old").touch()
+        (folder / "lower" / "folder").mkdir()
+        (folder / "lower" / "folder" / "below").touch()
+        ran = subprocess.run(
+            command(folder), capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
+        )
+        if not ran.returncode and _is_overlay(folder / "upper"):
+            return LayerKind.OVERLAY, ""
+        kind = LayerKind.COPY
+        try:
+            _make_whiteout(folder / "whiteout")
+        except OSError:
+            kind = LayerKind.PLAIN_COPY
+        why = ran.stderr.decode(errors="replace").strip()
+        return kind, why or "it does not record what is replaced"
 
 
 def _is_overlay(upper: Path) -> bool:

@@ -1,0 +1,68 @@
+"""Option 2 against real servers: knfsd, NFS-Ganesha and Samba on the loopback of a guest.
+
+What runs in it is tests/shares. Needs root and debootstrap (guest.py); some minutes for each kind.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import guest
+import pytest
+
+PYTEST = (
+    *(sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"),
+    *("-p", "pytest_asyncio", "-p", "pytest_timeout", "--basetemp", "/disk/tmp/pytest"),
+)
+ENV = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "TMPDIR": "/disk/tmp",
+}
+# A guest has one core, which it shares with whatever else runs here.
+GUEST_S_MAX = 1800
+IN_PLACE = (
+    *("test_publishing.py", "test_folders.py", "test_blobs.py", "test_layers.py"),
+    *("test_soft.py", "test_compose_mounts.py"),
+)
+
+pytestmark = [
+    pytest.mark.skipif(bool(guest.missing()), reason=guest.missing()),
+    pytest.mark.timeout(GUEST_S_MAX + 600),
+]
+
+
+@pytest.fixture(scope="session")
+def debian() -> Iterator[Path]:
+    with guest.tree() as root:
+        yield root
+
+
+def passes(debian: Path, folder: Path, kind: str, *names: str) -> None:
+    lab = [sys.executable, "tests/support/share_lab.py", kind]
+    tests = [f"tests/shares/{name}" for name in names]
+    argv = [*lab, *PYTEST, "--timeout", "600", *tests]
+    with guest.booted(debian, argv, folder=folder, env=ENV) as running:
+        code = running.ended(GUEST_S_MAX)
+    said = running.tail()
+    print(said[said.find(guest.READY) :], file=sys.stderr)
+    assert code == 0, said
+    (folder / "disk.img").unlink()
+
+
+@pytest.mark.parametrize("kind", ["nfs", "ganesha", "smb"])
+def test_a_share_holds_what_is_relied_on(debian: Path, tmp_path: Path, kind: str) -> None:
+    passes(debian, tmp_path, kind, *IN_PLACE)
+
+
+@pytest.mark.parametrize("kind", ["squashed", "smb"])
+def test_tasks_end_to_end(debian: Path, tmp_path: Path, kind: str) -> None:
+    """`squashed`: NFS as exports are unless it is said otherwise, where root is nobody."""
+    passes(debian, tmp_path, kind, "test_tasks.py")
+
+
+def test_a_guest_is_another_kernel(debian: Path, tmp_path: Path) -> None:
+    argv = ["sh", "-c", f"test $(uname -r) != {os.uname().release}"]
+    with guest.booted(debian, argv, folder=tmp_path) as running:
+        assert running.ended(300) == 0
