@@ -47,6 +47,15 @@ def run(spec: dict[str, Any], *, project: str, detach: bool, as_json: bool) -> i
 
 def follow(client: Client, task_id: str, view: View) -> Task:
     """Show what happens until the task has ended. Raises: KeyboardInterrupt at the second one."""
+    try:
+        return _followed(client, task_id, view)
+    except KeyboardInterrupt:
+        view.note(f"left; the task goes on: wfhub status {task_id}")
+        raise
+
+
+def _followed(client: Client, task_id: str, view: View) -> Task:
+    """The first KeyboardInterrupt cancels the task; one while that is asked is the second."""
     client.patience_s = FOLLOW_PATIENCE_S
     began_at = client.get(task_id).created_at
     logs = threading.Thread(target=_show_logs, args=(client, task_id, view), daemon=True)
@@ -63,7 +72,6 @@ def follow(client: Client, task_id: str, view: View) -> Task:
             logs.join(LOG_END_WAIT_S)
         except KeyboardInterrupt:
             if asked:
-                view.note(f"left; the task goes on: wfhub status {task_id}")
                 raise
             asked = True
             view.note("cancelling the task; Ctrl-C again leaves it running")
