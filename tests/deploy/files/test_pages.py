@@ -38,7 +38,7 @@ FIELD = re.compile(r"^    ([a-z]\w*): ", re.MULTILINE)
 PATH = re.compile(r"(?:deploy|docs|tests|services|libs|bench|examples|requirements)/[\w./*-]+")
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
 # Of the reader's own machine or of another project.
-NOT_OURS = {"HTTP_PROXY", "HTTPS_PROXY", "GIT_DIR"}
+NOT_OURS = {"HTTP_PROXY", "HTTPS_PROXY", "COMPOSE_FILE"}
 GIVEN = {"git", "curl", "kubectl", "sh", "cat", "printf", "echo", "mkdir", "chown", "tar", "cd"}
 GIVEN |= {"openssl", "export"}
 
@@ -121,6 +121,10 @@ def objections(command: Command) -> Iterator[str]:
         yield f"{program} is not known to this test"
     if command.writes == ".env":
         written = VARIABLE.findall(str(command))
+        if "COMPOSE_FILE" in written:
+            written.remove("COMPOSE_FILE")
+            files = command.words[1].partition("=")[2].split(":")
+            yield from (f"no file {file}" for file in files if not (COMPOSE / file).exists())
         yield from (f"nothing reads {name}" for name in written if name not in _compose_text())
 
 
@@ -312,6 +316,7 @@ def test_this_test_notices() -> None:
     helm install hub deploy/helm/workflow-hub --values deploy/helm/workflow-hub/examples/x.yaml
     cp .env.exampel .env
     echo 'GIT_HOSTES=x' >> .env
+    echo 'COMPOSE_FILE=compose.yaml:nothing.yaml' >> .env
     """
     found = [[*objections(command)] for command in pages.commands(f"\n\n{typed.strip(chr(10))}\n")]
     assert found[0] == []
