@@ -33,6 +33,7 @@ from chaos.run import Run, Summary, say
 
 END_S_MAX = 60.0
 AT_ONCE = 14  # tasks of the load; two runners have 12 slots, so that some always wait
+LOOK_S = 0.2  # between two looks at the database, which has other work
 PAUSE_S = 0.3  # between two tasks of the load: on a fast machine it need not be busier than that
 STEP_TASKS = 3  # of the load, published after a step before the next one is taken
 CODE = (  # where packages are in a tree; the order of the wheel's
@@ -147,7 +148,7 @@ class Upgrade(Run):
 
     async def _load(self, asks: list[Ask], over_s: float) -> None:
         for ask in asks:
-            await until(self._room, within_s=math.inf)
+            await until(self._room, within_s=math.inf, every_s=LOOK_S)
             if self.upgraded.is_set():
                 break
             self.driver.start(ask)
@@ -203,7 +204,7 @@ class Upgrade(Run):
         async def enough() -> bool:
             return await self._succeeded() >= count + STEP_TASKS
 
-        if not await until(enough, within_s=self.options.recovery_s_max):
+        if not await until(enough, within_s=self.options.recovery_s_max, every_s=LOOK_S):
             raise RuntimeError(f"{after}: the load stands still")
         say(f"{self.history.now():6.0f} s  {after}: a task was published in {seconds:.1f} s")
 
