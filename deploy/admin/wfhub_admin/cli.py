@@ -140,7 +140,7 @@ def _kept(told: argparse.Namespace) -> None:
         done = archive.check(file, secret)
         folders.bring_back(told.state, done.truth)
         if not told.keys_only:
-            made = plan(done.truth.credentials, settings.where())
+            made = plan(folders.kept(told.state).credentials, settings.where())
             wait(made)
             backup.restore_database(file, made)
             backup.restore_blobs(file, told.proofs, uid=settings.uids()[PROOF_STORE])

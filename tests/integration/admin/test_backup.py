@@ -76,9 +76,13 @@ async def test_keys_first_then_the_rest_into_empty_volumes(
     assert first.returncode == 0, first.stderr  # no database is needed for them
     assert folders.kept(at / "state") == folders.kept(tmp_path / "first" / "state")
     assert [*(at / "proofs").iterdir()] == []
+    # Before there is a Postgres to restore into, `secrets` runs, here with more runners.
+    more = folders.truth(at / "state", at / "secrets", runners=5)
+    assert len(more.credentials.runner_ids) == 5
 
     then = await asyncio.to_thread(admin, "restore", kept, at, empty_database)
     assert then.returncode == 0, then.stderr
+    assert folders.kept(at / "state") == more
     assert (at / "proofs" / PLACE).read_bytes() == BLOB
     if os.geteuid() == 0:  # a volume is root's until it is given to its service
         uid = ProvisionSettings.from_env({}).uids()[PROOF_STORE]
