@@ -32,9 +32,9 @@ from chaos.field import until
 from chaos.run import Run, Summary, say
 
 END_S_MAX = 60.0
-AT_ONCE = 14  # tasks of the load; two runners have 12 slots, so that some always wait
+AT_ONCE = 8  # tasks of the load; the runners have six slots, so that some always wait
 LOOK_S = 0.2  # between two looks at the database, which has other work
-PAUSE_S = 0.3  # between two tasks of the load: on a fast machine it need not be busier than that
+PAUSE_S = 0.5  # between two tasks of the load: on a fast machine it need not be busier than that
 STEP_TASKS = 3  # of the load, published after a step before the next one is taken
 CODE = (  # where packages are in a tree; the order of the wheel's
     *("libs/common", "libs/client", "services/api", "services/scheduler", "services/agent-runner"),

@@ -43,6 +43,7 @@ def test_nothing_is_lost_or_doubled_while_each_part_is_replaced_under_load() -> 
         folder=folder / "run",
         keep=False,
         runners=2,
+        slots=3,
         lease_ttl_s=15.0,
         heartbeat_s=4.0,
         slack_s=150.0,
