@@ -118,9 +118,12 @@ class Driver:
             for ask in asks:
                 due = began + over_s * ask.number / max(1, len(asks))
                 await asyncio.sleep(max(0.0, due - self._history.now()))
-                self._spawn(self._one(ask))
+                self.start(ask)
         finally:
             self.done_submitting = True
+
+    def start(self, ask: Ask) -> None:
+        self._spawn(self._one(ask))
 
     async def settled(self, timeout_s: float) -> None:
         """Until every submission was told yes or no."""

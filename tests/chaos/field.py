@@ -32,7 +32,9 @@ class Field:
         return self.rng.choice(list(names))
 
 
-async def until(look: Callable[[], Awaitable[T]], *, within_s: float = WINDOW_S_MAX) -> T | None:
+async def until(
+    look: Callable[[], Awaitable[T]], *, within_s: float = WINDOW_S_MAX, every_s: float = 0.02
+) -> T | None:
     """What `look` finds, or None when it found nothing in time."""
     deadline = time.monotonic() + within_s
     while True:
@@ -40,7 +42,7 @@ async def until(look: Callable[[], Awaitable[T]], *, within_s: float = WINDOW_S_
             return found
         if time.monotonic() > deadline:
             return None
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(every_s)
 
 
 async def stopped_in_transaction(field: Field, scheduler: str) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from wfhub_local.services import RUNNER
 from chaos import evidence, history, subscribers
 from chaos.checker import INVARIANTS, VIOLATIONS_LISTED_MAX, Violation, check
 from chaos.cluster import Cluster
-from chaos.driver import REPO_TASKS, Driver, make_repositories, plan
+from chaos.driver import REPO_TASKS, Ask, Driver, make_repositories, plan
 from chaos.evidence import Evidence
 from chaos.faults import FAULTS, SHORT
 from chaos.field import Field, until
@@ -98,7 +98,7 @@ class Run:
         background = [asyncio.create_task(each.run()) for each in heard]
         background.append(asyncio.create_task(self.driver.read_on()))
         over_s = options.minutes * 60
-        load = asyncio.create_task(self.driver.run(asks, over_s * 0.95))
+        load = asyncio.create_task(self._load(asks, over_s))
         try:
             await self._faults(over_s)
             await load
@@ -118,6 +118,9 @@ class Run:
         found.history = history.read(options.folder / "client.jsonl", *records.glob("*.jsonl"))
         found.save(options.folder / "evidence.json")
         return found
+
+    async def _load(self, asks: list[Ask], over_s: float) -> None:
+        await self.driver.run(asks, over_s * 0.95)
 
     async def _faults(self, over_s: float) -> None:
         rng = random.Random(self.options.seed + 2)

@@ -31,13 +31,13 @@ class Options:
     runners: int = 3  # lean ones, in the pool `default`
     slots: int = 6
     projects: int = 5
+    slack_s: float = 35.0  # of a recovery: reconnects, starts, tries, on a crowded machine
 
     @property
     def recovery_s_max(self) -> float:
         """From a fault's end until a task submitted then is published. Two TTLs: after an outage
-        the sweeper waits one before it takes silence for a loss. The rest: reconnects, processes
-        that start anew, and waits between tries, on a crowded machine."""
-        return 2 * self.lease_ttl_s + 35.0
+        the sweeper waits one before it takes silence for a loss."""
+        return 2 * self.lease_ttl_s + self.slack_s
 
     @property
     def drain_s_max(self) -> float:

@@ -183,6 +183,7 @@ class Site:
         lines = [
             f"WORKSPACES={self.folder}/workspaces",
             f"CONFIG={self.folder}/config",
+            f"BACKUPS={self.folder}/backups",
             *self.env_lines,
         ]
         (self.folder / "env").write_text("\n".join(lines) + "\n")

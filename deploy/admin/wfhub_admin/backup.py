@@ -64,6 +64,8 @@ def restore_database(path: Path, plan: Plan) -> None:
 def restore_blobs(path: Path, root: Path, *, uid: int) -> int:
     """How many; each checked by `archive.check` before, each whole or not there."""
     count = 0
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _own(root, uid)  # a new volume belongs to root
     with archive.members(path) as each:
         for member, content in each:
             if BLOB.fullmatch(member.name) is not None:

@@ -15,13 +15,13 @@ from pathlib import Path
 from wfhub_common.subjects import PROOF_STORE
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog="wfhub-admin",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = made.add_subparsers(dest="command", required=True)
     secrets = commands.add_parser("secrets")
     secrets.add_argument("--state", type=Path, default=Path("/state"))
     secrets.add_argument("--secrets", type=Path, default=Path("/secrets"))
@@ -43,7 +43,17 @@ def main() -> None:
         command.add_argument("--state", type=Path, default=Path("/state"))
         command.add_argument("--proofs", type=Path, default=Path("/proofs"))
         command.add_argument("--passphrase", type=Path, metavar="FILE")
-    told = parser.parse_args()
+        if name == "restore":
+            command.add_argument(
+                "--keys-only",
+                action="store_true",
+                help="only what --state has: the database is made with its passwords",
+            )
+    return made
+
+
+def main() -> None:
+    told = parser().parse_args()
     match told.command:
         case "secrets" if told.cluster:
             _cluster_secrets(told.plan)
@@ -60,7 +70,7 @@ def main() -> None:
 
             become(told.identities, told.homes, os.environ)
         case "backup" | "restore":
-            _kept(told.command, told.file, told.state, told.proofs, told.passphrase)
+            _kept(told)
 
 
 def _secrets(state: Path, secrets: Path) -> None:
@@ -111,7 +121,7 @@ def _database(plan: Path) -> None:
     print("the database is up to date")
 
 
-def _kept(command: str, file: Path, state: Path, proofs: Path, passphrase: Path | None) -> None:
+def _kept(told: argparse.Namespace) -> None:
     import json
 
     from wfhub_admin import archive, backup, folders
@@ -119,19 +129,21 @@ def _kept(command: str, file: Path, state: Path, proofs: Path, passphrase: Path 
     from wfhub_admin.outlay import plan
     from wfhub_admin.settings import ProvisionSettings
 
+    file: Path = told.file
     settings = ProvisionSettings.from_env(os.environ)
-    secret = backup.passphrase_of(passphrase, settings.backup_passphrase, _no_passphrase)
-    if command == "backup":
-        truth = folders.kept(state)
+    secret = backup.passphrase_of(told.passphrase, settings.backup_passphrase, _no_passphrase)
+    if told.command == "backup":
+        truth = folders.kept(told.state)
         made = plan(truth.credentials, settings.where())
-        done = backup.backup(file, plan=made, blobs=proofs, truth=truth, passphrase=secret)
+        done = backup.backup(file, plan=made, blobs=told.proofs, truth=truth, passphrase=secret)
     else:
         done = archive.check(file, secret)
-        made = plan(done.truth.credentials, settings.where())
-        folders.bring_back(state, done.truth)
-        wait(made)
-        backup.restore_database(file, made)
-        backup.restore_blobs(file, proofs, uid=settings.uids()[PROOF_STORE])
+        folders.bring_back(told.state, done.truth)
+        if not told.keys_only:
+            made = plan(folders.kept(told.state).credentials, settings.where())
+            wait(made)
+            backup.restore_database(file, made)
+            backup.restore_blobs(file, told.proofs, uid=settings.uids()[PROOF_STORE])
     print(json.dumps(archive.said(done)))
 
 

@@ -74,6 +74,17 @@ def with_identities(have: Credentials, runners: int) -> Credentials:
     )
 
 
+def grown_from(have: Credentials, was: Credentials) -> bool:
+    """Is `have` the same installation's: `was`, or what `with_identities` made of it since?"""
+    pairs = ((was.nats, have.nats), (was.database, have.database), (was.tokens, have.tokens))
+    return (
+        have.admin_token == was.admin_token
+        and have.runner_ids[: len(was.runner_ids)] == was.runner_ids
+        and was.reader_secret in {"", have.reader_secret}
+        and all(earlier.items() <= later.items() for earlier, later in pairs)
+    )
+
+
 def handed(
     have: Credentials,
     service: str,

@@ -4,7 +4,8 @@ Reads a Plan as JSON from standard input (it holds passwords) and ends with 0 wh
 at its newest revision. Idempotent. Services are found by name and not imported: only their
 migrations are read. A process of its own because Alembic is heavy and migrations are not the
 supervisor's to run.
-Raises: SystemExit when the server does not answer within the time it was given.
+Raises: SystemExit when the server does not answer within the time it was given, or somebody keeps a
+table from its migration.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wfhub_common import subjects
+from wfhub_common.errors import RetryLater
 
 from wfhub_admin import rest
 from wfhub_admin.credentials import DATABASE_ADMIN, DATABASE_ROLES, Credentials
@@ -189,8 +191,12 @@ def carry_out(plan: Plan) -> None:
         asyncio.run(make_roles(plan))
     for schema in plan.schemas:
         folder = migrations(schema.package)
-        if folder is not None:
+        if folder is None:
+            continue
+        try:
             db.migrate(schema.url, schema=schema.name, migrations=folder)
+        except RetryLater as e:
+            raise SystemExit(f"not migrated: {e}; what was done stays, run it again") from e
     if plan.admin_url:
         asyncio.run(end_creating(plan))
 

@@ -51,15 +51,17 @@ def kept(state: Path) -> Truth:
 
 
 def bring_back(state: Path, truth: Truth) -> None:
-    """The truth of a backup, where there is none yet or the very same (an earlier try)."""
+    """The truth of a backup, where there is none yet, the very same (an earlier try), or what was
+    made of it: `secrets` runs between the keys and the rest, and adds identities."""
     file = state / CREDENTIALS
-    if file.exists() and Credentials.from_json(file.read_text()) != truth.credentials:
+    have = Credentials.from_json(file.read_text()) if file.exists() else truth.credentials
+    if not credentials.grown_from(have, truth.credentials):
         raise SystemExit(f"{state} has another installation's credentials: use empty volumes")
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = state / KEY
     private_file(key, truth.signing_key, os.geteuid())
     private_file(signing.public_key_path(key), truth.public_key, os.geteuid())
-    private_file(file, truth.credentials.to_json(), os.geteuid())
+    private_file(file, have.to_json(), os.geteuid())
 
 
 def write(made: Outlay, secrets: Path, uids: Mapping[str, int]) -> None:

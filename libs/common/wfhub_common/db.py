@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import event
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy import event, text
 from sqlalchemy.exc import (
     DBAPIError,
     InterfaceError,
@@ -22,7 +23,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from wfhub_common import sql
 from wfhub_common.errors import RetryLater
@@ -40,6 +41,11 @@ COMMAND_TIMEOUT_S = 30
 IDLE_IN_TRANSACTION_S = 15
 PEER_SILENT_S = 15
 DEADLOCK_RETRIES_MAX = 5
+# Of a migration: how long it, and whoever comes after it, waits for a table; the pause before it
+# tries again; and when it gives up (a backup reads all tables in one transaction).
+LOCK_WAIT_S = 2
+LOCK_PAUSE_S = 3.0
+LOCKED_S_MAX = 600.0
 # Of sessions whose statements are each written for one plan, into an index: it is made once, and is
 # the same whatever the statistics say (a queue may be analysed while it is empty and full a minute
 # later, or the other way). To make plans anew was a fifth of what a task cost Postgres.
@@ -50,6 +56,7 @@ ONE_PLAN = {
 AUTOCOMMIT = "AUTOCOMMIT"
 # Deadlock detected, serialization failure, a prepared statement that a migration made another.
 _RETRIED = {"40P01", "40001", "0A000"}
+_LOCKED = _RETRIED | {"55P03"}  # lock not available
 # Shut down, crashed, starting up, idle for too long; no connection, disk or memory left; I/O error;
 # read-only, as a standby is.
 _DOWN = {
@@ -158,43 +165,61 @@ def autocommitting(engine: AsyncEngine) -> AsyncEngine:
 
 def migrate(url: str, *, schema: str, migrations: Path) -> None:
     """Bring `schema` to the newest revision in `migrations` (Alembic). Blocking; safe to run
-    from several processes at once (an advisory lock is held). Idempotent."""
+    from several processes at once (an advisory lock is held) and beside services at work.
+    Idempotent. Raises: RetryLater when somebody keeps a table for LOCKED_S_MAX."""
     asyncio.run(_migrate(url, schema, migrations))
 
 
 async def _migrate(url: str, schema: str, migrations: Path) -> None:
+    """A transaction for each revision: what one locks is free again before the next begins."""
     from alembic.config import Config  # heavy: only a migrating process pays
-    from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
-    from sqlalchemy import Connection, pool, text
 
     config = Config()
     config.set_main_option("script_location", str(migrations))
     script = ScriptDirectory.from_config(config)
-
-    def run(connection: Connection) -> None:
-        connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
-            {"name": f"wfhub-migrate-{schema}"},
-        )
-        connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
-        environment = EnvironmentContext(
-            config,
-            script,
-            fn=lambda revision, _context: script._upgrade_revs("head", revision),
-        )
-        with environment:
-            environment.configure(
-                connection=connection, version_table="migration", version_table_schema=schema
-            )
-            environment.run_migrations()
-
-    engine = create_async_engine(async_url(url), poolclass=pool.NullPool)
+    engine = create_async_engine(async_url(url), poolclass=NullPool)
+    deadline = time.monotonic() + LOCKED_S_MAX
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(run)
+        more = True
+        while more:
+            try:
+                async with engine.begin() as connection:
+                    more = await connection.run_sync(_one_revision, schema, config, script)
+            except DBAPIError as e:
+                if sqlstate(e) not in _LOCKED:
+                    raise
+                if time.monotonic() > deadline:
+                    raise RetryLater("schema-busy", f"{schema} is in use for too long: {e}") from e
+                log.warning("migration put off: a table is in use", schema=schema, why=str(e.orig))
+                await asyncio.sleep(LOCK_PAUSE_S)
     finally:
         await engine.dispose()
+
+
+def _one_revision(connection: SyncConnection, schema: str, config: Any, script: Any) -> bool:
+    """The next one, if there is one. An open transaction of somebody else may keep us from a table,
+    and whoever comes after us waits behind us: so we wait briefly, let them pass, and try again."""
+    from alembic.runtime.environment import EnvironmentContext
+
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+        {"name": f"wfhub-migrate-{schema}"},
+    )
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'"))
+    connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+    steps: list[Any] = []
+
+    def next_one(revision: Any, _context: Any) -> list[Any]:
+        steps.extend(script._upgrade_revs("head", revision)[:1])
+        return steps
+
+    with EnvironmentContext(config, script, fn=next_one) as environment:
+        environment.configure(
+            connection=connection, version_table="migration", version_table_schema=schema
+        )
+        environment.run_migrations()
+    return bool(steps)
 
 
 def is_unready(error: BaseException) -> bool:

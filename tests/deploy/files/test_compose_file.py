@@ -16,10 +16,10 @@ from packaging.utils import canonicalize_name
 from wfhub_common import privileges
 
 COMPOSE = ROOT / "deploy" / "compose"
-ONE_SHOT = {"secrets", "database", "wfhub"}
+ONE_SHOT = {"secrets", "database", "wfhub", "backup"}
 HTTP_SERVICES = ("api", "proof-store", "llm-gateway")
 NOT_OURS = {"ollama"}
-NEEDS_ROOT = {"secrets"}  # it gives files to their owners
+NEEDS_ROOT = {"secrets", "backup"}  # they give files to their owners
 
 
 def config(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

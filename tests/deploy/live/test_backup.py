@@ -1,8 +1,11 @@
-"""The backup of docs/deploy/compose.md, word for word: stop, copy the volumes, restore them."""
+"""The backups of docs/deploy/compose.md, word for word: into one file while everything runs, and
+stopped, volume by volume; each is restored after everything was removed."""
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from deploy_tools import ROOT
@@ -20,15 +23,53 @@ def commands(heading: str) -> str:
     return re.sub(r"(?m)^    ", "", found.group(1))
 
 
-def test_what_was_backed_up_is_there_after_everything_was_removed(
-    site: Site, tmp_path: Path
-) -> None:
-    site.repository("backed-up")
+def a_task_that_succeeds(site: Site, repository: str) -> dict[str, Any]:
+    site.repository(repository)
     done = site.wfhub_json(
-        *("run", "--repo", "mount:backed-up", "--prompt", "x"),
+        *("run", "--repo", f"mount:{repository}", "--prompt", "x"),
         *("--agent-cmd", "sh -c 'echo kept > kept.txt'"),
     )
     assert done["state"] == "succeeded", done
+    return done
+
+
+def is_known_and_proven(site: Site, done: dict[str, Any]) -> None:
+    shown = site.wfhub("status", done["task_id"], "--json")
+    assert done["commit"] in shown.stdout, shown.stderr
+    assert site.wfhub("proof", "verify", done["proof_id"]).returncode == 0
+    logs = site.wfhub("logs", done["task_id"])  # a blob
+    assert logs.returncode == 0, logs.stderr
+
+
+def typed(site: Site, script: str) -> None:
+    """Line by line, where `.env` is."""
+    for line in script.splitlines():
+        words = shlex.split(line)
+        if words[:2] == ["docker", "compose"]:
+            ran = site.compose(*words[2:])
+        else:
+            ran = subprocess.run(
+                ["bash", "-euc", line], cwd=site.folder, capture_output=True, text=True
+            )
+        assert ran.returncode == 0, f"{line}\n{ran.stdout}{ran.stderr}"
+
+
+def test_one_file_is_made_while_everything_runs_and_restored_into_empty_volumes(
+    site: Site,
+) -> None:
+    done = a_task_that_succeeds(site, "kept-in-a-file")
+    typed(site, commands("**A backup, while everything runs**"))
+    assert (site.folder / "backups" / "hub.wfhub").stat().st_mode & 0o077 == 0
+    assert site.compose("down", "-v").returncode == 0
+    typed(site, commands("It is restored, as is one of"))
+    is_known_and_proven(site, done)
+    a_task_that_succeeds(site, "after-the-restore")
+
+
+def test_what_was_backed_up_is_there_after_everything_was_removed(
+    site: Site, tmp_path: Path
+) -> None:
+    done = a_task_that_succeeds(site, "backed-up")
     assert site.compose("down").returncode == 0
 
     def shell(script: str) -> None:
@@ -43,12 +84,10 @@ def test_what_was_backed_up_is_there_after_everything_was_removed(
         )
         assert ran.returncode == 0, ran.stderr
 
-    shell(commands("For a backup stop first"))
+    shell(commands("For that stop first"))
     assert {path.stem for path in tmp_path.glob("*.tar")} >= {"state", "postgres", "proofs"}
     assert site.compose("down", "-v").returncode == 0
     assert site.compose("up", "--no-start", "--no-build").returncode == 0
-    shell(commands("To restore"))
+    shell(commands("To restore those"))
     site.up()
-    shown = site.wfhub("status", done["task_id"], "--json")
-    assert done["commit"] in shown.stdout
-    assert site.wfhub("proof", "verify", done["proof_id"]).returncode == 0
+    is_known_and_proven(site, done)

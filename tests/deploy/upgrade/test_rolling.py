@@ -1,6 +1,7 @@
 """docs/upgrading.md: a running installation is brought from the previous version to this one."""
 
 import asyncio
+import os
 import shutil
 import subprocess
 import tempfile
@@ -8,39 +9,60 @@ from pathlib import Path
 
 import pytest
 from chaos.settings import Options
-from chaos.upgrade import Upgrade, tree_of
+from chaos.upgrade import Upgrade, imported_from, tree_of
 from deploy_tools import ROOT
 
 # The version that installations come from. While nothing is released: what was last on main. At a
 # release: the tag of the release before.
 PREVIOUS = "84c02012a80a26b1ded6f822f044f5021a691212"
+SERVICES = ("scheduler", "api", "proof_store", "llm_gateway", "agent_runner")
 
-pytestmark = pytest.mark.timeout(1200)
-
-
-def has(commit: str) -> bool:
-    command = ["git", "-c", "safe.directory=*", "-C", str(ROOT), "cat-file", "-e", f"{commit}^{{}}"]
-    return subprocess.run(command, capture_output=True).returncode == 0
+pytestmark = pytest.mark.timeout(2400)
 
 
-@pytest.mark.skipif(not has(PREVIOUS), reason=f"a shallow clone, without {PREVIOUS[:12]}")
+def previous_tree(folder: Path) -> Path:
+    try:
+        return tree_of(PREVIOUS, ROOT, folder)
+    except subprocess.CalledProcessError as e:
+        raise AssertionError(
+            f"the version before, {PREVIOUS[:12]}, is not in this clone, so no upgrade is tested."
+            f" A shallow clone: `git fetch --unshallow`. git says: {e.stderr.decode()}"
+        ) from e
+
+
 def test_nothing_is_lost_or_doubled_while_each_part_is_replaced_under_load() -> None:
     folder = Path(tempfile.mkdtemp(prefix="wfhub-upgrade-"))
     folder.chmod(0o755)
+    # `tasks`: more than there is time for. Leases and patience are longer than those of chaos: an
+    # upgrade promises that work goes on and is right, not that a crowded machine is quick (ADR 37).
     options = Options(
-        seed=11, tasks=200, minutes=1.0, short=True, folder=folder / "run", keep=False, runners=2
+        seed=11,
+        tasks=2000,
+        minutes=0.0,
+        short=False,  # a task that fails three times takes longer than CI's cut waits for
+        folder=folder / "run",
+        keep=False,
+        runners=2,
+        slots=3,
+        lease_ttl_s=15.0,
+        heartbeat_s=4.0,
+        slack_s=150.0,
     )
     try:
-        tree = tree_of(PREVIOUS, ROOT, folder / "previous")
-        summary = asyncio.run(Upgrade(options, tree).go())
+        tree = previous_tree(folder / "previous")
+        upgrade = Upgrade(options, tree)
+        for service in SERVICES:
+            code = imported_from(upgrade.cluster.old_path(), f"wfhub_{service}")
+            assert code.is_relative_to(tree), code
+        summary = asyncio.run(upgrade.go())
     except BaseException:
         print(f"logs: {folder}")
         raise
     assert not summary["violations"], (summary["first_violations"], folder)
     old, new = summary["revisions"]
     assert old != new, "no schema has changed: the test shows less than it should"
-    assert summary["mixed"] >= 7
-    assert summary["tasks"] >= options.tasks
+    assert min(summary["published"].values()) >= 3, summary["published"]
     assert set(summary["states"]) <= {"succeeded", "failed", "cancelled"}
     print(summary)
-    shutil.rmtree(folder)
+    if not os.environ.get("KEEP"):
+        shutil.rmtree(folder)

@@ -172,3 +172,22 @@ def test_in_a_cluster_identities_have_the_names_of_the_pods() -> None:
     files = outlay(truth(), settings.where_in_cluster(), provider_keys=settings.provider_keys())
     assert sorted(files[RUNNERS]) == ["hub-agent-runner-0.json", "hub-agent-runner-1.json"]
     assert "@hub-postgres:5432/" in files["api"]["database-url"]
+
+
+def test_a_backups_keys_are_taken_to_a_state_that_grew_from_them_and_to_no_other(
+    tmp_path: Path,
+) -> None:
+    was = folders.truth(made(tmp_path / "was"), tmp_path / "none", runners=1)
+    state = made(tmp_path / "new")
+    folders.bring_back(state, was)
+    grown = folders.truth(state, tmp_path / "none", runners=5)
+    folders.bring_back(state, was)
+    assert folders.kept(state) == grown
+    folders.truth(made(tmp_path / "other"), tmp_path / "none", runners=1)
+    with pytest.raises(SystemExit, match="another installation's credentials"):
+        folders.bring_back(tmp_path / "other", was)
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

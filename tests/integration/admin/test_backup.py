@@ -1,0 +1,100 @@
+"""`wfhub-admin backup` and `restore` as compose's container `backup` runs them: processes, with an
+operator's database. (The server that is ours: tests/e2e/test_backup.py, tests/deploy/live.)"""
+
+import asyncio
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+from wfhub_admin import database, folders
+from wfhub_admin.settings import ProvisionSettings
+from wfhub_common.subjects import PROOF_STORE
+
+BLOB = b"what an agent said\n"
+HEX = hashlib.sha256(BLOB).hexdigest()
+PLACE = Path("sha256") / HEX[:2] / HEX[2:4] / HEX
+NOWHERE = "postgresql://postgres@127.0.0.1:9/none"
+
+
+def admin(
+    command: str, file: Path, at: Path, url: str, *more: str
+) -> subprocess.CompletedProcess[str]:
+    """With the volumes below `at`."""
+    words = [command, str(file), "--state", str(at / "state"), "--proofs", str(at / "proofs")]
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "wfhub_admin.cli", *words, *more),
+            *("--passphrase", str(file.parent / "passphrase")),
+        ],
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.fixture
+async def kept(database_url: str, tmp_path: Path) -> Path:
+    """A backup of an installation in which there is something."""
+    at = tmp_path / "first"
+    await asyncio.to_thread(database.carry_out, database.external(database_url))
+    pg = await asyncpg.connect(database_url)
+    await pg.execute(
+        "INSERT INTO sched.project (project_id, name, running_limit, weight)"
+        " VALUES ('prj_kept', 'kept', 1, 1)"
+    )
+    await pg.close()
+    (at / "state").mkdir(parents=True)
+    folders.truth(at / "state", at / "secrets", runners=2)
+    (at / "proofs" / PLACE).parent.mkdir(parents=True)
+    (at / "proofs" / PLACE).write_bytes(BLOB)
+    (tmp_path / "passphrase").write_text("correct horse battery staple\n")
+    done = await asyncio.to_thread(admin, "backup", tmp_path / "hub.wfhub", at, database_url)
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "hub.wfhub"
+
+
+@pytest.fixture
+async def empty_database(postgres_server: str) -> str:
+    server = await asyncpg.connect(f"{postgres_server}/postgres")
+    await server.execute("CREATE DATABASE restored")
+    await server.close()
+    return f"{postgres_server}/restored"
+
+
+@pytest.mark.timeout(600)
+async def test_keys_first_then_the_rest_into_empty_volumes(
+    kept: Path, tmp_path: Path, empty_database: str
+) -> None:
+    at = tmp_path / "second"
+    (at / "proofs").mkdir(parents=True)
+    first = await asyncio.to_thread(admin, "restore", kept, at, NOWHERE, "--keys-only")
+    assert first.returncode == 0, first.stderr  # no database is needed for them
+    assert folders.kept(at / "state") == folders.kept(tmp_path / "first" / "state")
+    assert [*(at / "proofs").iterdir()] == []
+    # Before there is a Postgres to restore into, `secrets` runs, here with more runners.
+    more = folders.truth(at / "state", at / "secrets", runners=5)
+    assert len(more.credentials.runner_ids) == 5
+
+    then = await asyncio.to_thread(admin, "restore", kept, at, empty_database)
+    assert then.returncode == 0, then.stderr
+    assert folders.kept(at / "state") == more
+    assert (at / "proofs" / PLACE).read_bytes() == BLOB
+    if os.geteuid() == 0:  # a volume is root's until it is given to its service
+        uid = ProvisionSettings.from_env({}).uids()[PROOF_STORE]
+        given = (at / "proofs", at / "proofs" / PLACE)
+        assert [path.stat().st_uid for path in given] == [uid, uid]
+    pg = await asyncpg.connect(empty_database)
+    assert await pg.fetchval("SELECT name FROM sched.project WHERE project_id = 'prj_kept'")
+    await pg.close()
+
+    others = tmp_path / "others"
+    (others / "state").mkdir(parents=True)
+    folders.truth(others / "state", others / "secrets", runners=1)
+    refused = await asyncio.to_thread(admin, "restore", kept, others, NOWHERE, "--keys-only")
+    assert refused.returncode != 0
+    assert "another installation's credentials: use empty volumes" in refused.stderr
