@@ -8,6 +8,7 @@ Raises: Rejected (415 `document-type`; 422 `document-malformed`).
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -28,7 +29,7 @@ def parsed(body: bytes, content_type: str) -> dict[str, Any]:
         if media_type == JSON_TYPE:
             value = json.loads(body, object_pairs_hook=_object)
         elif media_type in _YAML_TYPES:
-            value = of_yaml(body.decode())
+            value = _of_json_or_yaml(body.decode())
         else:
             raise Rejected(
                 "document-type",
@@ -46,6 +47,19 @@ def parsed(body: bytes, content_type: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _malformed("it has to be a mapping with name and tasks")
     return value
+
+
+def _of_json_or_yaml(text: str) -> Any:
+    """JSON is YAML 1.2. The parser knows 1.1, where U+2028 ends a line and so may be in no key."""
+    if text.startswith("{"):
+        with suppress(ValueError):
+            return json.loads(text, object_pairs_hook=_object, parse_constant=_no_json)
+    return of_yaml(text)
+
+
+def _no_json(word: str) -> Any:
+    """NaN and the like: a text in YAML."""
+    raise ValueError(word)
 
 
 def of_yaml(text: str) -> Any:

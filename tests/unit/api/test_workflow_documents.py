@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from wfhub_api.workflow_documents import DEPTH_MAX, JSON_TYPE, YAML_TYPE, parsed
 from wfhub_common.errors import Rejected
@@ -74,6 +74,7 @@ def test_yaml_is_read_as_the_json_it_could_have_been() -> None:
     }
 
 
+@example({"a\u2028b": "\u2029"})
 @given(st.dictionaries(texts, plain, max_size=3))
 def test_json_is_yaml(value: dict[str, Any]) -> None:
     body = json.dumps(value, ensure_ascii=False).encode()
