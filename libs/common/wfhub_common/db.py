@@ -144,7 +144,8 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[Connection]:
 
 
 async def retried(engine: AsyncEngine, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Run `work` in a transaction of its own, again when it lost a deadlock."""
+    """Run `work` in a transaction of its own, again when it lost a deadlock, or a migration made
+    one of its statements another."""
     for turn in range(DEADLOCK_RETRIES_MAX):
         try:
             async with transaction(engine) as connection:

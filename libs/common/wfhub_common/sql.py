@@ -153,8 +153,11 @@ class Connection:
             return
         try:
             await self._driver.execute(sql)
-        except BaseException:  # noqa: BLE001 - told of is what went wrong before
+        except Exception:  # noqa: BLE001 - told of is what went wrong before
             await self.invalidate()
+        except BaseException:  # a cancellation is not lost
+            await self.invalidate()
+            raise
 
     async def _prepare(self, query: str) -> PreparedStatement:
         prepared = await self._driver.prepare(query, record_class=Row)
@@ -199,7 +202,7 @@ def as_sqlalchemy(error: BaseException, dialect: PGDialect_asyncpg, *, lost: boo
     """What is no word of the driver's stays what it is."""
     dbapi: Any = dialect.loaded_dbapi
     if not isinstance(error, dbapi.Error):
-        kinds = dbapi._asyncpg_error_translate
+        kinds = dbapi._asyncpg_error_translate  # private, of a pinned version; test_sql.py has it
         kind = next((kinds[each] for each in type(error).__mro__ if each in kinds), None)
         if kind is None:
             return error

@@ -21,9 +21,8 @@ from wfhub_common.log import get_logger
 from wfhub_common.messages import TokenInfo
 
 INTROSPECT_CACHE_S = 5.0
-ASK_AHEAD_S = (
-    2.5  # a token that is used when its answer is as old is asked about beside the request
-)
+# A token that is used when its answer is as old is asked about beside the request.
+ASK_AHEAD_S = 2.5
 TOKENS_CACHED_MAX = 10_000
 ENDED_REMEMBERED_MAX = 100_000
 TOKEN_CHARS_MAX = 200
