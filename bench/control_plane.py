@@ -40,7 +40,7 @@ from control_plane_parts.throughput import Way
 
 SINGLE = Way("one by one")
 BATCH = Way("batches of 50", batch=50, width=4)
-TWO = Way("batches of 50, two schedulers", batch=50, width=4, schedulers=2, runners=2)
+TWO = Way("batches of 50, two schedulers", batch=50, width=4, schedulers=2)
 REST = Way("REST API, one by one", width=32, rest=True)
 SEALED = Way("batches of 50, real proof-store", batch=50, width=4, real_proof_store=True)
 BY_COMMAND = (SINGLE, BATCH, TWO)

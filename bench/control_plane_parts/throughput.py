@@ -19,6 +19,7 @@ from control_plane_parts.processes import Child, Family, until
 from control_plane_parts.servers import Postgres
 
 RUN_S_MAX = 240.0
+RUNNERS, SLOTS = 8, 50  # a small fleet; each keeps one claim open, as the product's runner does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Way:
     batch: int = 1
     width: int = 64
     schedulers: int = 1
-    runners: int = 1
-    slots: int = 400
+    runners: int = RUNNERS
+    slots: int = SLOTS  # of each runner
     rest: bool = False
     real_proof_store: bool = False
 
@@ -99,7 +100,7 @@ def start_far(
     hub: Hub,
     *,
     expect: int = 0,
-    slots: int = 400,
+    slots: int = SLOTS,
     real_proof_store: bool = False,
     name: str = "far",
     **told: Any,

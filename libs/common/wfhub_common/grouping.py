@@ -92,6 +92,24 @@ class Grouped(Generic[Q, A]):
                 await self._turn([each])
 
 
+def in_threads(
+    work: Callable[[Q], A], *, max_items: int, at_once: int
+) -> Callable[[Q], Awaitable[A]]:
+    """`work`, which may block, in another thread: what comes meanwhile shares a thread, which costs
+    less than one each. Up to `at_once` threads, so that one that hangs does not hold up all."""
+
+    def answer(item: Q) -> A | WfhubError:
+        try:
+            return work(item)
+        except WfhubError as e:
+            return e
+
+    async def group(items: Sequence[Q]) -> Sequence[A | WfhubError]:
+        return await asyncio.to_thread(lambda: [answer(item) for item in items])
+
+    return Grouped(group, max_items=max_items, at_once=at_once)
+
+
 def _settle(answer: "asyncio.Future[A]", result: A | Exception) -> None:
     if answer.done():
         return

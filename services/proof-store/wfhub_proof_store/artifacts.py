@@ -10,24 +10,44 @@ from sqlalchemy import text
 from wfhub_common.messages import Receipt, Receipts
 from wfhub_common.sql import Connection
 
+_RECORD = text("""
+INSERT INTO proofs.artifact
+       (attempt_id, name, digest, size, media_type, sender, receipt)
+SELECT attempt_id, name, digest, size, media_type, sender, CAST(receipt AS jsonb)
+  FROM unnest(CAST(:attempt_ids AS text[]), CAST(:names AS text[]),
+              CAST(:digests AS text[]), CAST(:sizes AS bigint[]),
+              CAST(:media_types AS text[]), CAST(:senders AS text[]),
+              CAST(:receipts AS text[]))
+       WITH ORDINALITY
+       AS n (attempt_id, name, digest, size, media_type, sender, receipt, nr)
+ ORDER BY nr
+ON CONFLICT (attempt_id, name, sender, digest) DO NOTHING
+""")
+_REFUSE = text("""
+INSERT INTO proofs.refusal (attempt_id, name, sender, reason)
+VALUES (:attempt_id, :name, :sender, :reason)
+ON CONFLICT (attempt_id, name, sender) DO NOTHING
+""")
+_SETTLED = text("""
+SELECT nr, name, receipt, reason
+  FROM unnest(CAST(:nrs AS int[]), CAST(:attempt_ids AS text[]),
+              CAST(:senders AS text[]), CAST(:names AS text[]))
+       AS wanted (nr, attempt_id, sender, name)
+  LEFT JOIN LATERAL (
+       SELECT CAST(receipt AS text) FROM proofs.artifact AS given
+        WHERE given.attempt_id = wanted.attempt_id AND given.sender = wanted.sender
+          AND given.name = wanted.name
+        ORDER BY artifact_no DESC LIMIT 1) AS given (receipt) ON true
+  LEFT JOIN proofs.refusal USING (attempt_id, name, sender)
+ WHERE receipt IS NOT NULL OR reason IS NOT NULL
+""")
+
 
 async def record(connection: Connection, receipts: Sequence[Receipt]) -> None:
     # Sorted: who records some of the same at the same time waits, and never in a circle.
     ordered = sorted(receipts, key=lambda of: (of.attempt_id, of.name, of.sender, of.digest))
     await connection.execute(
-        text("""
-            INSERT INTO proofs.artifact
-                   (attempt_id, name, digest, size, media_type, sender, receipt)
-            SELECT attempt_id, name, digest, size, media_type, sender, CAST(receipt AS jsonb)
-              FROM unnest(CAST(:attempt_ids AS text[]), CAST(:names AS text[]),
-                          CAST(:digests AS text[]), CAST(:sizes AS bigint[]),
-                          CAST(:media_types AS text[]), CAST(:senders AS text[]),
-                          CAST(:receipts AS text[]))
-                   WITH ORDINALITY
-                   AS n (attempt_id, name, digest, size, media_type, sender, receipt, nr)
-             ORDER BY nr
-            ON CONFLICT (attempt_id, name, sender, digest) DO NOTHING
-        """),
+        _RECORD,
         {
             "attempt_ids": [each.attempt_id for each in ordered],
             "names": [each.name for each in ordered],
@@ -44,11 +64,7 @@ async def refuse(
     connection: Connection, *, attempt_id: str, name: str, sender: str, reason: str
 ) -> None:
     await connection.execute(
-        text("""
-            INSERT INTO proofs.refusal (attempt_id, name, sender, reason)
-            VALUES (:attempt_id, :name, :sender, :reason)
-            ON CONFLICT (attempt_id, name, sender) DO NOTHING
-        """),
+        _REFUSE,
         {"attempt_id": attempt_id, "name": name, "sender": sender, "reason": reason},
     )
 
@@ -67,19 +83,7 @@ async def settled(connection: Connection, wanted: Sequence[Wanted]) -> list[Rece
     its newest receipt; a receipt outweighs a refusal."""
     flat = [(nr, of, name) for nr, of in enumerate(wanted) for name in of.names]
     rows = await connection.execute(
-        text("""
-            SELECT nr, name, receipt, reason
-              FROM unnest(CAST(:nrs AS int[]), CAST(:attempt_ids AS text[]),
-                          CAST(:senders AS text[]), CAST(:names AS text[]))
-                   AS wanted (nr, attempt_id, sender, name)
-              LEFT JOIN LATERAL (
-                   SELECT CAST(receipt AS text) FROM proofs.artifact AS given
-                    WHERE given.attempt_id = wanted.attempt_id AND given.sender = wanted.sender
-                      AND given.name = wanted.name
-                    ORDER BY artifact_no DESC LIMIT 1) AS given (receipt) ON true
-              LEFT JOIN proofs.refusal USING (attempt_id, name, sender)
-             WHERE receipt IS NOT NULL OR reason IS NOT NULL
-        """),
+        _SETTLED,
         {
             "nrs": [nr for nr, _, _ in flat],
             "attempt_ids": [of.attempt_id for _, of, _ in flat],

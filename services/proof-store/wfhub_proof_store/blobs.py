@@ -23,6 +23,8 @@ from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
 
 LOCK_NAME = "lock"
+# For whoever looks at many, each in a moment (grouping.in_threads).
+LOOKS_AT_ONCE, LOOKS_IN_A_THREAD_MAX = 4, 100
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 log = get_logger(__name__)

@@ -25,6 +25,7 @@ from wfhub_proof_store.settlement import Settlement, claimed
 
 DURABLE = "proof-store"
 WORKERS = 32  # messages at once in one process; those at the same step share a transaction
+PULLS = 8  # requests for the next message that are open: one alone is a round trip a message
 ACK_WAIT_S = 30.0
 ACK_PENDING_MAX = 10_000  # messages of missing blobs wait here and must not hold up the others
 DLQ_TIMEOUT_S = 5.0
@@ -48,20 +49,21 @@ class Ingest:
 
     def subscribe(self, *, inbox_user: str) -> None:
         """Declare the durable consumer; it starts with the broker, once the stream exists."""
-        subscriber = self._broker.subscriber(
-            subjects.INGEST_FILTER,
-            stream=JStream(subjects.INGEST_STREAM, declare=False),
-            durable=DURABLE,
-            pull_sub=PullSub(batch_size=1),  # a larger batch waits for its slowest message
-            max_workers=WORKERS,
-            ack_policy=AckPolicy.MANUAL,
-            config=ConsumerConfig(
-                ack_wait=ACK_WAIT_S, max_ack_pending=ACK_PENDING_MAX, max_deliver=-1
-            ),
-            inbox_prefix=f"_INBOX.{inbox_user}.".encode(),  # FastStream's default is not ours
-            decoder=_whole,
-        )
-        subscriber(self.handle)
+        for _ in range(PULLS):
+            subscriber = self._broker.subscriber(
+                subjects.INGEST_FILTER,
+                stream=JStream(subjects.INGEST_STREAM, declare=False),
+                durable=DURABLE,
+                pull_sub=PullSub(batch_size=1),  # a larger batch waits until it is full
+                max_workers=WORKERS // PULLS,
+                ack_policy=AckPolicy.MANUAL,
+                config=ConsumerConfig(
+                    ack_wait=ACK_WAIT_S, max_ack_pending=ACK_PENDING_MAX, max_deliver=-1
+                ),
+                inbox_prefix=f"_INBOX.{inbox_user}.".encode(),  # FastStream's default is not ours
+                decoder=_whole,
+            )
+            subscriber(self.handle)
 
     async def handle(self, message: NatsMessage) -> None:
         parent = tracing.parsed(message.headers.get(tracing.HEADER))

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import broker as rpc
 from wfhub_common import db, digests, dsse, ids, proofs, receipts, signing, subjects, tracing
 from wfhub_common.errors import Corrupt, Rejected, RetryLater, WfhubError, to_wire
-from wfhub_common.grouping import Grouped
+from wfhub_common.grouping import Grouped, in_threads
 from wfhub_common.log import get_logger
 from wfhub_common.messages import (
     Exchanges,
@@ -31,7 +31,7 @@ from wfhub_common.messages import (
 from wfhub_common.sql import Connection
 
 from wfhub_proof_store import statement, transparency
-from wfhub_proof_store.blobs import Blobs
+from wfhub_proof_store.blobs import LOOKS_AT_ONCE, LOOKS_IN_A_THREAD_MAX, Blobs
 from wfhub_proof_store.clock import now_text
 from wfhub_proof_store.metrics import Metrics
 
@@ -54,6 +54,9 @@ class Sealer:
         self._engine, self._broker, self._blobs, self._key = engine, broker, blobs, key
         self._metrics = metrics or Metrics()
         self._append = Grouped(self._append_all, max_items=APPENDS_AT_ONCE_MAX)
+        self._checked = in_threads(
+            self._check_receipts, max_items=LOOKS_IN_A_THREAD_MAX, at_once=LOOKS_AT_ONCE
+        )
 
     async def seal(self, sender: str, asked: SealProof) -> Sealed:
         (answer,) = await self._seal_all(sender, (asked,))
@@ -102,7 +105,7 @@ class Sealer:
         attempt_id = ids.checked(asked.scheduler.attempt_id, "att")
         statement.check(asked)
         try:
-            await asyncio.to_thread(self._check_receipts, asked.receipts)
+            await self._checked(asked.receipts)
         except WfhubError:
             self._metrics.checked("receipt", good=False)
             raise

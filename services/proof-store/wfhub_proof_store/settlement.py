@@ -5,21 +5,20 @@ delivers (ingest.py) and for what a person has replayed (letters.py).
 Raises: Rejected (no later try would fare better), RetryLater (database down).
 """
 
-import asyncio
 from collections.abc import Sequence
 
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, digests, receipts, signing, subjects
 from wfhub_common.errors import Rejected
-from wfhub_common.grouping import Grouped
+from wfhub_common.grouping import Grouped, in_threads
 from wfhub_common.messages import ArtifactStored, Receipt
 from wfhub_common.subjects import AttemptSubject
 
 from wfhub_proof_store import admission, artifacts
 from wfhub_proof_store.admission import Admitted, Decision, Refused
 from wfhub_proof_store.arrivals import Arrivals
-from wfhub_proof_store.blobs import Blobs
+from wfhub_proof_store.blobs import LOOKS_AT_ONCE, LOOKS_IN_A_THREAD_MAX, Blobs
 from wfhub_proof_store.clock import now_text
 
 RECEIPTS_AT_ONCE_MAX = 100  # recorded in one transaction
@@ -35,8 +34,9 @@ class Settlement:
         arrivals: Arrivals,
         blob_wait_s: float,
     ) -> None:
-        self._engine, self._blobs, self._key = engine, blobs, key
+        self._engine, self._key = engine, key
         self._arrivals, self._blob_wait_s = arrivals, blob_wait_s
+        self._size = in_threads(blobs.size, max_items=LOOKS_IN_A_THREAD_MAX, at_once=LOOKS_AT_ONCE)
         self._record = Grouped(self._record_all, max_items=RECEIPTS_AT_ONCE_MAX)
 
     async def settle(self, subject: str, body: bytes, *, age_s: float, deliveries: int) -> Decision:
@@ -47,7 +47,7 @@ class Settlement:
         except Rejected as e:
             await self.refuse(at, announced.name, e.message)
             raise
-        stored_bytes = await asyncio.to_thread(self._blobs.size, digests.parse(announced.digest))
+        stored_bytes = await self._size(digests.parse(announced.digest))
         decision = admission.decide(
             announced,
             stored_bytes=stored_bytes,

@@ -19,6 +19,42 @@ from wfhub_common.merkle import Node
 from wfhub_common.messages import Sealed
 from wfhub_common.sql import Connection
 
+_SEALED = text("""
+SELECT attempt_id, proof_id, envelope_digest, leaf_index, tokens
+  FROM proofs.proof JOIN proofs.leaf USING (proof_id)
+ WHERE attempt_id = ANY(CAST(:attempt_ids AS text[]))
+""")
+_LOCK_TREE = text("SELECT origin, size, root, checkpoint FROM proofs.tree FOR UPDATE")
+_GROWN = text("UPDATE proofs.tree SET size = :size, root = :root, checkpoint = :checkpoint")
+_EXPORT = text("""
+SELECT envelope, leaf_index FROM proofs.proof JOIN proofs.leaf USING (proof_id)
+ WHERE proof_id = :proof_id
+""")
+_NODES = text("""
+SELECT level, node_index, hash
+  FROM proofs.node
+  JOIN unnest(CAST(:levels AS smallint[]), CAST(:indexes AS bigint[]))
+       AS wanted (level, node_index) USING (level, node_index)
+""")
+_INSERT_LEAVES = text("""
+WITH new AS (
+    SELECT * FROM unnest(CAST(:indexes AS bigint[]), CAST(:proof_ids AS text[]),
+                         CAST(:attempt_ids AS text[]), CAST(:task_ids AS text[]),
+                         CAST(:envelopes AS bytea[]), CAST(:digests AS text[]),
+                         CAST(:tokens AS bigint[]))
+        AS n (leaf_index, proof_id, attempt_id, task_id, envelope, digest, tokens)),
+proof AS (
+    INSERT INTO proofs.proof
+           (proof_id, attempt_id, task_id, envelope, envelope_digest, tokens)
+    SELECT proof_id, attempt_id, task_id, envelope, digest, tokens FROM new)
+INSERT INTO proofs.leaf (leaf_index, proof_id) SELECT leaf_index, proof_id FROM new
+""")
+_INSERT_NODES = text("""
+INSERT INTO proofs.node (level, node_index, hash)
+SELECT * FROM unnest(CAST(:levels AS smallint[]), CAST(:indexes AS bigint[]),
+                     CAST(:hashes AS bytea[]))
+""")
+
 
 @dataclass(frozen=True)
 class NewProof:
@@ -32,11 +68,7 @@ class NewProof:
 async def sealed(connection: Connection, attempt_ids: Sequence[str]) -> dict[str, Sealed]:
     """By attempt, as far as they have one."""
     rows = await connection.execute(
-        text("""
-            SELECT attempt_id, proof_id, envelope_digest, leaf_index, tokens
-              FROM proofs.proof JOIN proofs.leaf USING (proof_id)
-             WHERE attempt_id = ANY(CAST(:attempt_ids AS text[]))
-        """),
+        _SEALED,
         {"attempt_ids": list(attempt_ids)},
     )
     return {row["attempt_id"]: Sealed.model_validate(dict(row)) for row in rows}
@@ -46,9 +78,7 @@ async def append(
     connection: Connection, new: Sequence[NewProof], key: signing.PrivateKey
 ) -> list[Sealed]:
     """A leaf for each, in their order, and one checkpoint behind them."""
-    tree = (
-        await connection.execute(text("SELECT origin, size, root FROM proofs.tree FOR UPDATE"))
-    ).one()
+    tree = (await connection.execute(_LOCK_TREE)).one()
     # Behind the lock: who asked for the same attempt before us has committed by now.
     known = await sealed(connection, [proof.attempt_id for proof in new])
     size, peaks = tree.size, await _peak_hashes(connection, tree.size, bytes(tree.root))
@@ -72,7 +102,7 @@ async def append(
         await _insert(connection, leaves, nodes=nodes)
         checkpoint = checkpoints.Checkpoint(tree.origin, size, root)
         await connection.execute(
-            text("UPDATE proofs.tree SET size = :size, root = :root, checkpoint = :checkpoint"),
+            _GROWN,
             {"size": size, "root": root, "checkpoint": checkpoints.sign(checkpoint, key)},
         )
     return [known[proof.attempt_id] for proof in new]
@@ -89,16 +119,7 @@ async def export(
 ) -> proofs.Export:
     """The proof and its place in the newest tree."""
     async with db.transaction(engine) as connection:
-        proof = (
-            await connection.execute(
-                text("""
-                    SELECT envelope, leaf_index
-                      FROM proofs.proof JOIN proofs.leaf USING (proof_id)
-                     WHERE proof_id = :proof_id
-                """),
-                {"proof_id": proof_id},
-            )
-        ).one_or_none()
+        proof = (await connection.execute(_EXPORT, {"proof_id": proof_id})).one_or_none()
         if proof is None:
             raise Rejected("proof-not-found", f"there is no proof {proof_id}", status=404)
         # Read after the leaf, so it holds the leaf; nodes never change, so any snapshot does.
@@ -123,11 +144,7 @@ async def ensure_checkpoint(engine: AsyncEngine, key: signing.PrivateKey) -> Non
     """Sign the current tree where its checkpoint is not by our key: a new log, or a new key.
     Raises: the driver's error when the schema was never migrated."""
     async with db.transaction(engine) as connection:
-        tree = (
-            await connection.execute(
-                text("SELECT origin, size, root, checkpoint FROM proofs.tree FOR UPDATE")
-            )
-        ).one()
+        tree = (await connection.execute(_LOCK_TREE)).one()
         now = checkpoints.Checkpoint(tree.origin, tree.size, bytes(tree.root))
         note = checkpoints.sign(now, key)
         if note != tree.checkpoint:
@@ -157,11 +174,7 @@ async def _peak_hashes(connection: Connection, size: int, root: bytes) -> list[b
 
 async def _nodes(connection: Connection, wanted: list[Node]) -> dict[Node, bytes]:
     rows = await connection.execute(
-        text("""
-            SELECT level, node_index, hash FROM proofs.node
-              JOIN unnest(CAST(:levels AS smallint[]), CAST(:indexes AS bigint[]))
-                   AS wanted (level, node_index) USING (level, node_index)
-        """),
+        _NODES,
         {"levels": [n.level for n in wanted], "indexes": [n.index for n in wanted]},
     )
     found = {Node(row.level, row.node_index): bytes(row.hash) for row in rows}
@@ -175,19 +188,7 @@ async def _insert(
     connection: Connection, leaves: Sequence[tuple[int, NewProof]], *, nodes: dict[Node, bytes]
 ) -> None:
     await connection.execute(
-        text("""
-            WITH new AS (
-                SELECT * FROM unnest(CAST(:indexes AS bigint[]), CAST(:proof_ids AS text[]),
-                                     CAST(:attempt_ids AS text[]), CAST(:task_ids AS text[]),
-                                     CAST(:envelopes AS bytea[]), CAST(:digests AS text[]),
-                                     CAST(:tokens AS bigint[]))
-                    AS n (leaf_index, proof_id, attempt_id, task_id, envelope, digest, tokens)),
-            proof AS (
-                INSERT INTO proofs.proof
-                       (proof_id, attempt_id, task_id, envelope, envelope_digest, tokens)
-                SELECT proof_id, attempt_id, task_id, envelope, digest, tokens FROM new)
-            INSERT INTO proofs.leaf (leaf_index, proof_id) SELECT leaf_index, proof_id FROM new
-        """),
+        _INSERT_LEAVES,
         {
             "indexes": [index for index, _ in leaves],
             "proof_ids": [proof.proof_id for _, proof in leaves],
@@ -199,11 +200,7 @@ async def _insert(
         },
     )
     await connection.execute(
-        text("""
-            INSERT INTO proofs.node (level, node_index, hash)
-            SELECT * FROM unnest(CAST(:levels AS smallint[]), CAST(:indexes AS bigint[]),
-                                 CAST(:hashes AS bytea[]))
-        """),
+        _INSERT_NODES,
         {
             "levels": [node.level for node in nodes],
             "indexes": [node.index for node in nodes],

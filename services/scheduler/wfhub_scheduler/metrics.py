@@ -7,10 +7,11 @@ scrape and is the same from each scheduler: take one's word, do not add them up.
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, metrics
 from wfhub_common.errors import WfhubError
+from wfhub_common.sql import Row
 
 PREFIX = "wfhub_scheduler_"
 
@@ -108,16 +109,16 @@ class Metrics(metrics.Metrics):
 
     def after(self, noted: Sequence[tuple[str, ...]]) -> None:
         """What a committed transaction did: (what, labels…); see core.After."""
-        for what, *of in noted:
+        for (what, *of), times in Counter(noted).items():
             match what, of:
                 case "attempt", (kind, outcome):
-                    self._attempts.labels(kind, outcome).inc()
+                    self._attempts.labels(kind, outcome).inc(times)
                 case "retry", (effect, reason):
-                    self._retries.labels(effect, self._reason(reason)).inc()
+                    self._retries.labels(effect, self._reason(reason)).inc(times)
                 case "ended", (state, reason):
-                    self._ended.labels(state, self._reason(reason)).inc()
+                    self._ended.labels(state, self._reason(reason)).inc(times)
                 case "expired", (reason,):
-                    self._expired.labels(reason).inc()
+                    self._expired.labels(reason).inc(times)
 
     def leased(self, pool: str, kind: str, waited_s: float) -> None:
         pool = self._pool(pool)
@@ -174,7 +175,7 @@ class Metrics(metrics.Metrics):
 
         self.look_up(look)
 
-    def _show_queue(self, units: Sequence[Row[tuple[object, ...]]], others: dict[str, int]) -> None:
+    def _show_queue(self, units: Sequence[Row], others: dict[str, int]) -> None:
         tasks: Counter[tuple[str, str]] = Counter()
         depth: Counter[tuple[str, str]] = Counter()
         oldest: dict[str, float] = {}
@@ -195,7 +196,7 @@ class Metrics(metrics.Metrics):
         for pool, age_s in oldest.items():
             self._oldest.labels(pool).set(age_s)
 
-    def _show_relay(self, relay: Row[tuple[object, ...]]) -> None:
+    def _show_relay(self, relay: Row) -> None:
         waiting = relay.last_pos - relay.published_pos + relay.unplaced
         self._backlog.set(waiting)
         self._outbox_age.set(max(0.0, float(relay.oldest_s or 0)))

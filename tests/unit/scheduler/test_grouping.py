@@ -1,11 +1,12 @@
 """Grouping: who shares a turn, who is answered what, and that nobody waits for company."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 
 import pytest
 from wfhub_common.errors import Rejected, RetryLater, WfhubError
-from wfhub_common.grouping import Grouped
+from wfhub_common.grouping import Grouped, in_threads
 
 
 class Worker:
@@ -115,3 +116,21 @@ async def test_groups_may_overlap_where_that_is_asked_for() -> None:
     assert worker.groups == [[1], [2]]
     worker.gate.set()
     assert await both == [10, 20, 30]
+
+
+async def test_what_blocks_is_done_in_few_threads_and_each_is_answered_for_itself() -> None:
+    threads: set[int] = set()
+
+    def work(n: int) -> int:
+        threads.add(threading.get_ident())
+        if n == 3:
+            raise Rejected("no", f"{n}")
+        return 10 * n
+
+    looked = in_threads(work, max_items=10, at_once=2)
+    async with asyncio.timeout(5):
+        said = await asyncio.gather(*map(looked, range(8)), return_exceptions=True)
+    assert [each for each in said if not isinstance(each, Rejected)] == [0, 10, 20, 40, 50, 60, 70]
+    assert isinstance(said[3], Rejected)
+    assert threading.get_ident() not in threads
+    assert len(threads) <= 2
