@@ -135,6 +135,12 @@ def run(
     queue_timeout_s: Annotated[
         int | None, typer.Option("--queue-timeout-s", min=1, help="Longest wait for a runner.")
     ] = None,
+    review_s: Annotated[
+        int | None,
+        typer.Option(
+            "--review-s", min=1, help="Publish only what is approved so soon (wfhub approve)."
+        ),
+    ] = None,
     idle_timeout_s: Annotated[
         int | None, typer.Option("--idle-timeout-s", min=1, help="Longest silence of the agent.")
     ] = None,
@@ -192,6 +198,7 @@ def run(
         run_at=run_spec.instant_of("--run-at", run_at),
         deadline_at=run_spec.instant_of("--deadline", deadline),
         queue_s=queue_timeout_s,
+        review_s=review_s,
         idle_s=idle_timeout_s,
         retry_on=retry_on,
         backoff_s=backoff_s,
@@ -285,6 +292,26 @@ def cancel(task_id: TaskId) -> None:
     from wfhub_client import look
 
     look.cancel(task_id)
+
+
+@app.command()
+def approve(
+    task_id: TaskId, comment: Annotated[str, typer.Option(help="Kept with the decision.")] = ""
+) -> None:
+    """Have the result of a task in review published."""
+    from wfhub_client import look
+
+    look.review(task_id, "approved", comment)
+
+
+@app.command()
+def decline(
+    task_id: TaskId, comment: Annotated[str, typer.Option(help="Why; kept with the task.")] = ""
+) -> None:
+    """End a task in review without publishing its result."""
+    from wfhub_client import look
+
+    look.review(task_id, "declined", comment)
 
 
 @app.command()

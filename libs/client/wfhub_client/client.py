@@ -96,6 +96,12 @@ class Client:
         """The state it is cancelled from. Raises: Refused (409) when it is too late."""
         return str(self._json("POST", f"/v1/tasks/{_part(task_id)}/cancel")["state"])
 
+    def review(self, task_id: str, decision: str, comment: str = "") -> str:
+        """`decision`: approved | declined. The task's state then. Raises: Refused (409) when it is
+        not in review."""
+        body = {"decision": decision, "comment": comment}
+        return str(self._json("POST", f"/v1/tasks/{_part(task_id)}/review", json=body)["state"])
+
     def submit_batch(self, tasks: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """Each has the fields of a TaskSpec, `project` and, to make a repetition safe, an
         `idempotency_key`. Answers `{status, submitted | problem}` for each, in their order."""

@@ -17,6 +17,8 @@ def event_line(event: Event) -> str:
             return "submitted"
         case "task.state_changed":
             return one_line(f"task {_change(data)}")
+        case "task.reviewed":
+            return one_line(_reviewed(data))
         case "attempt.state_changed":
             kind = data.get("kind") or "agent"
             what = "attempt" if kind == "agent" else kind
@@ -67,12 +69,18 @@ def summary(task: Task) -> list[str]:
 
 def how_to_look(task: Task) -> list[str]:
     """Commands to type next."""
+    if task.state == "review":
+        return [how_to_review(task.task_id)]
     ways = []
     if task.state == "succeeded" and task.branch:
         ways.append(_diff(task))
     if task.proof_id:
         ways.append(f"wfhub proof verify {task.proof_id}")
     return [*ways, f"wfhub logs {task.task_id}"]
+
+
+def how_to_review(task_id: str) -> str:
+    return f"wfhub artifacts {task_id} result.patch; then wfhub approve {task_id}, or decline"
 
 
 def _diff(task: Task) -> str:
@@ -91,6 +99,11 @@ def _change(data: dict[str, Any]) -> str:
     why = ": ".join(str(data[name]) for name in ("reason", "message") if data.get(name))
     moved = " → ".join(str(state) for state in (data.get("from"), data.get("to")) if state)
     return moved + (f" ({why})" if why else "")
+
+
+def _reviewed(data: dict[str, Any]) -> str:
+    comment = f": {data['comment']}" if data.get("comment") else ""
+    return f"{data.get('decision', 'reviewed')} by {data.get('reviewer') or 'somebody'}{comment}"
 
 
 def _fields(fields: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`wfhub status | list | logs | events | cancel`: look at tasks, act on them."""
+"""`wfhub status | list | logs | events | cancel | approve | …`: look at tasks, act on them."""
 
 import json
 import sys
@@ -55,6 +55,12 @@ def cancel(task_id: str) -> None:
     with connected(_say) as session:
         state = session.client.cancel(task_id)
     print(f"{task_id}: asked to cancel; it was {state}")
+
+
+def review(task_id: str, decision: str, comment: str) -> None:
+    with connected(_say) as session:
+        state = session.client.review(task_id, decision, comment)
+    print(f"{task_id}: {decision}; it is {state}")
 
 
 def tell(task_id: str, text: str) -> None:

@@ -68,6 +68,8 @@ def _followed(client: Client, task_id: str, view: View) -> Task:
                 after = event.position
                 at_s = (event.time - began_at).total_seconds()
                 view.step(describe.event_line(event), max(0.0, at_s))
+                if event.type == "task.state_changed" and event.data.get("to") == "review":
+                    view.note(f"waits for a person: {describe.how_to_review(task_id)}")
             task = client.get(task_id)
             logs.join(LOG_END_WAIT_S)
         except KeyboardInterrupt:

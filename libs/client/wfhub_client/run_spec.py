@@ -123,6 +123,7 @@ def add_conditions(
     run_at: str | None,
     deadline_at: str | None,
     queue_s: int | None,
+    review_s: int | None,
     idle_s: int | None,
     retry_on: list[str] | None,
     backoff_s: float | None,
@@ -139,6 +140,7 @@ def add_conditions(
         "run_at": run_at,
         "deadline_at": deadline_at,
         "queue_s": queue_s,
+        "review_s": review_s,
     }
     spec.update({name: value for name, value in given.items() if value is not None})
     if idle_s is not None:

@@ -66,10 +66,6 @@ def new_task_id() -> TaskId:
     return TaskId(_new("tsk"))
 
 
-def new_unit_id() -> UnitId:
-    return UnitId(_new("unt"))
-
-
 def new_attempt_id() -> AttemptId:
     return AttemptId(_new("att"))
 
@@ -80,10 +76,6 @@ def new_runner_id() -> RunnerId:
 
 def new_proof_id() -> ProofId:
     return ProofId(_new("prf"))
-
-
-def new_event_id() -> EventId:
-    return EventId(_new("evt"))
 
 
 def new_event_ids(count: int) -> list[str]:

@@ -51,6 +51,7 @@ API_COMMANDS = (
     "submit_task",
     "submit_tasks",
     "cancel_task",
+    "review_task",
     "steer_task",
     "drain_runner",
     "submit_workflow",

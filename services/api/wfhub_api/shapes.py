@@ -17,6 +17,7 @@ from wfhub_common.messages import (
     McpServer,
     ProjectBudget,
     Receipt,
+    ReviewDecision,
     TaskSpec,
     TaskState,
     UnitKind,
@@ -43,6 +44,15 @@ class AgentMessage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: str = Field(min_length=1, max_length=limits.STEERING_CHARS_MAX, pattern=r"^[^\x00]+$")
+
+
+class Review(BaseModel):
+    """A person's word on the result of a task that is in review."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decision: ReviewDecision
+    comment: str = Field("", max_length=limits.MESSAGE_CHARS_MAX, pattern=r"^[^\x00]*$")
 
 
 class NewTask(TaskSpec):
@@ -119,6 +129,9 @@ class TaskSummary(Shape):
     finished_at: datetime | None
     workflow_id: str | None = Field(None, description="null: it was submitted alone")
     trace_id: str | None = Field(None, description="of W3C Trace Context; null: none was asked for")
+    review_until: datetime | None = Field(None, description="in review: decide by then")
+    review: ReviewDecision | None = Field(None, description="what a person decided")
+    reviewed_by: str | None = None
 
 
 class TaskPage(Shape):

@@ -27,7 +27,8 @@ _FINAL = sorted(FINAL_TASK_STATES)
 
 _TASK_COLUMNS = """task_id, project_id, project, state, reason, message, title, spec, branch,
     commit_id, verdict, proof_id, attempts_used, current_attempt, cancel_requested,
-    created_at, updated_at, finished_at, workflow_id, trace_id"""
+    created_at, updated_at, finished_at, workflow_id, trace_id, review_until, review,
+    reviewed_by"""
 
 
 async def projects(engine: AsyncEngine, *, after: str, limit: int) -> list[Project]:

@@ -31,6 +31,7 @@ from wfhub_common.messages import (
     Register,
     ReplayDeadLetter,
     Report,
+    ReviewTask,
     SteerTask,
     SubmitTask,
     SubmitTasks,
@@ -51,6 +52,7 @@ from wfhub_scheduler.pools import update_pool
 from wfhub_scheduler.projects import create_project, update_project
 from wfhub_scheduler.replays import Replays
 from wfhub_scheduler.report import report
+from wfhub_scheduler.reviews import review_task
 from wfhub_scheduler.runners import register
 from wfhub_scheduler.schedules.commands import (
     delete_schedule,
@@ -118,6 +120,7 @@ def subscribe(core: Core, check: ReceiptCheck) -> None:
     answer("submit_task", SubmitTask, is_api, lambda _, asked: submit_task(core, asked))
     answer("submit_tasks", SubmitTasks, is_api, lambda _, asked: submit_tasks(core, asked))
     answer("cancel_task", CancelTask, is_api, lambda _, asked: cancel_task(core, asked))
+    answer("review_task", ReviewTask, is_api, lambda _, asked: review_task(core, asked))
     answer("steer_task", SteerTask, is_api, lambda _, asked: steer_task(core, asked))
     answer("submit_workflow", SubmitWorkflow, is_api, lambda _, asked: submit_workflow(core, asked))
     answer("cancel_workflow", CancelWorkflow, is_api, lambda _, asked: cancel_workflow(core, asked))

@@ -29,7 +29,8 @@ SELECT pool, kind, 'leased', count(*), 0 FROM sched.unit WHERE state = 'leased' 
 _UNQUEUED = text("""
 SELECT (SELECT count(*) FROM sched.task
          WHERE state IN ('ready', 'blocked') AND state = 'blocked') AS blocked,
-       (SELECT count(*) FROM sched.task WHERE state = 'sealing') AS sealing
+       (SELECT count(*) FROM sched.task WHERE state = 'sealing') AS sealing,
+       (SELECT count(*) FROM sched.task WHERE state = 'review') AS review
 """)
 _RELAY = text("""
 SELECT r.generation, r.last_pos, r.published_pos,
@@ -164,7 +165,7 @@ class Metrics(metrics.Metrics):
                 relay = (await connection.execute(_RELAY)).one()
                 letters = (await connection.execute(_LETTERS)).all()
                 runners = (await connection.execute(_RUNNERS, {"ttl_s": lease_ttl_s})).all()
-            self._show_queue(units, {"blocked": unqueued.blocked, "sealing": unqueued.sealing})
+            self._show_queue(units, dict(unqueued))
             self._show_relay(relay)
             self._letters.clear()
             for row in letters:

@@ -31,6 +31,8 @@ class Task:
     cancel_reason: str
     deadline_passed: bool
     stopping: bool  # its runner is told to stop, by a cancel or the deadline
+    review_wanted: bool
+    review: str | None  # what a person decided
     tries: int  # attempts that ended by themselves
     losses: int
     retry: Retry
@@ -71,7 +73,9 @@ _KINDS: dict[str, UnitKind] = {kind.value: kind for kind in UnitKind}
 TASK_COLUMNS = """
     t.task_id, t.project_id, t.state, t.current_attempt, t.winner, t.cancel_requested,
     t.cancel_reason, coalesce(t.deadline_at <= now(), false) AS deadline_passed,
-    t.stopping_since IS NOT NULL AS stopping, t.attempts_used AS tries, t.infra_losses AS losses,
+    t.stopping_since IS NOT NULL AS stopping,
+    t.spec ->> 'review_s' IS NOT NULL AS review_wanted, t.review,
+    t.attempts_used AS tries, t.infra_losses AS losses,
     CAST(t.spec -> 'retry' AS text) AS retry,
     jsonb_array_length(t.spec -> 'verify') AS verify_count, t.spec ->> 'pool' AS pool,
     CAST(t.spec ->> 'priority' AS integer) AS priority, t.workflow_id

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from wfhub_common.messages import AttemptState, TaskState
+from wfhub_common.messages import AttemptState, ReviewDecision, TaskState
 
 INFRA_LOSSES_MAX = 10  # attempts lost with their runner, a unit
 PUBLISH_TRIES_MAX = 8  # of a publication that reached no outcome
@@ -29,6 +29,9 @@ class TaskEvent(StrEnum):
     LOST = "lost"  # lease over, or the runner started anew
     SEALED = "sealed"
     SEAL_REFUSED = "seal-refused"
+    APPROVED = "approved"  # by a person, as is the next
+    DECLINED = "declined"
+    REVIEW_TIMEOUT = "review-timeout"  # review_s went by, or deadline_at
     CANCEL = "cancel"
     QUEUE_TIMEOUT = "queue-timeout"  # queue_s went by
     DEADLINE = "deadline"  # deadline_at went by
@@ -40,6 +43,7 @@ class Effect(StrEnum):
 
     ENQUEUE = "enqueue"  # the agent unit is made, ready
     LEASE = "lease"  # the unit is leased to a new attempt
+    ASK = "ask"  # a person has review_s to decide
     TELL = "tell"  # the runner is told to stop with its next reply, and has a grace to do so
     RETRY = "retry"  # the unit is ready again after a backoff; a try is used up
     REQUEUE = "requeue"  # the unit is ready again; only infrastructure was lost
@@ -55,6 +59,7 @@ class Facts:
 
     cancel_requested: bool = False
     deadline_passed: bool = False
+    review_wanted: bool = False
     retryable: bool = True  # for the runner, and by the task's policy
     tries: int = 0
     tries_max: int = 1
@@ -71,6 +76,14 @@ def cancel_asked(facts: Facts) -> bool:
 
 def past_deadline(facts: Facts) -> bool:
     return facts.deadline_passed
+
+
+def in_time(facts: Facts) -> bool:
+    return not facts.deadline_passed
+
+
+def review_wanted(facts: Facts) -> bool:
+    return facts.review_wanted
 
 
 def never_tried(facts: Facts) -> bool:
@@ -135,8 +148,15 @@ TASK_RULES: tuple[Rule, ...] = (
     Rule(T.SEALING, E.CANCEL, always, T.CANCELLED, F.END, "cancelled"),
     Rule(T.SEALING, E.DEADLINE, past_deadline, T.FAILED, F.END, "deadline"),
     Rule(T.SEALING, E.SEALED, past_deadline, T.FAILED, F.END, "deadline"),
+    Rule(T.SEALING, E.SEALED, review_wanted, T.REVIEW, F.ASK),
     Rule(T.SEALING, E.SEALED, always, T.PUBLISHING, F.PUBLISH),
     Rule(T.SEALING, E.SEAL_REFUSED, always, T.FAILED, F.END),
+    #
+    Rule(T.REVIEW, E.APPROVED, in_time, T.PUBLISHING, F.PUBLISH, ""),
+    Rule(T.REVIEW, E.DECLINED, always, T.FAILED, F.END, "review-declined"),
+    Rule(T.REVIEW, E.REVIEW_TIMEOUT, past_deadline, T.FAILED, F.END, "deadline"),
+    Rule(T.REVIEW, E.REVIEW_TIMEOUT, always, T.FAILED, F.END, "review-timeout"),
+    Rule(T.REVIEW, E.CANCEL, always, T.CANCELLED, F.END, "cancelled"),
     # Publishing has no cancel and no deadline: it leaves only by what was observed, or by a cap.
     Rule(T.PUBLISHING, E.CLAIMED, always, T.PUBLISHING, F.LEASE, ""),
     Rule(T.PUBLISHING, E.WON, always, T.SUCCEEDED, F.FINISH, ""),
@@ -233,3 +253,7 @@ COMPLETED_AS: dict[AttemptState, AttemptEvent] = {
     A.CANCELLED: N.STOPPED,
 }
 REPORTED_AS: dict[AttemptState, AttemptEvent] = {A.RUNNING: N.STARTED, A.VERIFYING: N.VERIFIES}
+REVIEWED_AS: dict[ReviewDecision, TaskEvent] = {
+    ReviewDecision.APPROVED: E.APPROVED,
+    ReviewDecision.DECLINED: E.DECLINED,
+}

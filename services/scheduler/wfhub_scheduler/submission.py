@@ -141,7 +141,8 @@ def _candidate(project: ProjectRow, command: SubmitTask, traceparent: str) -> _C
     row = NewTaskRow(command.spec, command.submitted_by, traceparent=traceparent)
     if command.idempotency_key is None:
         return _Candidate(project, row, None, "")
-    spec = digests.canonical_json(command.spec.model_dump(mode="json"))
+    # What was said: a field that a later version knows does not make it another task.
+    spec = digests.canonical_json(command.spec.model_dump(mode="json", exclude_defaults=True))
     key = stored_json.clean(command.idempotency_key)
     return _Candidate(project, row, key, hashlib.sha256(spec).hexdigest())
 

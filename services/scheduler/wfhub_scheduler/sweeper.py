@@ -33,6 +33,7 @@ class Sweeper:
         """Asks the database even while nothing may expire: that is how an outage is noticed."""
         try:
             late = await end_overdue(self._core, TaskEvent.QUEUE_TIMEOUT)
+            late |= await end_overdue(self._core, TaskEvent.REVIEW_TIMEOUT)
             late |= await end_overdue(self._core, TaskEvent.DEADLINE)
         except Exception:
             self._calm.turn(time.monotonic(), healthy=False)

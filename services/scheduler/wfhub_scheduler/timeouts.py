@@ -1,4 +1,5 @@
-"""Timeouts that nobody reports: the queue's (`queue_s`) and the task's (`deadline_at`).
+"""Timeouts that nobody reports: the queue's (`queue_s`), a person's (`review_s`) and the task's
+(`deadline_at`).
 
 Each is one indexed statement that finds and locks what is over, and one transaction for all of it
 (sweeping.py: but for what fails in it).
@@ -19,13 +20,18 @@ TIMEOUTS_AT_ONCE = 200  # tasks in one transaction; the next one follows at once
 
 log = get_logger(__name__)
 
-# Each condition is its index's own (migration 0003).
+# Each condition is its index's own (migrations 0003, 0015).
 _OVER = {
     TaskEvent.QUEUE_TIMEOUT: text(f"""
 SELECT {TASK_COLUMNS} FROM sched.task t
  WHERE queue_until <= now() AND queue_until IS NOT NULL AND state = 'ready'
    AND attempts_used + infra_losses = 0 AND {SWEPT}
  ORDER BY queue_until LIMIT :count FOR UPDATE SKIP LOCKED
+"""),  # noqa: S608 - our own column list
+    TaskEvent.REVIEW_TIMEOUT: text(f"""
+SELECT {TASK_COLUMNS} FROM sched.task t
+ WHERE review_until <= now() AND state = 'review' AND {SWEPT}
+ ORDER BY review_until LIMIT :count FOR UPDATE SKIP LOCKED
 """),  # noqa: S608 - our own column list
     TaskEvent.DEADLINE: text(f"""
 SELECT {TASK_COLUMNS} FROM sched.task t
@@ -36,12 +42,14 @@ SELECT {TASK_COLUMNS} FROM sched.task t
 }
 _SAID = {
     TaskEvent.QUEUE_TIMEOUT: "no runner took the task within queue_s: add runners, or wait longer",
+    TaskEvent.REVIEW_TIMEOUT: "nobody approved the result in time: its patch is an artifact",
     TaskEvent.DEADLINE: "the task was not ready to be published by its deadline_at",
 }
 
 
 async def end_overdue(core: Core, event: TaskEvent) -> bool:
-    """QUEUE_TIMEOUT or DEADLINE, for whatever task it is time; True: there may be more."""
+    """QUEUE_TIMEOUT, REVIEW_TIMEOUT or DEADLINE, of whatever tasks it is time for; True: there may
+    be more."""
 
     async def work(tx: Tx, only: str | None, found: list[str]) -> int:
         of = {"count": TIMEOUTS_AT_ONCE, "only": only}

@@ -17,6 +17,7 @@ from wfhub_common.messages import (
     FINAL_TASK_STATES,
     AttemptState,
     Receipt,
+    ReviewDecision,
     RunnerObservations,
     Sealed,
     TaskState,
@@ -31,6 +32,7 @@ from wfhub_scheduler.states import (
     LIVE,
     PUBLISH_TRIES_MAX,
     REPORTED_AS,
+    REVIEWED_AS,
     AttemptEvent,
     AttemptFacts,
     AttemptRule,
@@ -181,6 +183,25 @@ class Transitions:
             self._move(task, rule, message=reason, cancel=reason)
         return True, rule.to
 
+    def review(
+        self, task_id: str, decision: ReviewDecision, reviewer: str, comment: str
+    ) -> tuple[bool, TaskState]:
+        """Whether it was accepted, and the task's state now."""
+        task = self.tasks[task_id]
+        if task.review == decision:
+            return True, task.state
+        facts = Facts(deadline_passed=task.deadline_passed)
+        rule = decide(task.state, REVIEWED_AS[decision], facts)
+        if rule is None:
+            return False, task.state
+        said = {"decision": decision.value, "reviewer": reviewer, "comment": comment}
+        self._task_event(task, "task.reviewed", said)
+        self._keep(replace(task, review=decision.value))
+        message = comment if decision is ReviewDecision.DECLINED else ""
+        noted = {"review": decision.value, "reviewed_by": reviewer}
+        self._move(self.tasks[task_id], rule, message=message, **noted)
+        return True, rule.to
+
     def skip(self, task_id: str, reason: str, message: str) -> bool:
         """A task of a workflow that has not started is not needed any more."""
         task = self.tasks[task_id]
@@ -197,7 +218,7 @@ class Transitions:
         self._move(task, rule, message=message)
 
     def timed_out(self, task_id: str, event: TaskEvent, message: str) -> bool:
-        """QUEUE_TIMEOUT or DEADLINE; False: by now it does not matter."""
+        """QUEUE_TIMEOUT, REVIEW_TIMEOUT or DEADLINE; False: by now it does not matter."""
         task = self.tasks[task_id]
         facts = Facts(deadline_passed=task.deadline_passed, tries=task.tries, losses=task.losses)
         rule = decide(task.state, event, facts)
@@ -213,7 +234,8 @@ class Transitions:
         task = self.tasks.get(task_id)
         if task is None or task.winner != winner:
             return False
-        rule = decide(task.state, TaskEvent.SEALED, Facts(deadline_passed=task.deadline_passed))
+        facts = Facts(deadline_passed=task.deadline_passed, review_wanted=task.review_wanted)
+        rule = decide(task.state, TaskEvent.SEALED, facts)
         if rule is None:
             return False
         data = {"task_id": task_id, "proof_id": proof.proof_id, "digest": proof.envelope_digest}
@@ -255,7 +277,7 @@ class Transitions:
                 return replace(unit, state="done")
             case Effect.END:
                 return replace(unit, state="dead")
-            case Effect.ENQUEUE | Effect.LEASE | Effect.TELL | Effect.PUBLISH:
+            case Effect.ENQUEUE | Effect.LEASE | Effect.TELL | Effect.PUBLISH | Effect.ASK:
                 raise AssertionError(f"{rule.effect} does not follow the end of an attempt")
             case _:
                 assert_never(rule.effect)

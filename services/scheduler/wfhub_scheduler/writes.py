@@ -66,6 +66,11 @@ tasks AS (
            base_commit = coalesce(c.base_commit, t.base_commit),
            proof_id = coalesce(c.proof_id, t.proof_id), tokens = coalesce(c.tokens, t.tokens),
            seal_due_at = CASE WHEN c."to" = 'sealing' THEN now() END,
+           -- Whoever may approve it may do so by then; later it could not be published.
+           review_until = CASE WHEN c."to" = 'review' THEN least(t.deadline_at, now()
+               + make_interval(secs => CAST(t.spec ->> 'review_s' AS integer))) END,
+           review = coalesce(c.review, t.review),
+           reviewed_by = coalesce(c.reviewed_by, t.reviewed_by),
            branch = CASE WHEN c."to" = 'succeeded' AND t.spec ->> 'repo' NOT LIKE 'directory:%'
                          THEN 'wfhub/' || t.task_id ELSE t.branch END,
            finished_at = CASE WHEN c.final THEN now() END, updated_at = now()
@@ -73,7 +78,7 @@ tasks AS (
                (task_id text, was text, held_by text,
                "to" text, final boolean, stopping boolean, reason text, message text, cancel text,
                winner text, tries integer, losses integer, verdict text, commit_id text,
-               base_commit text, proof_id text, tokens bigint)
+               base_commit text, proof_id text, tokens bigint, review text, reviewed_by text)
              LIMIT :tasks_count) c
      WHERE t.task_id = c.task_id AND t.state = c.was
        AND t.current_attempt IS NOT DISTINCT FROM c.held_by
@@ -125,6 +130,8 @@ class TaskChange:
     base_commit: str | None = None
     proof_id: str | None = None
     tokens: int | None = None
+    review: str | None = None
+    reviewed_by: str | None = None
 
 
 @dataclass(slots=True)

@@ -43,6 +43,8 @@ from wfhub_common.messages import (
     Exchanges,
     ExchangesOf,
     Project,
+    Reviewed,
+    ReviewTask,
     Steered,
     SteerTask,
     SubmitTask,
@@ -67,7 +69,8 @@ CREATE TABLE sched.api_task (task_id text PRIMARY KEY, project_id text, project 
   reason text, message text, title text, spec jsonb, branch text, commit_id text, verdict text,
   proof_id text, attempts_used int DEFAULT 0, current_attempt text,
   cancel_requested bool DEFAULT false, created_at timestamptz, updated_at timestamptz,
-  finished_at timestamptz, workflow_id text, trace_id text);
+  finished_at timestamptz, workflow_id text, trace_id text, review_until timestamptz,
+  review text, reviewed_by text);
 CREATE TABLE sched.api_attempt (attempt_id text PRIMARY KEY, task_id text, project_id text,
   kind text, number int, state text, runner_id text, reason text, message text, base_commit text,
   commit_id text, verdict jsonb, base_verdict jsonb, artifacts jsonb, changes jsonb,
@@ -90,6 +93,7 @@ class Scheduler:
     pos: int = 0
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     cancels: list[str] = field(default_factory=list)
+    reviews: list[ReviewTask] = field(default_factory=list)
     submitted: list[SubmitTask] = field(default_factory=list)
     on_submit: Callable[[str], Any] | None = None
     on_cancel: Callable[[str], Any] | None = None
@@ -165,6 +169,17 @@ class Scheduler:
                 await self.on_cancel(command.task_id)
         return Cancelled(accepted=accepted, state=TaskState(state))
 
+    async def review_task(self, _sender: str, command: ReviewTask) -> BaseModel:
+        state = await self.pool.fetchval(
+            "SELECT state FROM sched.api_task WHERE task_id = $1", command.task_id
+        )
+        if state is None:
+            raise Rejected("task-unknown", f"there is no task {command.task_id}", status=404)
+        accepted = state == TaskState.REVIEW
+        if accepted:
+            self.reviews.append(command)
+        return Reviewed(accepted=accepted, state=TaskState(state))
+
     async def steer_task(self, _sender: str, command: SteerTask) -> BaseModel:
         state = await self.pool.fetchval(
             "SELECT state FROM sched.api_task WHERE task_id = $1", command.task_id
@@ -235,7 +250,7 @@ class Scheduler:
             "generation": 1,
             "pos": self.pos,
             "up_to": self.pos,
-            "event_id": ids.new_event_id(),
+            "event_id": ids.new_event_ids(1)[0],
             "project_id": "prj",
             "task_id": task_id,
             "kind": kind,
@@ -403,6 +418,7 @@ async def scheduler(migrated: str, nats_url: str) -> AsyncIterator[Scheduler]:
     serve(broker, "create_project", CreateProject, double.create_project, queue="scheduler")
     serve(broker, "submit_task", SubmitTask, double.submit_task, queue="scheduler")
     serve(broker, "cancel_task", CancelTask, double.cancel_task, queue="scheduler")
+    serve(broker, "review_task", ReviewTask, double.review_task, queue="scheduler")
     serve(broker, "steer_task", SteerTask, double.steer_task, queue="scheduler")
     serve(broker, "usage", UsageOf, double.usage_of, queue="gateway")
     serve(broker, "exchanges", ExchangesOf, double.exchanges_of, queue="gateway")

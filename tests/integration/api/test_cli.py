@@ -210,6 +210,17 @@ async def test_logs_events_cancel_and_projects(hub: Any) -> None:
     assert (missing.code, "there is no task" in missing.err) == (1, True)
 
 
+async def test_a_result_is_approved_or_declined(hub: Any) -> None:
+    task_id = await hub.scheduler.task(state="review")
+    assert "wfhub approve" in (await hub.cli("status", task_id)).out
+    assert (await hub.cli("approve", task_id)).code == 0
+    assert (await hub.cli("decline", task_id, "--comment", "no")).code == 0
+    said = [(each.decision, each.comment) for each in hub.scheduler.reviews]
+    assert said == [("approved", ""), ("declined", "no")]
+    running = await hub.scheduler.task(state="running")
+    assert (await hub.cli("approve", running)).code == 1
+
+
 async def test_help_lists_the_commands_of_other_packages_and_version_is_shown(hub: Any) -> None:
     shown = await hub.cli("--help")
     for name in ("run", "status", "proof", "up"):

@@ -1,5 +1,6 @@
 """Projects and tasks over HTTP: submit once, list in pages, look at all of it, cancel in time."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -112,6 +113,24 @@ async def test_a_cancel_is_accepted_or_answered_too_late(hub: Any) -> None:
     assert answer.status_code == 409
     assert answer.json()["code"] == "too-late"
     assert answer.json()["state"] == "publishing"
+
+
+async def test_a_review_is_decided_by_who_asks_while_there_is_one(hub: Any) -> None:
+    until = datetime(2030, 1, 1, tzinfo=UTC)
+    task_id = await hub.scheduler.task(state="review", review_until=until)
+    shown = (await hub.http.get(f"/v1/tasks/{task_id}")).json()
+    assert (shown["review"], shown["review_until"]) == (None, "2030-01-01T00:00:00Z")
+    word = {"decision": "approved", "comment": "fine"}
+    answer = await hub.http.post(f"/v1/tasks/{task_id}/review", json=word)
+    assert (answer.status_code, answer.json()["accepted"]) == (200, True)
+    (said,) = hub.scheduler.reviews
+    assert (said.task_id, said.decision, said.comment) == (task_id, "approved", "fine")
+    assert said.reviewer
+    other = await hub.scheduler.task(state="running")
+    answer = await hub.http.post(f"/v1/tasks/{other}/review", json=word)
+    assert (answer.status_code, answer.json()["code"]) == (409, "not-in-review")
+    answer = await hub.http.post(f"/v1/tasks/{other}/review", json={"decision": "maybe"})
+    assert answer.status_code == 422
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/logs"])

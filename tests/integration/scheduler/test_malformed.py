@@ -118,6 +118,7 @@ async def test_every_command_is_refused_from_whom_it_must_not_come(target: Targe
         "update_pool": (runner, {"pool": "default", "paused": True}),
         "drain_runner": (runner, {"runner_id": runner}),
         "cancel_task": (subjects.GATEWAY, {"task_id": ids.new_task_id()}),
+        "review_task": (runner, {"task_id": ids.new_task_id(), "decision": "approved"}),
         "introspect": (runner, {"token_sha256": "0" * 64}),
         "complete": (subjects.API, {"attempt_id": target.attempt_id, "outcome": "failed"}),
         "report": (subjects.SCHEDULER, {"attempt_id": target.attempt_id, "step": "x"}),
@@ -141,6 +142,7 @@ def about(target: Target, word: str) -> list[tuple[str, str, dict[str, Any]]]:
     claim = {"claim_id": word or "c", "slots": 1, "wait_s": 0}
     return [
         (subjects.API, "cancel_task", {"task_id": word}),
+        (subjects.API, "review_task", {"task_id": word, "decision": "declined"}),
         (subjects.API, "drain_runner", {"runner_id": word}),
         (subjects.API, "update_project", {"project": word, "paused": True}),
         (subjects.API, "submit_task", {"project": word, "spec": {"repo": "/r", "prompt": "p"}}),

@@ -82,6 +82,7 @@ def test_egress_is_left_to_its_default_unless_asked_for() -> None:
             "run_at",
             "deadline_at",
             "queue_s",
+            "review_s",
             "idle_s",
             "retry_on",
             "backoff_s",

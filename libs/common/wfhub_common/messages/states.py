@@ -15,6 +15,11 @@ class TaskState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class ReviewDecision(StrEnum):
+    APPROVED = "approved"
+    DECLINED = "declined"
+
+
 FINAL_TASK_STATES = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED})
 
 

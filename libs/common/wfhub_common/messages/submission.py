@@ -1,4 +1,4 @@
-"""From the API to the scheduler: projects, tasks, cancels."""
+"""From the API to the scheduler: projects, tasks, cancels, reviews."""
 
 import json
 from datetime import datetime
@@ -10,7 +10,7 @@ from wfhub_common import limits
 from wfhub_common.messages.base import Command, Fact
 from wfhub_common.messages.budgets import ProjectBudget
 from wfhub_common.messages.run_limits import LimitChanges, LimitPolicy
-from wfhub_common.messages.states import TaskState
+from wfhub_common.messages.states import ReviewDecision, TaskState
 from wfhub_common.messages.tasks import CassetteUse, McpServer, Slug, TaskSpec
 
 
@@ -106,6 +106,23 @@ class SubmittedTasks(Fact):
 class CancelTask(Command):
     task_id: str
     reason: str = Field("cancelled", max_length=limits.MESSAGE_CHARS_MAX)
+
+
+class ReviewTask(Command):
+    """A person's word on the sealed result of a task that waits for it."""
+
+    task_id: str
+    decision: ReviewDecision
+    reviewer: str = Field("", max_length=limits.MESSAGE_CHARS_MAX)
+    comment: str = Field("", max_length=limits.MESSAGE_CHARS_MAX)
+
+
+class Reviewed(Fact):
+    """`accepted` False: the task is not in review, or was decided otherwise; `state` is its state
+    now. The same decision again is accepted again."""
+
+    accepted: bool
+    state: TaskState
 
 
 class Cancelled(Fact):

@@ -17,6 +17,7 @@ from wfhub_agent_runner.sandbox.port import GATEWAY_URL, HOME
 
 PROMPT_ARGUMENT_BYTES_MAX = 96 * 1024  # Linux takes 128 KiB an argument
 DEFAULT_MODEL = "default"  # leaves the choice to the gateway
+BY_ITSELF = "by itself"  # how a context file reaches the agent: it reads it
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,7 @@ def plan(
     without /v1; `servers`: the project's. What the task says about an MCP server goes before what
     its project says, and that before the checkout's."""
     entry, around = entry_of(spec), around or Surroundings()
-    if spec.mcp and not entry.mcp and entry.name != table.COMMAND:
-        able = ", ".join(sorted(e.name for e in table.ENTRIES.values() if e.mcp))
-        message = f"{entry.name} has no MCP servers; leave agent.mcp out, or choose one of: {able}"
-        raise Rejected("agent-without-mcp", message)
+    _check_mcp(spec, entry)
     offered = {**around.servers, **servers, **spec.mcp} if entry.mcp else {}
     ways = {name: _way(entry, name) for name in around.context}
     text = _with_context(
@@ -84,26 +82,33 @@ def plan(
     for name in (name for name, way in ways.items() if way == AS_ARGUMENTS):
         argv = (*argv, entry.context_option, name)
     env = {name: template.format_map(values) for name, template in entry.env.items()}
-    files = {path.format_map(values): content for path, content in entry.files.items()}
     return AgentPlan(
         entry=entry,
         argv=argv,
         env={name: value for name, value in env.items() if value},
-        files={
-            table.PROMPT_FILE: text.encode(),
-            **{
-                path: configs.written(content, filling)
-                if isinstance(content, Config)
-                else (content() if callable(content) else content)
-                for path, content in files.items()
-            },
-        },
+        files={table.PROMPT_FILE: text.encode(), **_files(entry, filling)},
         context=ways,
         servers=offered,
     )
 
 
-BY_ITSELF = "by itself"
+def _check_mcp(spec: AgentSpec, entry: AgentEntry) -> None:
+    if spec.mcp and not entry.mcp and entry.name != table.COMMAND:
+        able = ", ".join(sorted(e.name for e in table.ENTRIES.values() if e.mcp))
+        message = f"{entry.name} has no MCP servers; leave agent.mcp out, or choose one of: {able}"
+        raise Rejected("agent-without-mcp", message)
+
+
+def _files(entry: AgentEntry, filling: Filling) -> dict[str, bytes]:
+    """The agent's own, by path inside."""
+    files: dict[str, bytes] = {}
+    for template, content in entry.files.items():
+        path = template.format_map(filling.values)
+        if isinstance(content, Config):
+            files[path] = configs.written(content, filling)
+        else:
+            files[path] = content() if callable(content) else content
+    return files
 
 
 def _words(

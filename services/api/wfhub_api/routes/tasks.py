@@ -1,4 +1,4 @@
-"""Tasks: submit, list, look at, cancel."""
+"""Tasks: submit, list, look at, cancel, review."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -7,8 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.messages import (
+    FINAL_TASK_STATES,
     Cancelled,
     CancelTask,
+    Reviewed,
+    ReviewTask,
     Steered,
     SteerTask,
     SubmitTask,
@@ -26,6 +29,7 @@ from wfhub_api.shapes import (
     AgentMessage,
     NewTask,
     ProjectRef,
+    Review,
     TaskDetail,
     TaskId,
     TaskPage,
@@ -119,6 +123,29 @@ async def cancel_task(hub: HubDep, caller: Caller, task_id: TaskId) -> Cancelled
         raise Rejected(
             "too-late",
             f"the task is {reply.state}: too late to cancel it",
+            status=409,
+            state=reply.state,
+        )
+    return reply
+
+
+@router.post(
+    "/{task_id}/review",
+    summary="Approve the result of a task in review, or decline it",
+    responses=errors(404, 409),
+)
+async def review_task(hub: HubDep, caller: Caller, task_id: TaskId, review: Review) -> Reviewed:
+    """Approved, it is published as it was sealed; declined, the task fails. Said again, it changes
+    nothing."""
+    command = ReviewTask(
+        task_id=task_id, decision=review.decision, reviewer=caller, comment=review.comment
+    )
+    reply = await hub.ask("review_task", command, Reviewed)
+    if not reply.accepted:
+        raise Rejected(
+            "not-in-review",
+            f"the task is {reply.state}: there is nothing to decide"
+            + (" any more" if reply.state in FINAL_TASK_STATES else ""),
             status=409,
             state=reply.state,
         )

@@ -1,4 +1,5 @@
-"""What the API may ask, as the model answers it: projects, pools, drains, tasks, cancels."""
+"""What the API may ask, as the model answers it: projects, pools, drains, tasks and what is said of
+them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -93,7 +94,7 @@ class Asked(State):
         """A cancel: whether it was accepted, and the task's state now."""
         task = self.tasks[task_id]
         match task.state:
-            case "blocked" | "ready" | "sealing":
+            case "blocked" | "ready" | "sealing" | "review":
                 task = self._end(replace(task, cancel=True), "cancelled", "cancelled")
             case "running":
                 task = replace(task, cancel=True, stopping=True)
@@ -101,3 +102,17 @@ class Asked(State):
                 return False, task.state
         self.tasks[task_id] = task
         return True, task.state
+
+    def review(self, task_id: str, decision: str, answer: Answer) -> None:
+        if task_id not in self.tasks:
+            return refused(answer, "task-unknown")
+        task = self.tasks[task_id]
+        accepted = task.review == decision
+        if task.state == "review" and decision == "declined":
+            task, accepted = self._end(task, "failed", "review-declined"), True
+        elif task.state == "review" and not task.past:
+            publish = Unit(born=self.moment)
+            task, accepted = replace(task, state="publishing", publish=publish), True
+        if accepted:
+            self.tasks[task_id] = replace(task, review=decision)
+        return same(ok(answer), accepted=accepted, state=task.state)

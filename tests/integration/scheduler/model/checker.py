@@ -19,7 +19,7 @@ Program = tuple[Step, ...]
 # Fields of a task that the snapshot has by the same names.
 _OF_TASK = (
     *("state", "reason", "cancel", "stopping", "current", "winner", "used", "losses", "past"),
-    *("sealed", "seal_waits", "workflow", "counted"),
+    *("sealed", "seal_waits", "review", "workflow", "counted"),
 )
 
 

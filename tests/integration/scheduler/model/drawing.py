@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from wfhub_common import ids
+from wfhub_common.messages import ReviewDecision
 
 from . import operations as op
 from . import runner_operations as by_runner
@@ -42,6 +43,7 @@ class Drawing(Doing):
             labels=luck.one_of([(), (), (), ("gpu",), ("docker", "gpu")]),
             later=luck.once_in(8),
             queue_s=luck.once_in(4),
+            review=luck.once_in(4),
             deadline=luck.once_in(4),
             serial=self.serial if luck.flip() else 0,
         )
@@ -70,10 +72,15 @@ class Drawing(Doing):
         return op.turn_workflows()
 
     def a_cancel(self, luck: Luck) -> Operation:
-        if (sealing := self.sealing()) and luck.flip():  # a state that is soon over
+        if (sealing := self.in_state("sealing")) and luck.flip():  # a state that is soon over
             return op.cancel(luck.one_of(sealing))
         open_ = [one.task_id for one in self.world.tasks.values() if one.state not in FINAL]
         return op.cancel(self._one_of(luck, open_, list(self.world.tasks), "tsk_nobody"))
+
+    def a_review(self, luck: Luck) -> Operation:
+        task_id = self._one_of(luck, self.in_state("review"), list(self.world.tasks), "tsk_nobody")
+        decisions = [ReviewDecision.APPROVED, ReviewDecision.APPROVED, ReviewDecision.DECLINED]
+        return op.review(task_id, luck.one_of(decisions))
 
     def a_project_change(self, luck: Luck) -> Operation:
         changes: dict[str, Any] = {}
@@ -158,13 +165,13 @@ class Drawing(Doing):
         *(a_submit, a_batch, a_cancel, a_workflow, a_workflow_cancel, a_workflow_turn),
         *(a_project_change, a_pool_change, a_drain, a_register, a_claim, a_claim, a_claim),
         *(a_heartbeat, a_report, a_completion, a_completion, completions, a_sweep, a_sweep),
-        *(a_seal, an_introspection, a_workflow_turn),
+        *(a_seal, a_review, an_introspection, a_workflow_turn),
     )
 
     # --- what there is
 
-    def sealing(self) -> list[str]:
-        return [id_ for id_, one in self.world.tasks.items() if one.state == "sealing"]
+    def in_state(self, state: str) -> list[str]:
+        return [id_ for id_, one in self.world.tasks.items() if one.state == state]
 
     def ready_units(self) -> list[tuple[str, str]]:
         """(task, kind of unit)"""

@@ -19,7 +19,7 @@ SELECT json_build_object(
      'stopping', t.stopping_since IS NOT NULL, 'past', coalesce(t.deadline_at <= now(), false),
      'workflow', t.workflow_id, 'counted', t.workflow_settled,
      'current', t.current_attempt, 'winner', t.winner, 'used', t.attempts_used,
-     'losses', t.infra_losses, 'sealed', t.proof_id IS NOT NULL,
+     'losses', t.infra_losses, 'sealed', t.proof_id IS NOT NULL, 'review', t.review,
      'seal_waits', t.seal_due_at > now(),
      'units', (SELECT json_object_agg(u.kind, json_build_object('state', u.state, 'tries', u.tries,
          'losses', u.losses, 'waits', u.state = 'ready' AND u.run_at > now()))
@@ -69,6 +69,10 @@ _CHECKS: dict[str, str] = {
     "I1 nothing is published without a proof": """
         SELECT task_id FROM sched.task
          WHERE state IN ('publishing', 'succeeded') AND proof_id IS NULL""",
+    "I1 what was to be approved is published only then": """
+        SELECT task_id FROM sched.task
+         WHERE state IN ('publishing', 'succeeded') AND spec ->> 'review_s' IS NOT NULL
+           AND review IS DISTINCT FROM 'approved'""",
     "I2 every open task has somebody or something to move it": f"""
         SELECT t.task_id || ' is ' || state FROM sched.task t
          WHERE state NOT IN {_FINAL} AND NOT CASE state
@@ -82,6 +86,7 @@ _CHECKS: dict[str, str] = {
           WHEN 'running' THEN EXISTS (SELECT FROM sched.unit u WHERE u.task_id = t.task_id
                                AND u.kind = 'agent' AND u.state = 'leased')
           WHEN 'sealing' THEN seal_due_at IS NOT NULL
+          WHEN 'review' THEN review_until IS NOT NULL
           WHEN 'publishing' THEN EXISTS (SELECT FROM sched.unit u WHERE u.task_id = t.task_id
                                AND u.kind = 'publish' AND u.state IN ('ready', 'leased'))
           ELSE false END""",

@@ -6,6 +6,7 @@ A fault is an error of the example; `Lab.steps` counts commands.
 
 from hypothesis.stateful import initialize
 from wfhub_common import ids
+from wfhub_common.messages import ReviewDecision
 
 from . import operations as op
 from . import runner_operations as by_runner
@@ -25,6 +26,7 @@ from .rules import (
 from .worked import Claim, Said
 
 LAST_LIMIT = 50
+DECISIONS = (ReviewDecision.APPROVED, ReviewDecision.DECLINED)
 
 
 class Coordination(
@@ -79,6 +81,8 @@ class Coordination(
         if said:
             self.do(by_runner.end_many(self.lab, self.world, said))
         self.do(op.seals(self.lab, "sealed"))
+        for n, task_id in enumerate(self.in_state("review")):
+            self.do(op.review(task_id, DECISIONS[n % len(DECISIONS)]))
         self.do(op.turn_workflows())
 
 

@@ -19,6 +19,7 @@ class World(Flows, Worked):
         """In this order; what a stage finds is what is over when its turn comes."""
         return [
             lambda world: world.late("queue"),
+            lambda world: world.late("review"),
             lambda world: world.late("deadline"),
             lambda world: [Maybe(_lose(each.attempt_id)) for each in world.live() if each.expired],
         ]
@@ -34,7 +35,8 @@ class World(Flows, Worked):
         if task.state == "running":
             self.tasks[task_id] = replace(task, stopping=True)
         else:
-            reason = "queue-timeout" if which == "queue" else "deadline"
+            own = {"queue": "queue-timeout", "review": "" if task.past else "review-timeout"}
+            reason = own.get(which) or "deadline"
             self.tasks[task_id] = self._end(task, "failed", reason)
 
     def ask_for_seals(self, outcome: str) -> Follow:
@@ -52,6 +54,9 @@ class World(Flows, Worked):
             self.tasks[task_id] = self._end(task, "failed", outcome)
         elif task.past:
             self.tasks[task_id] = replace(self._end(task, "failed", "deadline"), sealed=True)
+        elif task.wish.review:
+            after = replace(task, state="review", reason="", seal_waits=None)
+            self.tasks[task_id] = replace(after, sealed=True)
         else:
             new = Unit(born=self.moment)
             after = replace(task, state="publishing", reason="", seal_waits=None, publish=new)
@@ -61,6 +66,8 @@ class World(Flows, Worked):
 def _is_late(task: Task, which: str) -> bool:
     if which == "deadline":
         return task.past and not task.stopping and task.state in BEFORE_PUBLISHING
+    if which == "review":
+        return task.state == "review" and (task.past or task.review_over)
     waited = task.wish.queue_s and task.queue_over and not task.wish.later
     return waited and task.state == "ready" and task.unstarted
 

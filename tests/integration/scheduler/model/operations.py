@@ -19,6 +19,8 @@ from wfhub_common.messages import (
     DrainRunner,
     Introspect,
     Retry,
+    ReviewDecision,
+    ReviewTask,
     SubmitTask,
     SubmitTasks,
     SubmitWorkflow,
@@ -32,6 +34,7 @@ from wfhub_scheduler.drains import drain_runner
 from wfhub_scheduler.introspect import introspect
 from wfhub_scheduler.pools import update_pool
 from wfhub_scheduler.projects import create_project, update_project
+from wfhub_scheduler.reviews import review_task
 from wfhub_scheduler.sealing import Sealing
 from wfhub_scheduler.submission import submit_task, submit_tasks
 from wfhub_scheduler.workflows.advancing import Advancing
@@ -142,6 +145,7 @@ def _spec(wish: Wish) -> TaskSpec:
         labels=wish.labels,
         run_at=FAR if wish.later else None,
         queue_s=QUEUE_S if wish.queue_s else None,
+        review_s=QUEUE_S if wish.review else None,
         deadline_at=FAR if wish.deadline else None,
         retry=Retry(
             attempts_max=wish.attempts_max,
@@ -193,6 +197,14 @@ def cancel(task_id: str) -> Operation:
         f"cancel({task_id})",
         asked(cancel_task, CancelTask(task_id=task_id, reason="changed my mind")),
         lambda world, answer: world.cancel(task_id, answer),
+    )
+
+
+def review(task_id: str, decision: ReviewDecision) -> Operation:
+    return one_step(
+        f"review({task_id}, {decision.value})",
+        asked(review_task, ReviewTask(task_id=task_id, decision=decision, reviewer="ada")),
+        lambda world, answer: world.review(task_id, decision.value, answer),
     )
 
 

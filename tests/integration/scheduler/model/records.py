@@ -49,6 +49,7 @@ class Wish:
     labels: tuple[str, ...] = ()
     later: bool = False  # has a run_at that lies ahead
     queue_s: bool = False  # waits only so long for its first runner
+    review: bool = False  # its result waits for a person
     deadline: bool = False  # has one; it lies ahead until the machine says otherwise
     serial: int = 0  # makes two specs differ
 
@@ -74,6 +75,8 @@ class Task:
     stopping: bool = False  # its runner is told to stop
     queue_over: bool = False  # queue_s went by since it was queued
     past: bool = False  # its deadline has passed
+    review: str | None = None  # what a person decided
+    review_over: bool = False  # review_s went by
     current: str | None = None
     winner: str | None = None
     used: int = 0

@@ -32,8 +32,13 @@ class TaskRules(Drawing):
 
     @rule(luck=LUCK)
     def asks_for_proofs(self, luck: Luck) -> None:
-        if self.sealing():
+        if self.in_state("sealing"):
             self.do(self.a_seal(luck))
+
+    @rule(luck=LUCK)
+    def reviews(self, luck: Luck) -> None:
+        if self.in_state("review"):
+            self.do(self.a_review(luck))
 
     @rule(luck=LUCK)
     def asks_about_a_token(self, luck: Luck) -> None:
@@ -118,8 +123,9 @@ class BusyRules(Drawing):
 
     @rule(luck=LUCK)
     def work_goes_on(self, luck: Luck) -> None:
-        """What is held is finished, sealed and counted, and more is taken."""
-        for kind in (self.completions, self.a_seal, self.a_workflow_turn, self.a_claim):
+        """What is held is finished, sealed, approved and counted, and more is taken."""
+        on = (self.completions, self.a_seal, self.a_review, self.a_workflow_turn, self.a_claim)
+        for kind in on:
             self.do(kind(luck))
 
 
@@ -192,8 +198,10 @@ class TimeRules(Drawing):
             task_id = luck.one_of(tasks)
             self.set_task(task_id, past=True)
             self.changed(
-                """UPDATE sched.task SET spec = jsonb_set(spec, '{deadline_at}',
-                   '"2020-01-01T00:00:00Z"') WHERE task_id = $1""",
+                """UPDATE sched.task SET review_until = least(review_until,
+                       CASE WHEN state = 'review' THEN now() END),
+                       spec = jsonb_set(spec, '{deadline_at}', '"2020-01-01T00:00:00Z"')
+                    WHERE task_id = $1""",
                 task_id,
             )
             self._maybe_sweep(luck)
@@ -209,6 +217,15 @@ class TimeRules(Drawing):
                 "UPDATE sched.task SET queued_at = now() - interval '1 year' WHERE task_id = $1",
                 task_id,
             )
+            self._maybe_sweep(luck)
+
+    @rule(luck=LUCK)
+    def a_review_takes_too_long(self, luck: Luck) -> None:
+        if in_review := self.in_state("review"):
+            task_id = luck.one_of(in_review)
+            self.set_task(task_id, review_over=True)
+            statement = "UPDATE sched.task SET review_until = now() WHERE task_id = $1"
+            self.changed(statement, task_id)
             self._maybe_sweep(luck)
 
     @rule(luck=LUCK)
