@@ -60,6 +60,7 @@ def one_publication(found: Evidence) -> Found:
     for task_id, task in tasks.items():
         if task["state"] == "succeeded" and set(of_task[task_id]) != {BRANCH, MARKER}:
             yield "succeeded, and its refs are not both there", task_id
+    yield from _unapproved(found, set(of_task))
     made: dict[str, set[str]] = defaultdict(set)
     for line in _of(found, "publish", "ok"):
         if line["result"] == PUBLISHED_NOW:
@@ -67,6 +68,15 @@ def one_publication(found: Evidence) -> Found:
     for ref_name, commits in made.items():
         if len(commits) > 1:
             yield f"published {len(commits)} commits", ref_name
+
+
+def _unapproved(found: Evidence, published: set[str]) -> Found:
+    wanted = {line["task_id"] for line in found.history if line["op"] == "review-wanted"}
+    approved = {
+        line["task_id"] for line in _of(found, "review", "invoke") if line["decision"] == "approved"
+    }
+    for task_id in (wanted & published) - approved:
+        yield "published, and nobody approved it", task_id
 
 
 def reaches_an_end(found: Evidence) -> Found:
@@ -195,6 +205,10 @@ def nothing_told_is_missing(found: Evidence) -> Found:
         is_ = kept_task and kept_task["state"]
         if is_ is None or (line["state"] in FINAL and is_ != line["state"]):
             yield f"read as {line['state']}, is {is_}", line["task_id"]
+    for line in _of(found, "review", "ok"):
+        state = tasks[line["task_id"]]["state"]
+        if line["decision"] == "declined" and state != "failed":
+            yield f"was declined, is {state}", line["task_id"]
     attempts = {attempt["attempt_id"]: attempt for attempt in found.attempts}
     for line in _of(found, "complete", "ok"):
         attempt = attempts.get(line["attempt_id"])

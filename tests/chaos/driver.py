@@ -1,7 +1,8 @@
 """The driver: a seeded client of both APIs, and the record of what it was told.
 
 Submits with idempotency keys and tries again with the same key, at the other API, until it is
-told yes or no; cancels some; reads tasks now and then. Every answer is in the history.
+told yes or no; cancels some; approves or declines others; reads tasks now and then. Every answer
+is in the history.
 Units: seconds, milliseconds (*_ms).
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from chaos.checker import FINAL
 from chaos.cluster import Cluster
 from chaos.history import History
 from chaos.nodes import REAL_POOL
@@ -24,6 +26,9 @@ REQUEST_S_MAX = 8.0
 RETRY_S = (0.2, 1.5)
 REPO_TASKS = 40  # published into one repository: packs are looked through for each
 PER_CENT_CANCELLED = 5
+PER_CENT_REVIEWED = 5
+REVIEW_S = 3600  # longer than a run
+LOOK_S = 0.3  # between two looks at whether there is something to review
 REAL_EVERY = 25  # one task in so many goes to the real runner
 AT_ONCE_MAX = 64
 
@@ -37,6 +42,7 @@ class Ask:
     project: str
     body: dict[str, Any]
     cancel_after_s: float | None
+    decision: str = ""  # what a person says of its result; empty: nobody is asked
 
 
 def project_names(options: Options) -> dict[str, int]:
@@ -72,8 +78,12 @@ def _ask(
     if real:
         body |= {"pool": REAL_POOL, "agent": {"argv": ["sh", "-c", f"echo {key} > real.txt"]}}
         body.pop("verify", None)
-    cancelled = rng.random() * 100 < PER_CENT_CANCELLED
-    return Ask(number, key, rng.choice(names), body, rng.uniform(0.0, 2.0) if cancelled else None)
+    cancel_after_s = rng.uniform(0.0, 2.0) if rng.random() * 100 < PER_CENT_CANCELLED else None
+    decision = ""
+    if rng.random() * 100 < PER_CENT_REVIEWED:
+        body["review_s"] = REVIEW_S
+        decision = rng.choice(["approved", "approved", "declined"])
+    return Ask(number, key, rng.choice(names), body, cancel_after_s, decision)
 
 
 class Driver:
@@ -169,6 +179,8 @@ class Driver:
     async def _one(self, ask: Ask) -> None:
         async with self._slots:
             task_id = await self._submitted(ask)
+        if task_id is not None and ask.decision:
+            self._spawn(self._review(task_id, ask.decision))
         if task_id is not None and ask.cancel_after_s is not None:
             await asyncio.sleep(ask.cancel_after_s)
             await self._cancel(task_id)
@@ -192,7 +204,19 @@ class Driver:
             "cancel", {"task_id": task_id}, f"/v1/tasks/{task_id}/cancel", {}, {}
         )
 
-    async def _read(self, task_id: str) -> None:
+    async def _review(self, task_id: str, decision: str) -> None:
+        """As soon as there is something to decide; nothing for a task that ends before."""
+        self._history.note("client", "review-wanted", task_id=task_id)
+        while (state := await self._read(task_id)) != "review":
+            if state in FINAL:
+                return
+            await asyncio.sleep(LOOK_S)
+        about = {"task_id": task_id, "decision": decision}
+        path = f"/v1/tasks/{task_id}/review"
+        await self._until_told("review", about, path, {"decision": decision}, {})
+
+    async def _read(self, task_id: str) -> str:
+        """Its state; empty where nobody said."""
         http = self._http[self._rng.choice(list(self._http))]
         with contextlib.suppress(httpx.HTTPError):
             reply = await http.get(f"/v1/tasks/{task_id}")
@@ -200,6 +224,8 @@ class Driver:
                 task = reply.json()
                 state = {name: task[name] for name in ("state", "commit", "proof_id")}
                 self._history.add("client", "read", "ok", task_id=task_id, **state)
+                return str(task["state"])
+        return ""
 
     async def _until_told(
         self,

@@ -55,6 +55,7 @@ def summary(task: Task) -> list[str]:
         "state": task.state,
         "reason": task.reason,
         "message": task.message,
+        "decide by": task.raw.get("review_until") or "",
         "branch": task.branch,
         "commit": task.commit,
         "verdict": task.verdict,

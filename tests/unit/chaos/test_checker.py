@@ -99,6 +99,7 @@ def clean() -> Evidence:
     )
 
 
+DECLINED = {"op": "review", "phase": "ok", "task_id": TASK, "decision": "declined"}
 Plant = Callable[[Evidence], None]
 
 
@@ -116,6 +117,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("I1", "no marker", lambda f: f.refs.pop()),
     ("I1", "of a cancelled task", lambda f: f.refs[0].update(name=f"refs/heads/wfhub/{OTHER}")),
     ("I1", "two commits published", lambda f: say(f, **{**f.history[5], "commit": "d" * 40})),
+    ("I1", "nobody approved", lambda f: say(f, op="review-wanted", phase="note", task_id=TASK)),
     ("I2", "a task without an end", lambda f: f.tasks[1].update(state="running")),
     ("I2", "a key without an answer", lambda f: say(f, op="submit", phase="invoke", key="k3")),
     ("I3", "a blob is gone", lambda f: f.blobs.update({DIGEST: False})),
@@ -139,6 +141,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("I8", "an acknowledged task is gone", lambda f: f.tasks.pop(1)),
     ("I8", "one key, two tasks", lambda f: f.tasks.append({**f.tasks[1], "task_id": "tsk_c"})),
     ("I8", "an end that was taken back", lambda f: f.history[4].update(state="failed")),
+    ("I8", "a decision was forgotten", lambda f: say(f, **DECLINED)),
     ("I8", "a completion was forgotten", lambda f: f.attempts[0].update(state="lost")),
 ]  # fmt: skip
 
