@@ -34,6 +34,7 @@ $(STAMP): requirements/dev.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --require-hashes -r requirements/dev.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q libs services deploy # services may not write here, and would each time
 	@touch $@
 
 # The model server is built from source: only the server, and no more compilers than cores.

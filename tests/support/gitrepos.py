@@ -55,7 +55,10 @@ def make(path: Path, files: dict[str, bytes], *, bare: bool = False) -> Path:
     git(work, "add", "-A")
     git(work, "commit", "-q", "-m", "first")
     if bare:
-        git(work.parent, "clone", "-q", "--bare", work, path)
+        # Not by `clone`, which refuses what is another's, as all is on SMB, whatever it is told.
+        shutil.copytree(work / ".git", path)
+        (path / "index").unlink()
+        git(path, "config", "core.bare", "true")
     return path
 
 

@@ -60,4 +60,6 @@ class BrokerSettings(Settings):
     def _both(self) -> Self:
         if bool(self.nats_user) != bool(self.nats_password):
             raise ValueError("NATS_USER and NATS_PASSWORD: set both, or none of them")
+        if self.nats_url.startswith(("ws://", "wss://")):  # light.py
+            raise ValueError("NATS_URL: not by WebSocket; set nats://host:port or tls://host:port")
         return self

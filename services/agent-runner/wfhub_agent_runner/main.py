@@ -7,6 +7,8 @@ through its real backend; if a probe gets through, or no backend works, the runn
 then does it register and ask for work.
 """
 
+from wfhub_common import light as light  # isort: split
+
 import asyncio
 import os
 import secrets

@@ -1,5 +1,7 @@
 """The API service's process: `wfhub-api [serve | migrate | token new NAME | list | revoke ID]`."""
 
+from wfhub_common import light as light  # isort: split
+
 import asyncio
 import os
 import sys

@@ -1,5 +1,7 @@
 """The gateway's process: `serve [--record FILE]` (the default) or `migrate`."""
 
+from wfhub_common import light as light  # isort: split
+
 import argparse
 import asyncio
 import os

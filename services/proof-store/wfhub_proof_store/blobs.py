@@ -4,7 +4,7 @@ Shape: ROOT/sha256/ab/cd/<64 hex>; an upload is written to ROOT/tmp/<process>/, 
 digest, synced, renamed, and its folder synced, in that order: what has its final name is whole.
 A process holds a lock in its tmp folder; at start the folders of dead processes are removed, so
 that replicas may share ROOT. Blocking: callers use threads.
-Raises: Rejected (`digest-mismatch`, `blob-too-large`), StorageFull.
+Raises: Rejected (`digest-mismatch`, `blob-too-large`), StorageFull, StorageAway.
 """
 
 import errno
@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -26,12 +26,18 @@ LOCK_NAME = "lock"
 # For whoever looks at many, each in a moment (grouping.in_threads).
 LOOKS_AT_ONCE, LOOKS_IN_A_THREAD_MAX = 4, 100
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+# What SMB's client says of a call that the server's end cut, on a hard mount too.
+_AWAY = {errno.EAGAIN, errno.EHOSTDOWN, errno.ECONNABORTED}
 
 log = get_logger(__name__)
 
 
 class StorageFull(RetryLater):
     """The disk below PROOFS_ROOT has no room for the upload."""
+
+
+class StorageAway(RetryLater):
+    """PROOFS_ROOT is on a share whose server was lost meanwhile; nothing was acknowledged."""
 
 
 class Blobs:
@@ -74,15 +80,16 @@ class Upload:
         self._digest, self._bytes_max = digest, bytes_max
         self._state = hashlib.sha256()
         self.size = 0
-        with _full_is_named():
+        with _named():
             self._file = temp.open("xb", buffering=0)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._temp.unlink(missing_ok=True)
+        with suppress(OSError):  # what a lost server keeps of it, the next start removes
+            self._file.close()
+            self._temp.unlink(missing_ok=True)
 
     def write(self, data: bytes) -> None:
         self.size += len(data)
@@ -90,7 +97,7 @@ class Upload:
             raise too_large(self._bytes_max)
         self._state.update(data)
         rest = memoryview(data)
-        with _full_is_named():
+        with _named():
             while rest:
                 rest = rest[self._file.write(rest) :]
 
@@ -106,7 +113,7 @@ class Upload:
                 expected=self._digest,
                 found=found,
             )
-        with _full_is_named():
+        with _named():
             os.fsync(self._file.fileno())
             _make_folders(self._final.parent)
             new = not self._final.exists()
@@ -162,7 +169,7 @@ def _is_dead(folder: Path) -> bool:
 
 
 @contextmanager
-def _full_is_named() -> Iterator[None]:
+def _named() -> Iterator[None]:
     try:
         yield
     except OSError as e:
@@ -171,5 +178,10 @@ def _full_is_named() -> Iterator[None]:
                 "storage-full",
                 "the proof-store's disk is full: free space below PROOFS_ROOT, then send again",
                 retry_after_s=30.0,
+            ) from e
+        if e.errno in _AWAY:
+            raise StorageAway(
+                "storage-away",
+                f"the share below PROOFS_ROOT lost its server ({e.strerror}); send again",
             ) from e
         raise

@@ -4,6 +4,8 @@ HTTP answers from the first moment (`/readyz` says what is missing); messages ar
 database and the ingest stream are there. Ends with status 0 only when it was asked to stop.
 """
 
+from wfhub_common import light as light  # isort: split
+
 import asyncio
 import contextlib
 import os

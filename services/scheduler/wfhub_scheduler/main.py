@@ -4,6 +4,8 @@ Waits at start until Postgres is there and migrated and NATS answers; then answe
 sweeps, asks for proofs and takes its turn as the relay. Ends with status 0 only when asked to.
 """
 
+from wfhub_common import light as light  # isort: split
+
 import asyncio
 import os
 import sys

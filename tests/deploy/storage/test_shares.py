@@ -1,6 +1,7 @@
 """Option 2 against real servers: knfsd, NFS-Ganesha and Samba on the loopback of a guest.
 
-What runs in it is tests/shares. Needs root and debootstrap (guest.py); some minutes for each kind.
+What runs in it lies in `shares`, a guest for each file. Needs root and debootstrap (guest.py);
+some minutes for each kind.
 """
 
 import os
@@ -39,10 +40,9 @@ def debian() -> Iterator[Path]:
         yield root
 
 
-def passes(debian: Path, folder: Path, kind: str, *names: str) -> None:
+def passes(debian: Path, folder: Path, kind: str, name: str) -> None:
     lab = [sys.executable, "tests/support/share_lab.py", kind]
-    tests = [f"tests/shares/{name}" for name in names]
-    argv = [*lab, *PYTEST, "--timeout", "600", *tests]
+    argv = [*lab, *PYTEST, "--timeout", "600", f"tests/deploy/storage/shares/{name}"]
     with guest.booted(debian, argv, folder=folder, env=ENV) as running:
         code = running.ended(GUEST_S_MAX)
     said = running.tail()
@@ -51,9 +51,12 @@ def passes(debian: Path, folder: Path, kind: str, *names: str) -> None:
     (folder / "disk.img").unlink()
 
 
+@pytest.mark.parametrize("name", IN_PLACE)
 @pytest.mark.parametrize("kind", ["nfs", "ganesha", "smb"])
-def test_a_share_holds_what_is_relied_on(debian: Path, tmp_path: Path, kind: str) -> None:
-    passes(debian, tmp_path, kind, *IN_PLACE)
+def test_a_share_holds_what_is_relied_on(
+    debian: Path, tmp_path: Path, kind: str, name: str
+) -> None:
+    passes(debian, tmp_path, kind, name)
 
 
 @pytest.mark.parametrize("kind", ["squashed", "smb"])

@@ -6,15 +6,14 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import gitrepos
 import pytest
-from dulwich.object_store import DiskObjectStore
-from dulwich.objects import Blob, Commit, ObjectID, Tree
+import result_bundles
 from gitrepos import git
-from wfhub_agent_runner.gitwork import bundle, commit, publish, source
+from result_bundles import BRANCH, MARKER, Result
+from wfhub_agent_runner.gitwork import publish, source
 from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.location import locate
 from wfhub_agent_runner.gitwork.outcomes import Already, Conflict, Published, PublishResult, Refused
@@ -22,42 +21,10 @@ from wfhub_common.errors import Rejected, RetryLater
 
 from .conftest import POLICY
 
-BRANCH, MARKER = "refs/heads/wfhub/tsk_1", "refs/wfhub/published/tsk_1"
-
-
-@dataclass
-class Result:
-    """A commit that adds one file to a repository's main, and its bundle."""
-
-    commit: str
-    bundle: Path
-
 
 def result(repo: Path, text: str = "work") -> Result:
-    folder = repo.parent / f"made-{text}"
-    folder.mkdir()
-    objects = DiskObjectStore.init(folder / "objects")
-    git_objects = git(repo, "rev-parse", "--git-path", "objects")
-    store = DiskObjectStore(objects.path, alternates=[str(repo / git_objects)])
-    base = ObjectID(git(repo, "rev-parse", "main").encode())
-    tree = Tree.from_string(
-        store.get_raw(ObjectID(git(repo, "rev-parse", "main^{tree}").encode()))[1]
-    )
-    assert isinstance(tree, Tree)
-    blob = Blob.from_string(text.encode())
-    tree.add(b"new", 0o100644, blob.id)
-    made = Commit()
-    made.tree, made.parents = tree.id, [base]
-    made.author = made.committer = commit.IDENTITY
-    made.author_time = made.commit_time = 1_700_000_000
-    made.author_timezone = made.commit_timezone = 0
-    made.message = b"work\n"
-    for thing in (blob, tree, made):
-        store.add_object(thing)
-    path = folder / "result.bundle"
-    with path.open("wb") as f:
-        bundle.write(f, store, base=base, commit=made.id, ref=BRANCH)
-    return Result(made.id.decode(), path)
+    """Beside the repository, where the broker's uid can read it."""
+    return result_bundles.result(repo, repo.parent / f"made-{text}", text)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import unprivileged
 from sandbox_lab import Lab
 from wfhub_agent_runner import doctor
 from wfhub_agent_runner.sandbox import layers
+from wfhub_agent_runner.sandbox.bwrap import find_bwrap
 from wfhub_agent_runner.sandbox.layers import LayerKind
 from wfhub_agent_runner.sandbox.port import Exited, LimitExceeded
 from wfhub_agent_runner.sandbox.probes import probe
@@ -46,6 +47,18 @@ def test_the_probe_says_what_can_be_there_and_where_it_is_told(
     assert f"'layer': '{EXPECTED[kind].value}'" in facts
     assert escaped == []
     assert "no overlay on the file system of the runner's home" in capfd.readouterr().out
+
+
+def test_a_folder_is_found_to_be_a_lower_layer(tmp_path: Path) -> None:
+    """Of any file system that can be one; on shares: tests/deploy/storage."""
+    lower, scratch = tmp_path / "lower", tmp_path / "scratch"
+
+    async def work() -> bool:
+        for folder in (lower, scratch):
+            folder.mkdir()
+        return layers.is_lower(find_bwrap()[0], lower, scratch)
+
+    assert unprivileged.run(tmp_path, work)
 
 
 def test_a_run_changes_its_copy_and_never_the_shared_tree(home: tuple[str, Path]) -> None:

@@ -89,7 +89,7 @@ def is_lower(bwrap: Path, lower: Path, scratch: Path) -> bool:
     with temporary_folder(scratch) as folder:
         for name in ("upper", "work", "mount"):
             (folder / name).mkdir()
-        command = _overlay(bwrap, lower, folder, "ls -A > /dev/null && echo new > wfhub-probe")
+        command = _overlay(bwrap, lower, folder, "ls -A && echo new > wfhub-probe")
         ran = subprocess.run(command, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False)
         return not ran.returncode and (folder / "upper" / "wfhub-probe").exists()
 

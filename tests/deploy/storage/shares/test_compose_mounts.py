@@ -9,7 +9,7 @@ from pathlib import Path
 import share_lab
 from share_lab import Server
 
-DOCS = Path(__file__).parents[2] / "docs" / "deploy" / "network-storage.md"
+DOCS = Path(__file__).parents[4] / "docs" / "deploy" / "network-storage.md"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -12,6 +12,7 @@ from wfhub_common import digests
 from wfhub_proof_store.blobs import Blobs
 
 from .conftest import KIND
+from .processes import child, told
 
 BYTES_MAX = 1024 * 1024
 
@@ -24,13 +25,12 @@ def soft(server: Server) -> Iterator[Path]:
         yield at
 
 
-def careless(path: Path) -> int:
+def careless(path: Path, away: int) -> Iterator[object]:
     """A program that is told that its bytes are written, and ends well."""
-    pid = os.fork()
-    if pid == 0:
-        file = os.open(path, os.O_WRONLY)
-        os._exit(0 if os.write(file, b"work") == 4 else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    file = os.open(path, os.O_WRONLY)
+    yield "opened"
+    os.read(away, 1)
+    yield os.write(file, b"work")
 
 
 def test_what_a_program_wrote_is_lost_unless_it_asks(
@@ -39,12 +39,15 @@ def test_what_a_program_wrote_is_lost_unless_it_asks(
     inner = soft / here.name
     (here / "file").write_bytes(b"")
     blobs = Blobs(inner / "proofs", bytes_max=BYTES_MAX)
-    (inner / "file").read_bytes()
+    waiting, away = os.pipe()
+    program = child(lambda: careless(inner / "file", waiting))
+    assert program.next() == "opened"
     with suppress(OSError), blobs.upload(digests.of_bytes(b"work")) as upload:
-        upload.write(b"work")
         server.stop()
         try:
-            assert careless(inner / "file") == 0
+            os.write(away, b"x")
+            assert told(program) == [len(b"work")]
+            upload.write(b"work")
             with pytest.raises(OSError, match=r"timed out|Input/output|not responding"):
                 upload.commit()
         finally:

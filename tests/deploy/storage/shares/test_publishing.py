@@ -5,16 +5,15 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import gitrepos
 import pytest
-from dulwich.object_store import DiskObjectStore
-from dulwich.objects import Blob, Commit, ObjectID, Tree
+import result_bundles
 from gitrepos import git
-from wfhub_agent_runner.gitwork import bundle, commit, publish, reflock, source
+from result_bundles import Result
+from wfhub_agent_runner.gitwork import publish, reflock, source
 from wfhub_agent_runner.gitwork.location import Policy, locate
 from wfhub_agent_runner.gitwork.outcomes import Already, Conflict, Published
 from wfhub_common.errors import RetryLater
@@ -27,39 +26,14 @@ PUBLISHERS = 4
 _PASSING = ("*.lock", "*.keep", "*.tmp", ".nfs*")
 
 
-@dataclass(frozen=True)
-class Result:
-    commit: ObjectID
-    bundle: Path
-
-
 def result(repo: Path, folder: Path, text: str) -> Result:
-    """A commit on main that adds one file, as a bundle on the local disk."""
-    store = DiskObjectStore.init(folder / f"objects-{text}")
-    alternate = DiskObjectStore(repo / "objects")
-    base = ObjectID(git(repo, "rev-parse", "main").encode())
-    tree = alternate[ObjectID(git(repo, "rev-parse", "main^{tree}").encode())]
-    assert isinstance(tree, Tree)
-    blob = Blob.from_string(text.encode())
-    tree.add(b"new", 0o100644, blob.id)
-    made = Commit()
-    made.tree, made.parents = tree.id, [base]
-    made.author = made.committer = commit.IDENTITY
-    made.author_time = made.commit_time = 1_700_000_000
-    made.author_timezone = made.commit_timezone = 0
-    made.message = b"work\n"
-    for thing in (blob, tree, made):
-        store.add_object(thing)
-    store = DiskObjectStore(store.path, alternates=[str(repo / "objects")])
-    path = folder / f"{text}.bundle"
-    with path.open("wb") as f:
-        bundle.write(f, store, base=base, commit=made.id, ref="refs/heads/wfhub/tsk_1")
-    return Result(made.id, path)
+    """On the local disk."""
+    return result_bundles.result(repo, folder / text, text)
 
 
 def order(made: Result, task: str = "tsk_1") -> publish.Order:
     return publish.Order.parse(
-        made.commit.decode(), f"refs/heads/wfhub/{task}", f"refs/wfhub/published/{task}"
+        made.commit, f"refs/heads/wfhub/{task}", f"refs/wfhub/published/{task}"
     )
 
 
@@ -119,9 +93,9 @@ def test_a_living_ones_lock_is_waited_for_and_a_dead_ones_is_not(
         assert refused.value.code == "ref-locked"
     os.kill(holder.pid, signal.SIGKILL)
     assert told(holder) == []
-    assert published(seen_from(there, repo), made) == Published(made.commit.decode())
-    assert published(repo, made) == Already(made.commit.decode())
-    assert git(repo, "rev-parse", "wfhub/tsk_1") == made.commit.decode()
+    assert published(seen_from(there, repo), made) == Published(made.commit)
+    assert published(repo, made) == Already(made.commit)
+    assert git(repo, "rev-parse", "wfhub/tsk_1") == made.commit
     assert _left(repo) == []
 
 
@@ -139,12 +113,12 @@ def test_a_ref_is_not_replaced_by_one_who_lost_his_lock(
         for path in (marker, branch):
             path.unlink(missing_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(second.commit + b"\n")
+            path.write_bytes(f"{second.commit}\n".encode())
 
     with suppress(RetryLater):
         said = published(repo, first, between=meanwhile)
         assert not isinstance(said, Published | Already), said
-    assert (repo / "refs/heads/wfhub/tsk_1").read_bytes() == second.commit + b"\n"
+    assert (repo / "refs/heads/wfhub/tsk_1").read_bytes() == f"{second.commit}\n".encode()
 
 
 def _left(repo: Path) -> list[Path]:
