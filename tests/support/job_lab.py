@@ -11,6 +11,7 @@ import base64
 import ipaddress
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 from chart_lab import CHART, Object, objects, pods, template
@@ -31,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from deploy_tools import ROOT
 from secrets_double import ApiServer
+from stack_lab import Stack, start
 from wfhub_admin import postgres
 from wfhub_admin.files import private_file, private_folder
 from wfhub_agent_runner.sandbox.arguments import system_links
@@ -42,6 +45,7 @@ from wfhub_local.layout import Layout
 ADDRESS = "127.77.0.1"
 TOKEN = "of-the-service-account"
 CONTAINER_S_MAX = 240
+NO_MODEL = "http://127.0.0.1:9"  # the discard port
 DATABASE_URL = "postgresql://postgres:{password}@" + ADDRESS + ":5432/wfhub"
 
 
@@ -63,6 +67,25 @@ class Job:
     @property
     def database_url(self) -> str:
         return DATABASE_URL.format(password=self.secret("postgres", "password"))
+
+    @contextmanager
+    def gone_on_with(self) -> Iterator[Stack]:
+        """The job, container after container as a kubelet runs them; then the embedded stack on
+        what they made."""
+        self.succeed("keys", "secrets")
+        with self.postgres():
+            self.succeed("restore", "database")
+            options = ("--database-url", self.database_url)
+            stack = start(self.data_directory(), *options, LLM_BASE_URL=NO_MODEL)
+            try:
+                yield stack
+            finally:
+                end(stack)
+
+    def succeed(self, *names: str) -> None:
+        for name in names:
+            ran = self.run(name)
+            assert ran.returncode == 0, (name, ran.stderr)
 
     def run(self, name: str) -> subprocess.CompletedProcess[str]:
         every = [*self.pod["initContainers"], *self.pod["containers"]]
@@ -121,7 +144,7 @@ class Job:
         try:
             yield
         finally:
-            server.send_signal(2)  # fast
+            server.send_signal(signal.SIGINT)  # fast
             server.wait(60)
 
     def _as(self, uid: int, argv: list[str], writable: Path) -> None:
@@ -216,3 +239,18 @@ def _certificate(folder: Path) -> None:
     pem, encoding = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     (folder / "ca.crt").write_bytes(made.public_bytes(pem))
     (folder / "ca.key").write_bytes(key.private_bytes(pem, encoding, serialization.NoEncryption()))
+
+
+def end(stack: Stack) -> None:
+    stack.process.send_signal(signal.SIGINT)
+    assert stack.process.wait(60) == 0
+
+
+def is_proven(stack: Stack, done: dict[str, Any], folder: Path) -> None:
+    proof = folder / "proof.json"
+    exported = stack.wfhub("proof", "export", done["proof_id"], "-o", str(proof))
+    assert exported.returncode == 0, exported.stderr
+    verified = stack.wfhub("proof", "verify", str(proof))
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    logs = stack.wfhub("logs", done["task_id"])  # a blob
+    assert logs.returncode == 0, logs.stderr
