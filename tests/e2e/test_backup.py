@@ -77,9 +77,7 @@ def test_a_stack_is_kept_while_it_runs_and_goes_on_elsewhere(
 
 
 @pytest.fixture
-def kept(first: Stack, repository: Path, tmp_path: Path, passphrase: Path) -> Path:
-    code, _, progress = first.run("--repo", str(repository), *ARGUMENTS)
-    assert code == 0, progress  # so that there are blobs
+def kept(first: Stack, tmp_path: Path, passphrase: Path) -> Path:
     file = tmp_path / "kept.wfhub"
     done = first.wfhub(
         "backup", str(file), f"--data={first.data}", f"--passphrase-file={passphrase}"
