@@ -49,6 +49,7 @@ class Contents:
     truth: Truth
     blobs: int
     blob_bytes: int
+    digest: str  # of its DIGESTS, so of all of it: which backup it is
 
 
 def write(path: Path, *, dump: Path, blobs: Path, truth: Truth, passphrase: str) -> Contents:
@@ -72,12 +73,13 @@ def write(path: Path, *, dump: Path, blobs: Path, truth: Truth, passphrase: str)
             tar.add(file_path, name, filter=_anonymous)
             count, size = count + 1, size + file_path.stat().st_size
         end = {"sha256": digests, "blobs": count, "blob_bytes": size}
-        _add(tar, DIGESTS, json.dumps(end).encode())
+        digests_document = json.dumps(end).encode()
+        _add(tar, DIGESTS, digests_document)
         tar.close()
         raw.flush()
         os.fsync(raw.fileno())
     new.replace(path)
-    return Contents(about, truth, count, size)
+    return Contents(about, truth, count, size, hashlib.sha256(digests_document).hexdigest())
 
 
 def check(path: Path, passphrase: str) -> Contents:
@@ -100,10 +102,10 @@ def check(path: Path, passphrase: str) -> Contents:
     if DIGESTS not in documents:
         raise SystemExit(f"{path} is cut: its end is missing")
     end = json.loads(documents[DIGESTS])
-    del found[DIGESTS]
+    digest = found.pop(DIGESTS)
     if end != {"sha256": found, "blobs": count, "blob_bytes": size}:
         raise SystemExit(f"{path} is damaged: what is in it is not what it says")
-    return Contents(about, opened(documents[SECRETS], passphrase), count, size)
+    return Contents(about, opened(documents[SECRETS], passphrase), count, size, digest)
 
 
 @contextmanager
@@ -203,6 +205,10 @@ def _blobs_below(root: Path) -> Iterator[tuple[str, Path]]:
             member = f"blobs/{path.relative_to(root)}"
             if BLOB.fullmatch(member):
                 yield member, path
+
+
+def has_blobs(root: Path) -> bool:
+    return next(_blobs_below(root), None) is not None
 
 
 def _digest(content: IO[bytes]) -> str:

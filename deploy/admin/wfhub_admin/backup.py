@@ -13,15 +13,19 @@ import asyncio
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from wfhub_admin import archive, rest
+from wfhub_admin import archive, rest, restoring
 from wfhub_admin.archive import BLOB, Contents
 from wfhub_admin.database import DATABASE, Plan, carry_out, make_roles
 from wfhub_admin.outlay import Truth
 from wfhub_admin.postgres import binaries
+
+if TYPE_CHECKING:
+    import asyncpg
 
 VIEWERS = "wfhub_api"  # reads the views that begin with api_
 TOOL_S_MAX = 6 * 3600.0
@@ -30,8 +34,10 @@ TOOL_S_MAX = 6 * 3600.0
 def backup(path: Path, *, plan: Plan, blobs: Path, truth: Truth, passphrase: str) -> Contents:
     if path.exists():
         raise SystemExit(f"{path} exists: choose another name, a backup is never overwritten")
-    if not (blobs / "sha256").is_dir():
-        raise SystemExit(f"{blobs} has no blobs: is it the proof-store's folder?")
+    if not archive.has_blobs(blobs) and asyncio.run(_names_blobs(plan)):
+        raise SystemExit(
+            f"{blobs} has no blobs, and the database names some: is it the proof-store's folder?"
+        )
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".wfhub-backup-") as name:
         dump = Path(name) / archive.DUMP
         schemas = [f"--schema={schema.name}" for schema in plan.schemas]
@@ -39,15 +45,27 @@ def backup(path: Path, *, plan: Plan, blobs: Path, truth: Truth, passphrase: str
         return archive.write(path, dump=dump, blobs=blobs, truth=truth, passphrase=passphrase)
 
 
-def restore_database(path: Path, plan: Plan) -> None:
-    """Into a server that has no tasks of ours."""
-    asyncio.run(_make_room(plan))
+def restore(path: Path, contents: Contents, *, plan: Plan, blobs: Path, uid: int) -> bool:
+    """Of a backup that was checked, into a server that has no tasks of ours. False: it was restored
+    before, and nothing was done. One that was broken off is gone on with."""
+    if not asyncio.run(_begin(plan, contents.digest)):
+        return False
+    # The blobs first: who finds its schema may ask for any of them.
+    _restore_blobs(path, blobs, uid=uid)
+    _restore_database(path, plan)
+    asyncio.run(_end(plan, contents.digest))
+    return True
+
+
+def _restore_database(path: Path, plan: Plan) -> None:
     with tempfile.TemporaryDirectory(prefix="wfhub-restore-") as name:
         dump = Path(name) / archive.DUMP
         with archive.member_of(path, archive.DUMP) as content, dump.open("wb") as file:
             while chunk := content.read(archive.CHUNK_BYTES):
                 file.write(chunk)
         for schema in plan.schemas:
+            if asyncio.run(_is_filled(plan, schema.name)):
+                continue  # by a try that was broken off
             if schema.name == rest.SCHEMA and plan.admin_url:
                 asyncio.run(_grant_views(plan))  # its views are over the others'
             # Each by the role that is to own it, whatever the roles were called where it was made.
@@ -58,20 +76,17 @@ def restore_database(path: Path, plan: Plan) -> None:
     if plan.admin_url:
         asyncio.run(_grant_views(plan))
         # What an older backup does not have yet, and what is granted for good.
-        carry_out(plan)
+        carry_out(plan, restoring=True)
 
 
-def restore_blobs(path: Path, root: Path, *, uid: int) -> int:
-    """How many; each checked by `archive.check` before, each whole or not there."""
-    count = 0
+def _restore_blobs(path: Path, root: Path, *, uid: int) -> None:
+    """Each checked by `archive.check` before, each whole or not there."""
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     _own(root, uid)  # a new volume belongs to root
     with archive.members(path) as each:
         for member, content in each:
             if BLOB.fullmatch(member.name) is not None:
                 _put(content, root / Path(member.name).relative_to("blobs"), root, uid)
-                count += 1
-    return count
 
 
 def _put(content: IO[bytes], target: Path, root: Path, uid: int) -> None:
@@ -113,32 +128,43 @@ def _url(plan: Plan) -> str:
     return f"{plan.admin_url}/{DATABASE}" if plan.admin_url else plan.schemas[0].url
 
 
-async def _make_room(plan: Plan) -> None:
+@asynccontextmanager
+async def _connected(plan: Plan) -> "AsyncIterator[asyncpg.Connection]":
     import asyncpg
 
-    if plan.admin_url:
-        await make_roles(plan)
     connection = await asyncpg.connect(_url(plan))
     try:
-        for schema in plan.schemas:
-            if await connection.fetchval(
-                "SELECT 1 FROM pg_class WHERE relnamespace = to_regnamespace($1) LIMIT 1",
-                schema.name,
-            ):
-                raise SystemExit(
-                    f"the database has a schema {schema.name} with something in it: a backup is"
-                    " restored into an empty database only"
-                )
-            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema.name}")
+        yield connection
     finally:
         await connection.close()
 
 
-async def _grant_views(plan: Plan) -> None:
-    import asyncpg
+async def _names_blobs(plan: Plan) -> bool:
+    async with _connected(plan) as connection:
+        if await connection.fetchval("SELECT to_regclass('proofs.artifact')") is None:
+            return False
+        return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM proofs.artifact)"))
 
-    connection = await asyncpg.connect(_url(plan))
-    try:
+
+async def _begin(plan: Plan, digest: str) -> bool:
+    if plan.admin_url:
+        await make_roles(plan)
+    async with _connected(plan) as connection:
+        return await restoring.begin(connection, plan, digest)
+
+
+async def _is_filled(plan: Plan, schema: str) -> bool:
+    async with _connected(plan) as connection:
+        return await restoring.is_filled(connection, schema)
+
+
+async def _end(plan: Plan, digest: str) -> None:
+    async with _connected(plan) as connection:
+        await restoring.end(connection, plan, digest)
+
+
+async def _grant_views(plan: Plan) -> None:
+    async with _connected(plan) as connection:
         for schema in plan.schemas:
             if schema.role == VIEWERS:
                 continue
@@ -152,8 +178,6 @@ async def _grant_views(plan: Plan) -> None:
                     f"GRANT USAGE ON SCHEMA {schema.name} TO {VIEWERS};"
                     f"GRANT SELECT ON {names} TO {VIEWERS}"
                 )
-    finally:
-        await connection.close()
 
 
 def _tool(name: str, *arguments: str) -> None:

@@ -5,14 +5,20 @@ database   wait for Postgres, bring roles and schemas up to date
 postgres   be the Postgres server
 runner     take a free identity and be a runner
 backup     keep everything in one file, while the services run
-restore    fill empty volumes from such a file, before the services start
+restore    fill empty volumes from such a file, before the services start; said again, it goes on
 """
 
 import argparse
+import json
 import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wfhub_common.subjects import PROOF_STORE
+
+if TYPE_CHECKING:
+    from wfhub_admin.database import Plan
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,6 +55,16 @@ def parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="only what --state has: the database is made with its passwords",
             )
+            command.add_argument(
+                "--cluster",
+                action="store_true",
+                help="with --keys-only: as a Secret of this pod's namespace",
+            )
+            command.add_argument(
+                "--plan",
+                type=Path,
+                help="the database as `secrets --plan` wrote it, and no keys; else by --state's",
+            )
     return made
 
 
@@ -69,8 +85,10 @@ def main() -> None:
             from wfhub_admin.runner import become
 
             become(told.identities, told.homes, os.environ)
-        case "backup" | "restore":
-            _kept(told)
+        case "backup":
+            _backup(told)
+        case "restore":
+            _restore(told)
 
 
 def _secrets(state: Path, secrets: Path) -> None:
@@ -95,12 +113,7 @@ def _cluster_secrets(plan: Path | None) -> None:
     from wfhub_admin.settings import ProvisionSettings
 
     settings = ProvisionSettings.from_env(os.environ)
-    secrets = cluster.inside(
-        settings.kubernetes_service_host,
-        settings.kubernetes_service_port,
-        namespace=settings.namespace,
-        prefix=settings.secret_prefix,
-    )
+    secrets = cluster.of(settings)
     truth = cluster.truth(secrets, runners=settings.runners_max)
     made = outlay(truth, settings.where_in_cluster(), provider_keys=settings.provider_keys())
     cluster.write(made, secrets)
@@ -110,40 +123,61 @@ def _cluster_secrets(plan: Path | None) -> None:
 
 
 def _database(plan: Path) -> None:
-    from wfhub_admin.database import Plan, carry_out, wait
+    from wfhub_admin.database import carry_out, wait
 
-    try:
-        made = Plan.from_json(plan.read_text())
-    except OSError as e:
-        raise SystemExit(f"cannot read {plan}: {e.strerror}: run `wfhub-admin secrets`") from e
+    made = _planned(plan)
     wait(made)
     carry_out(made)
     print("the database is up to date")
 
 
-def _kept(told: argparse.Namespace) -> None:
-    import json
+def _planned(file: Path) -> "Plan":
+    from wfhub_admin.database import Plan
 
+    try:
+        return Plan.from_json(file.read_text())
+    except OSError as e:
+        raise SystemExit(f"cannot read {file}: {e.strerror}: run `wfhub-admin secrets`") from e
+
+
+def _backup(told: argparse.Namespace) -> None:
     from wfhub_admin import archive, backup, folders
+    from wfhub_admin.outlay import plan
+    from wfhub_admin.settings import ProvisionSettings
+
+    settings = ProvisionSettings.from_env(os.environ)
+    secret = backup.passphrase_of(told.passphrase, settings.backup_passphrase, _no_passphrase)
+    truth = folders.kept(told.state)
+    made = plan(truth.credentials, settings.where())
+    done = backup.backup(told.file, plan=made, blobs=told.proofs, truth=truth, passphrase=secret)
+    print(json.dumps(archive.said(done)))
+
+
+def _restore(told: argparse.Namespace) -> None:
+    from wfhub_admin import archive, backup, cluster, folders
     from wfhub_admin.database import wait
     from wfhub_admin.outlay import plan
     from wfhub_admin.settings import ProvisionSettings
 
-    file: Path = told.file
+    if told.cluster and not told.keys_only:
+        raise SystemExit("--cluster goes with --keys-only; the rest is restored with --plan")
     settings = ProvisionSettings.from_env(os.environ)
     secret = backup.passphrase_of(told.passphrase, settings.backup_passphrase, _no_passphrase)
-    if told.command == "backup":
-        truth = folders.kept(told.state)
-        made = plan(truth.credentials, settings.where())
-        done = backup.backup(file, plan=made, blobs=told.proofs, truth=truth, passphrase=secret)
-    else:
-        done = archive.check(file, secret)
+    done = archive.check(told.file, secret)
+    if told.cluster:
+        cluster.bring_back(cluster.of(settings), done.truth)
+    elif told.plan is None:
         folders.bring_back(told.state, done.truth)
-        if not told.keys_only:
-            made = plan(folders.kept(told.state).credentials, settings.where())
-            wait(made)
-            backup.restore_database(file, made)
-            backup.restore_blobs(file, told.proofs, uid=settings.uids()[PROOF_STORE])
+    if not told.keys_only:
+        made = (
+            _planned(told.plan)
+            if told.plan
+            else plan(folders.kept(told.state).credentials, settings.where())
+        )
+        wait(made)
+        uid = settings.uids()[PROOF_STORE]
+        if not backup.restore(told.file, done, plan=made, blobs=told.proofs, uid=uid):
+            print("this backup was restored before: nothing was done", file=sys.stderr)
     print(json.dumps(archive.said(done)))
 
 

@@ -19,6 +19,7 @@ from wfhub_common import signing
 from wfhub_admin import credentials
 from wfhub_admin.credentials import Credentials
 from wfhub_admin.outlay import Outlay, Truth
+from wfhub_admin.settings import ProvisionSettings
 
 TIMEOUT_S = 30.0
 TRIES_MAX = 5  # of a write that another one came before
@@ -107,6 +108,15 @@ def inside(host: str, port: int, *, namespace: str, prefix: str) -> Secrets:
     return Secrets(client, namespace, prefix)
 
 
+def of(settings: ProvisionSettings) -> Secrets:
+    return inside(
+        settings.kubernetes_service_host,
+        settings.kubernetes_service_port,
+        namespace=settings.namespace,
+        prefix=settings.secret_prefix,
+    )
+
+
 def truth(secrets: Secrets, *, runners: int) -> Truth:
     """Made at the first time, with identities for at least `runners` runners."""
     for _ in range(TRIES_MAX):
@@ -122,6 +132,21 @@ def truth(secrets: Secrets, *, runners: int) -> Truth:
         ):
             return after
     raise SystemExit(f"{secrets.prefix}-{STATE} was changed by others {TRIES_MAX} times; try again")
+
+
+def bring_back(secrets: Secrets, truth: Truth) -> None:
+    """The truth of a backup, where there is none yet, the very same, or what was made of it."""
+    if secrets.create(STATE, _files(truth)):
+        return
+    found = secrets.read(STATE)
+    have = _read(found) if found else truth
+    if have.signing_key != truth.signing_key or not credentials.grown_from(
+        have.credentials, truth.credentials
+    ):
+        raise SystemExit(
+            f"the Secret {secrets.prefix}-{STATE} is another installation's: restore under another"
+            " release name, or remove that installation's Secrets and claims first"
+        )
 
 
 def write(made: Outlay, secrets: Secrets) -> None:

@@ -23,6 +23,7 @@ from wfhub_common.errors import RetryLater
 
 from wfhub_admin import rest
 from wfhub_admin.credentials import DATABASE_ADMIN, DATABASE_ROLES, Credentials
+from wfhub_admin.restoring import refuse_half
 
 DATABASE = "wfhub"
 WAIT_S_MAX = 300.0  # for a server that starts at the same time, recovery after a kill included
@@ -184,11 +185,14 @@ def wait(plan: Plan, *, within_s: float = WAIT_S_MAX) -> None:
         time.sleep(WAIT_POLL_S)
 
 
-def carry_out(plan: Plan) -> None:
+def carry_out(plan: Plan, *, restoring: bool = False) -> None:
+    """`restoring`: as the end of a restore, before which nothing is migrated."""
     from wfhub_common import db
 
     if plan.admin_url:
         asyncio.run(make_roles(plan))
+    if not restoring:
+        asyncio.run(_refuse_half_restored(plan))
     for schema in plan.schemas:
         folder = migrations(schema.package)
         if folder is None:
@@ -199,6 +203,17 @@ def carry_out(plan: Plan) -> None:
             raise SystemExit(f"not migrated: {e}; what was done stays, run it again") from e
     if plan.admin_url:
         asyncio.run(end_creating(plan))
+
+
+async def _refuse_half_restored(plan: Plan) -> None:
+    import asyncpg
+
+    url = f"{plan.admin_url}/{DATABASE}" if plan.admin_url else plan.schemas[0].url
+    connection = await asyncpg.connect(url)
+    try:
+        await refuse_half(connection, plan)
+    finally:
+        await connection.close()
 
 
 def _quoted(value: Any) -> str:

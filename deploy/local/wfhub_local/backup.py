@@ -55,10 +55,10 @@ def bring_back(
         say(f"restoring {contents.blobs} blobs and the database")
         # The credentials last: without them nothing here takes itself for a stack.
         credentials = contents.truth.credentials
-        with _database(layout, credentials, database_url, say, running=False) as plan:
-            backup.restore_database(path, plan)
         uid = servers.uid_of("proof-store")
-        backup.restore_blobs(path, private_folder(layout.proofs, uid), uid=uid)
+        blobs = private_folder(layout.proofs, uid)
+        with _database(layout, credentials, database_url, say, running=False) as plan:
+            backup.restore(path, contents, plan=plan, blobs=blobs, uid=uid)
         key = private_folder(layout.signing, uid) / layout.signing_key.name
         private_file(key, contents.truth.signing_key, uid)
         private_file(key.with_name(f"{key.name}.pub"), contents.truth.public_key, uid)

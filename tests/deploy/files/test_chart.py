@@ -3,56 +3,30 @@
 What it renders by default is kept in golden.yaml: `GOLDEN=write pytest …` writes it anew.
 """
 
-import ipaddress
 import os
 import subprocess
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from deploy_tools import KUBERNETES_VERSIONS, ROOT, tool
+from chart_lab import (
+    CHART,
+    EXAMPLES,
+    Object,
+    Policies,
+    containers,
+    helm,
+    objects,
+    pods,
+    rendered,
+    template,
+)
+from deploy_tools import KUBERNETES_VERSIONS, tool
 from wfhub_admin.settings import ProvisionSettings
 
-CHART = ROOT / "deploy" / "helm" / "workflow-hub"
-EXAMPLES = sorted(path.stem for path in (CHART / "examples").glob("*.yaml"))
 GOLDEN = Path(__file__).with_name("golden.yaml")
-CUSTOM = {"ScaledObject", "TriggerAuthentication"}  # KEDA's: no schema of Kubernetes
-SERVICE_PODS = {"api", "scheduler", "proof-store", "gateway", "agent-runner", "provision"}
-Object = dict[str, Any]
-
-
-def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([tool("helm"), *arguments], capture_output=True, text=True, timeout=60)
-
-
-def template(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return helm("template", "hub", str(CHART), "--namespace", "hub", *arguments)
-
-
-@cache
-def rendered(example: str = "") -> str:
-    values = ["--values", str(CHART / "examples" / f"{example}.yaml")] if example else []
-    done = template(*values)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def objects(text: str) -> list[Object]:
-    return [found for found in yaml.safe_load_all(text) if found]
-
-
-def pods(found: list[Object]) -> Iterator[tuple[str, Object]]:
-    for each in found:
-        if each["kind"] in {"Deployment", "StatefulSet", "Job"}:
-            template = each["spec"]["template"]
-            yield template["metadata"]["labels"]["app.kubernetes.io/component"], template["spec"]
-
-
-def containers(pod: Object) -> list[Object]:
-    return [*pod.get("initContainers", []), *pod["containers"]]
+# Of KEDA and of the Prometheus operator: no schema of Kubernetes.
+CUSTOM = {"ScaledObject", "TriggerAuthentication", "PodMonitor", "PrometheusRule"}
 
 
 @pytest.mark.parametrize("example", ["", *EXAMPLES])
@@ -169,57 +143,6 @@ def test_probes_and_disruption_budgets_are_there(example: str) -> None:
         assert name in budgets or name == "postgres"
         for container in pod["containers"]:
             assert container["readinessProbe"], name
-
-
-class Policies:
-    """Who may open a connection to whom, by the NetworkPolicies of a render."""
-
-    def __init__(self, found: list[Object]) -> None:
-        self.policies = [each["spec"] for each in found if each["kind"] == "NetworkPolicy"]
-        self.components = {name for name, _ in pods(found)}
-
-    def labels(self, component: str) -> Object:
-        return {"app.kubernetes.io/instance": "hub", "app.kubernetes.io/component": component}
-
-    def allowed(self, source: str, target: str, port: int) -> bool:
-        out = self._rules(source, "egress", "to")
-        into = self._rules(target, "ingress", "from")
-        return self._match(out, target, port) and self._match(into, source, port)
-
-    def reaches_outside(self, source: str, address: str, port: int) -> bool:
-        for peers, ports in self._rules(source, "egress", "to"):
-            for peer in peers:
-                block = peer.get("ipBlock")
-                if block and _within(address, block) and port in ports:
-                    return True
-        return False
-
-    def _rules(self, component: str, way: str, key: str) -> list[tuple[list[Object], set[int]]]:
-        mine = self.labels(component)
-        return [
-            (rule[key], {p["port"] for p in rule["ports"]})
-            for policy in self.policies
-            if policy["podSelector"]["matchLabels"].items() <= mine.items()
-            for rule in policy.get(way, [])
-        ]
-
-    def _match(self, rules: list[tuple[list[Object], set[int]]], other: str, port: int) -> bool:
-        theirs = self.labels(other)
-        return any(
-            port in ports
-            and any(
-                peer["podSelector"]["matchLabels"].items() <= theirs.items()
-                for peer in peers
-                if "podSelector" in peer
-            )
-            for peers, ports in rules
-        )
-
-
-def _within(address: str, block: Object) -> bool:
-    at = ipaddress.ip_address(address)
-    excepted = [ipaddress.ip_network(e) for e in block.get("except", [])]
-    return at in ipaddress.ip_network(block["cidr"]) and not any(at in e for e in excepted)
 
 
 def test_all_traffic_is_denied_but_for_exactly_these_flows() -> None:
@@ -348,35 +271,6 @@ def test_an_agents_pod_reaches_its_runner_and_not_even_dns() -> None:
         assert not [c for c in containers(pod) if "procMount" in c["securityContext"]], name
 
 
-def test_metrics_are_reached_by_who_scrapes_alone_and_spans_leave_for_the_collector() -> None:
-    ours = {"api", "scheduler", "proof-store", "gateway", "agent-runner"}
-    found = objects(rendered("observed"))
-    for name, pod in pods(found):
-        given = {v["name"]: v.get("value") for c in containers(pod) for v in c.get("env", [])}
-        assert ("METRICS_LISTEN" in given) == (name in ours), name
-        assert ("OTEL_EXPORTER_OTLP_ENDPOINT" in given) == (name in ours), name
-    scraped = {
-        each["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
-        for each in found
-        if each["kind"] in {"Deployment", "StatefulSet"}
-        and each["spec"]["template"]["metadata"].get("annotations", {}).get("prometheus.io/port")
-        == "9464"
-    }
-    assert scraped == ours
-    policies = Policies(found)
-    for source in policies.components:
-        for target in policies.components:
-            assert not policies.allowed(source, target, 9464), (source, target)
-    monitoring = {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
-    }
-    for name in ours:
-        assert ([monitoring], {9464}) in policies._rules(name, "ingress", "from"), name
-        assert ([monitoring], {4318}) in policies._rules(name, "egress", "to"), name
-    off = [each["metadata"]["name"] for each in objects(rendered())]
-    assert not [name for name in off if name.endswith(("-metrics", "-traces"))]
-
-
 def _egress(found: list[Object], component: str) -> list[Object]:
     (policy,) = [
         each["spec"]
@@ -418,6 +312,10 @@ def test_nobody_has_rights_in_the_cluster_but_the_provisioner_over_its_own_secre
         (["nats.bundled=false"], "nats.url is needed"),
         (["runner.backend=kubernetes"], "runner.pods.image is needed"),
         (["gateway.baseUrl=models"], "baseUrl"),
+        (["restore.file=hub.wfhub"], "restore.claim is needed"),
+        (["restore.file=hub.wfhub", "restore.claim=c"], "restore.passphraseSecret is needed"),
+        (["restore.file=/etc/passwd"], "file"),
+        (["observability.metrics.podMonitor.enabled=true"], "needs observability.metrics.enabled"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(values: list[str], says: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from deploy_tools import ROOT
 from docker_lab import Site
+from job_lab import is_proven, job
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -64,6 +65,25 @@ def test_one_file_is_made_while_everything_runs_and_restored_into_empty_volumes(
     typed(site, commands("It is restored, as is one of"))
     is_known_and_proven(site, done)
     a_task_that_succeeds(site, "after-the-restore")
+
+
+def test_a_backup_of_compose_comes_into_a_cluster_and_its_proofs_verify(
+    site: Site, tmp_path: Path
+) -> None:
+    """By the containers of the chart's job, run as processes (job_lab)."""
+    tmp_path.chmod(0o755)
+    done = a_task_that_succeeds(site, "on-its-way")
+    backups = site.folder / "backups"
+    backups.mkdir(exist_ok=True)
+    (backups / "passphrase").write_text("correct horse battery staple\n")
+    typed(
+        site,
+        "docker compose run --rm backup backup /backups/moves.wfhub"
+        " --passphrase /backups/passphrase",
+    )
+    file = backups / "moves.wfhub"
+    with job(tmp_path / "job", file, backups / "passphrase") as each, each.gone_on_with() as stack:
+        is_proven(stack, done, tmp_path)
 
 
 def test_what_was_backed_up_is_there_after_everything_was_removed(

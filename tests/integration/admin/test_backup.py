@@ -3,6 +3,7 @@ operator's database. (The server that is ours: tests/e2e/test_backup.py, tests/d
 
 import asyncio
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -98,3 +99,80 @@ async def test_keys_first_then_the_rest_into_empty_volumes(
     refused = await asyncio.to_thread(admin, "restore", kept, others, NOWHERE, "--keys-only")
     assert refused.returncode != 0
     assert "another installation's credentials: use empty volumes" in refused.stderr
+
+
+def restored(file: Path, at: Path, url: str) -> subprocess.CompletedProcess[str]:
+    """As the chart's job does it: the keys were brought elsewhere."""
+    plan = at / "plan.json"
+    plan.parent.mkdir(exist_ok=True)
+    plan.write_text(database.external(url).to_json())
+    return admin("restore", file, at, url, "--plan", str(plan))
+
+
+@pytest.mark.timeout(600)
+async def test_a_restore_is_done_once_and_never_over_something(
+    kept: Path, tmp_path: Path, empty_database: str, database_url: str
+) -> None:
+    at = tmp_path / "second"
+    first = await asyncio.to_thread(restored, kept, at, empty_database)
+    assert first.returncode == 0, first.stderr
+    pg = await asyncpg.connect(empty_database)
+    await pg.execute("UPDATE sched.project SET name = 'since' WHERE project_id = 'prj_kept'")
+    again = await asyncio.to_thread(restored, kept, at, empty_database)
+    assert again.returncode == 0, again.stderr
+    assert "restored before" in again.stderr
+    name = "SELECT name FROM sched.project WHERE project_id = 'prj_kept'"
+    assert await pg.fetchval(name) == "since"
+    await pg.close()
+
+    refused = await asyncio.to_thread(restored, kept, tmp_path / "third", database_url)
+    assert refused.returncode != 0
+    assert "into an empty database only, and nothing was changed" in refused.stderr
+    assert not (tmp_path / "third" / "proofs").exists()
+
+
+@pytest.mark.timeout(600)
+async def test_a_restore_that_was_broken_off_goes_on_and_nothing_is_migrated_before(
+    kept: Path, tmp_path: Path, empty_database: str
+) -> None:
+    at = tmp_path / "second"
+    assert (await asyncio.to_thread(restored, kept, at, empty_database)).returncode == 0
+    pg = await asyncpg.connect(empty_database)
+    # As it is when the process dies between two schemas.
+    mark = await pg.fetchval("SELECT obj_description(to_regnamespace('sched'), 'pg_namespace')")
+    await pg.execute(f"COMMENT ON SCHEMA sched IS '{mark.replace('done', 'begun')}'")
+    await pg.execute("DROP SCHEMA rest CASCADE; DROP SCHEMA api CASCADE")
+    with pytest.raises(SystemExit, match="run it again with the same backup"):
+        await asyncio.to_thread(database.carry_out, database.external(empty_database))
+    went_on = await asyncio.to_thread(restored, kept, at, empty_database)
+    assert went_on.returncode == 0, went_on.stderr
+    assert "restored before" not in went_on.stderr
+    assert await pg.fetchval("SELECT count(*) FROM api.token") == 0
+    assert await pg.fetchval("SELECT count(*) FROM rest.tasks") == 0
+    assert await pg.fetchval("SELECT name FROM sched.project WHERE project_id = 'prj_kept'")
+    await pg.close()
+    await asyncio.to_thread(database.carry_out, database.external(empty_database))
+
+
+@pytest.mark.timeout(600)
+async def test_an_installation_without_blobs_is_kept_but_not_one_whose_blobs_are_elsewhere(
+    kept: Path, tmp_path: Path, database_url: str, empty_database: str
+) -> None:
+    first, file = tmp_path / "first", tmp_path / "none.wfhub"
+    (first / "proofs" / PLACE).unlink()
+    done = await asyncio.to_thread(admin, "backup", file, first, database_url)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["blobs"] == 0
+    brought = await asyncio.to_thread(restored, file, tmp_path / "second", empty_database)
+    assert brought.returncode == 0, brought.stderr
+
+    pg = await asyncpg.connect(database_url)
+    await pg.execute(
+        "INSERT INTO proofs.artifact (attempt_id, name, digest, size, media_type, sender, receipt)"
+        " VALUES ('att_1', 'log', $1, 1, 'text/plain', 'rnr_1', '{}')",
+        f"sha256:{HEX}",
+    )
+    await pg.close()
+    refused = await asyncio.to_thread(admin, "backup", tmp_path / "lost.wfhub", first, database_url)
+    assert refused.returncode != 0
+    assert "is it the proof-store's folder?" in refused.stderr

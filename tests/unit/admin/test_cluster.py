@@ -1,64 +1,14 @@
-"""Secrets of a cluster, against an API server of ours that behaves as Kubernetes says it does.
-
-Simulated: names are unique, an update with an old resourceVersion conflicts, an error is a Status.
-"""
+"""Secrets of a cluster, against an API server of ours that behaves as Kubernetes says it does."""
 
 import base64
-import json
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
 import httpx
 import pytest
+from secrets_double import ApiServer
 from wfhub_admin import cluster
 from wfhub_admin.cluster import Secrets
 from wfhub_admin.outlay import READERS, Where, outlay
-
-PATH = "/api/v1/namespaces/hub/secrets"
-
-
-@dataclass
-class ApiServer:
-    held: dict[str, dict[str, Any]] = field(default_factory=dict)
-    version: int = 0
-    forbidden: bool = False
-    created_before: dict[str, Any] | None = None  # by somebody else, just before our first create
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        if self.forbidden:
-            return self.status(403, "secrets is forbidden")
-        name = request.url.path.removeprefix(PATH).strip("/")
-        if request.method == "GET":
-            found = self.held.get(name)
-            return httpx.Response(200, json=found) if found else self.status(404, "not found")
-        made = json.loads(request.content)
-        assert (made["apiVersion"], made["kind"], made["type"]) == ("v1", "Secret", "Opaque")
-        for value in made["data"].values():
-            base64.b64decode(value, validate=True)
-        name = made["metadata"]["name"]
-        if request.method == "POST":
-            if self.created_before is not None:
-                self.keep(name, self.created_before)
-                self.created_before = None
-            if name in self.held:
-                return self.status(409, "already exists")
-        elif name not in self.held:
-            return self.status(404, "not found")
-        elif made["metadata"].get("resourceVersion") not in (
-            None,
-            self.held[name]["metadata"]["resourceVersion"],
-        ):
-            return self.status(409, "the object has been modified")
-        self.keep(name, made)
-        return httpx.Response(200, json=self.held[name])
-
-    def keep(self, name: str, made: dict[str, Any]) -> None:
-        self.version += 1
-        metadata = {**made["metadata"], "resourceVersion": str(self.version)}
-        self.held[name] = {**made, "metadata": metadata}
-
-    def status(self, code: int, message: str) -> httpx.Response:
-        return httpx.Response(code, json={"kind": "Status", "message": message, "code": code})
 
 
 def secrets(server: ApiServer) -> Secrets:
@@ -110,3 +60,23 @@ def test_a_foreign_secret_under_our_name_is_not_taken_for_ours() -> None:
     server.keep("wfhub-state", {"metadata": {"name": "wfhub-state"}, "data": {"x": "eA=="}})
     with pytest.raises(SystemExit, match="not a state of ours"):
         cluster.truth(secrets(server), runners=1)
+
+
+def test_the_keys_of_a_backup_are_brought_where_there_are_none_or_the_same() -> None:
+    truth = cluster.truth(secrets(ApiServer()), runners=2)
+    server = ApiServer()
+    cluster.bring_back(secrets(server), truth)
+    assert cluster.truth(secrets(server), runners=2) == truth
+    more = cluster.truth(secrets(server), runners=4)
+    cluster.bring_back(secrets(server), truth)  # again, after runners were added
+    assert cluster.truth(secrets(server), runners=1) == more
+
+
+def test_the_keys_of_a_backup_never_replace_another_installations() -> None:
+    theirs = cluster.truth(secrets(ApiServer()), runners=1)
+    server = ApiServer()
+    ours = cluster.truth(secrets(server), runners=1)
+    for other in (theirs, replace(ours, signing_key=theirs.signing_key)):
+        with pytest.raises(SystemExit, match="wfhub-state is another installation's"):
+            cluster.bring_back(secrets(server), other)
+    assert cluster.truth(secrets(server), runners=1) == ours

@@ -78,6 +78,13 @@ topologySpreadConstraints:
 {{- include "wfhub.observed" . }}
 {{- end }}
 
+{{- define "wfhub.ports" -}}
+{{- if .http }}{name: http, containerPort: {{ .http }}}{{ end }}
+{{- if .root.Values.observability.metrics.enabled }}
+{{- if .http }}, {{ end }}{name: metrics, containerPort: 9464}
+{{- end }}
+{{- end }}
+
 {{- define "wfhub.observed" -}}
 {{- if .Values.observability.metrics.enabled }}
 - {name: METRICS_LISTEN, value: "0.0.0.0:9464"}

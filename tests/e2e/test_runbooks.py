@@ -1,0 +1,121 @@
+"""docs/runbooks.md, typed: what its commands show is what it says. (That each command and option is
+there: tests/deploy/files/test_pages.py.)"""
+
+import json
+import shutil
+from pathlib import Path
+
+import psutil
+
+from .conftest import Stack, eventually, git
+
+SLEEP = "86396"  # as no other process here does
+AGENT = ("--agent-cmd", "sh -c 'echo x > x.txt'", "--prompt", "x")
+
+
+def typed(stack: Stack, *words: str) -> str:
+    done = stack.wfhub(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def detached(stack: Stack, repository: Path, *words: str) -> str:
+    told = typed(stack, "run", "--detach", "--json", "--repo", str(repository), *words)
+    return str(json.loads(told.strip().splitlines()[-1])["task_id"])
+
+
+def asleep() -> bool:
+    return any(p.info["cmdline"] == ["sleep", SLEEP] for p in psutil.process_iter(["cmdline"]))
+
+
+def ended(stack: Stack, task: str) -> str:
+    def shown() -> str:
+        said = typed(stack, "status", task)
+        return said if any(f"  {state}\n" in said for state in ("succeeded", "failed")) else ""
+
+    return str(eventually(shown, within_s=60))
+
+
+def test_1_and_3_a_task_that_waits_is_explained_and_ended(stack: Stack, repository: Path) -> None:
+    task = detached(stack, repository, "--label", "gpu", *AGENT)
+    assert task in typed(stack, "status")
+    assert "waits for  a runner of pool default with gpu" in typed(stack, "status", task)
+    (runner,) = (line for line in typed(stack, "runner", "list").splitlines() if "active" in line)
+    assert "gpu" not in runner
+    assert "default" in typed(stack, "pool", "list")
+    typed(stack, "project", "pause", "default")
+    assert "  paused  " in typed(stack, "project", "show", "default")
+    assert "  active  " in typed(stack, "project", "resume", "default")
+    assert "submitted" in typed(stack, "events", task, "--no-follow")
+    typed(stack, "cancel", task)
+    assert task not in typed(stack, "status")
+
+    runner_id = runner.split()[0]
+    typed(stack, "runner", "drain", runner_id)
+    assert "draining  running 0/" in typed(stack, "runner", "list")
+    typed(stack, "runner", "drain", runner_id, "--undo")
+    assert typed(stack, "dead-letter", "list") == ""
+
+
+def test_5_the_commit_is_in_the_bundle_when_the_repository_was_not_there(
+    stack: Stack, repository: Path, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    shutil.copytree(repository, gone)
+    work = f"echo x > x.txt; exec sleep {SLEEP}"
+    task = detached(stack, gone, "--agent-cmd", f"sh -c '{work}'", "--prompt", "x")
+    eventually(asleep)
+    gone.rename(tmp_path / "away")
+    typed(stack, "hand-in", task)
+    said = ended(stack, task)
+    assert "publish-refused:repo-not-found" in said
+    assert "check the path" in said
+    bundle = tmp_path / "r.bundle"
+    typed(stack, "artifacts", task, "result.bundle", "-o", str(bundle))
+    git("fetch", "-q", str(bundle), "refs/*:refs/rescued/*", cwd=repository)
+    assert git("show", f"refs/rescued/heads/wfhub/{task}:x.txt", cwd=repository) == "x"
+
+
+def test_6_a_foreign_branch_is_not_overwritten_and_both_commits_are_named(
+    stack: Stack, repository: Path
+) -> None:
+    typed(stack, "project", "pause", "default")
+    task = detached(stack, repository, *AGENT)
+    foreign = git("rev-parse", "main", cwd=repository)
+    git("branch", f"wfhub/{task}", foreign, cwd=repository)
+    typed(stack, "project", "resume", "default")
+    said = ended(stack, task)
+    assert "publish-conflict" in said
+    assert f"({foreign}); nothing was changed" in said
+    assert git("rev-parse", f"wfhub/{task}", cwd=repository) == foreign
+
+
+def test_12_a_proof_verifies_without_its_blobs_and_says_what_does_not(
+    stack: Stack, repository: Path, tmp_path: Path
+) -> None:
+    code, done, said = stack.run("--repo", str(repository), *AGENT)
+    assert code == 0, said
+    proof = tmp_path / "proof.json"
+    typed(stack, "proof", "export", done["proof_id"], "-o", str(proof))
+    assert "trusted: sha256:" in typed(stack, "proof", "trust")
+    name = "result.patch"
+    (digest,) = (
+        line.split("sha256:")[1] for line in typed(stack, "artifacts", done["task_id"]).splitlines()
+        if line.startswith(name)
+    )  # fmt: skip
+    blob = stack.data / "proofs" / "sha256" / digest[:2] / digest[2:4] / digest
+    blob.rename(tmp_path / digest)
+    assert typed(stack, "proof", "verify", str(proof)).startswith("VERIFIED")
+    missing = stack.wfhub("artifacts", done["task_id"], name)
+    assert f"has no blob sha256:{digest}" in missing.stderr
+    shutil.move(tmp_path / digest, blob)
+    typed(stack, "artifacts", done["task_id"], name)
+
+    changed = json.loads(proof.read_text())
+    payload = changed["envelope"]["payload"]
+    other = "A" if payload[-8] != "A" else "B"
+    changed["envelope"]["payload"] = payload[:-8] + other + payload[-7:]
+    proof.write_text(json.dumps(changed))
+    refused = stack.wfhub("proof", "verify", str(proof))
+    assert refused.returncode == 1
+    assert "NOT VERIFIED: " in refused.stdout + refused.stderr
