@@ -119,6 +119,7 @@ async def test_every_command_is_refused_from_whom_it_must_not_come(target: Targe
         "drain_runner": (runner, {"runner_id": runner}),
         "cancel_task": (subjects.GATEWAY, {"task_id": ids.new_task_id()}),
         "introspect": (runner, {"token_sha256": "0" * 64}),
+        "introspect_many": (runner, {"token_sha256s": ["0" * 64]}),
         "complete": (subjects.API, {"attempt_id": target.attempt_id, "outcome": "failed"}),
         "report": (subjects.SCHEDULER, {"attempt_id": target.attempt_id, "step": "x"}),
     }
