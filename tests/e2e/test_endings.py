@@ -13,7 +13,7 @@ from .conftest import Stack, eventually, git
 
 HALF_DONE = (
     'trap "echo the rest >> half.txt; echo heard so; exit" TERM;'
-    " echo half > half.txt; echo said so; sleep 86397"
+    " echo half > half.txt; echo said so; sleep 86397 & wait"
 )
 
 

@@ -184,7 +184,7 @@ def test_a_pod_that_is_stopped_writes_what_it_has_and_its_last_words_are_heard(
 ) -> None:
     script = (
         "exec 2>/dev/null; trap 'echo all of it >> told; echo last words; exit 3' TERM;"
-        " echo begun; while :; do sleep 600; done"
+        " sleep 600 & echo begun; wait"
     )
 
     async def work(lab: Lab) -> tuple[object, str, str, int]:
