@@ -5,7 +5,8 @@ defect for people, then one JSON object as the last line.
 
 Protocol. Each defect (agent_eval_parts/defects.py) is a task on the defective release with the
 tests of the release that repaired it; the agent is told the symptom and the command that decides,
-once, and has WALL_S seconds and STEPS_MAX steps. One try each, one after another, on a local stack.
+once, and has WALL_S seconds (--wall-s) and STEPS_MAX steps. One try each, one after another, on a
+local stack.
 Score. A defect is solved when the product's verification, on a clean checkout of the published
 commit and outside the agent's sandbox, passes the tests that failed before, taken from beside the
 repository, and breaks none of the others of their files. `solved_share` is the part that is solved.
@@ -68,7 +69,7 @@ def gateway_of(
         yield picked(env, GATEWAY_VARIABLES)
 
 
-def evaluate(case: Case, shell: commands.Shell, agent: str) -> dict[str, Any]:
+def evaluate(case: Case, shell: commands.Shell, agent: str, wall_s: int) -> dict[str, Any]:
     began = time.monotonic()
     task = shell.wfhub_json(
         "run",
@@ -78,7 +79,7 @@ def evaluate(case: Case, shell: commands.Shell, agent: str) -> dict[str, Any]:
         f"--agent={agent}",
         f"--verify={case.check}",
         "--verify-base",
-        f"--timeout-s={WALL_S}",
+        f"--timeout-s={wall_s}",
     )
     status = shell.wfhub_json("status", task["task_id"])
     attempts = [each for each in status.get("attempts") or [] if each["kind"] == "agent"]
@@ -99,6 +100,7 @@ def main() -> int:
     parser.add_argument("--model", choices=(*CASSETTES, "local", "live"), default="repair")
     parser.add_argument("--agent", default="builtin")
     parser.add_argument("--only", nargs="*", choices=[d.name for d in DEFECTS], default=None)
+    parser.add_argument("--wall-s", type=int, default=WALL_S, help="of each defect")
     parser.add_argument("--folder", type=Path, default=Path(".demo/eval"))
     asked = parser.parse_args()
     if asked.model in CASSETTES and asked.agent != "builtin":
@@ -114,7 +116,7 @@ def main() -> int:
         gateway_of(asked.model, folder.path, prepared, os.environ) as gateway,
         commands.stack(folder, os.environ, gateway) as shell,
     ):
-        results = [evaluate(case, shell, asked.agent) for case in prepared]
+        results = [evaluate(case, shell, asked.agent, asked.wall_s) for case in prepared]
     solved = sum(result["solved"] for result in results)
     for result in results:
         mark = "solved" if result["solved"] else f"NOT SOLVED ({result['reason']})"
@@ -127,7 +129,7 @@ def main() -> int:
         "defects": len(results),
         "solved": solved,
         "solved_share": round(solved / len(results), 3),
-        "wall_s_max": WALL_S,
+        "wall_s_max": asked.wall_s,
         "steps_max": STEPS_MAX,
         "results": results,
     }

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 STAMP = re.compile(rb"(?<=content\": \")\d{20}|(?<=content\":\")\d{20}")
 REQUEST_S_MAX = 60.0
+LATE_S_MAX = 15.0
 
 
 @dataclass
@@ -121,8 +122,8 @@ class Load:
 
 
 async def throughput(way: Way, *, script: str, streams: int, seconds: float) -> Load:
-    """So many streams open at once all the time. One that was begun is waited for, and its time
-    counts, so that a slow way is not credited with nothing."""
+    """So many streams open at once all the time. One that was begun is waited for, for
+    LATE_S_MAX, and its time counts, so that a slow way is not credited with nothing."""
     load = Load()
     started = time.monotonic()
 
@@ -136,14 +137,22 @@ async def throughput(way: Way, *, script: str, streams: int, seconds: float) -> 
             except (RuntimeError, OSError, TimeoutError, asyncio.IncompleteReadError):
                 load.failed += 1
 
-    await asyncio.gather(*(work() for _ in range(streams)))
+    workers = [asyncio.create_task(work()) for _ in range(streams)]
+    _, late = await asyncio.wait(workers, timeout=seconds + LATE_S_MAX)
+    for worker in late:
+        worker.cancel()
+    load.failed += len(late)
     load.seconds = time.monotonic() - started
     return load
 
 
-async def held(way: Way, *, script: str, streams: int) -> list[Connection]:
-    """So many streams, open and with their first chunk there."""
+async def held(
+    way: Way, *, script: str, streams: int, within_s: float
+) -> tuple[list[Connection], str]:
+    """So many streams, open and with their first chunk there, or as many as are by then, and why
+    no more."""
     opened: list[Connection] = []
+    deadline = time.monotonic() + within_s
 
     async def begin(connection: Connection) -> None:
         await connection.__aenter__()
@@ -153,9 +162,15 @@ async def held(way: Way, *, script: str, streams: int) -> list[Connection]:
 
     for start in range(0, streams, 50):
         batch = [Connection(way) for _ in range(min(50, streams - start))]
-        await asyncio.wait_for(asyncio.gather(*map(begin, batch)), REQUEST_S_MAX)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await asyncio.gather(*map(begin, batch))
+        except TimeoutError:
+            return opened, f"no more within {within_s:g} s"
+        except (RuntimeError, OSError, asyncio.IncompleteReadError) as e:
+            return opened, f"{type(e).__name__}: {e}"[:200]
         opened += batch
-    return opened
+    return opened, ""
 
 
 def quantile(values: list[float], share: float) -> float:

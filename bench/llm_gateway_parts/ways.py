@@ -23,7 +23,7 @@ from control_plane_parts.servers import Nats, Postgres
 from wfhub_common import db, ids
 from wfhub_common.broker import make_broker, serve
 from wfhub_common.httpauth import ATTEMPT_TOKEN_PREFIX, new_token, token_sha256
-from wfhub_common.messages import Introspect, TokenInfo
+from wfhub_common.messages import Introspect, IntrospectMany, TokenInfo, TokenInfos
 from wfhub_common.settings import BrokerSettings
 from wfhub_llm_gateway import main as gateway_main
 from wfhub_local import ports
@@ -78,8 +78,13 @@ async def gateway(family: Family, pg: Postgres, upstream: int) -> AsyncIterator[
     async def introspect(_sender: str, request: Introspect) -> TokenInfo:
         return known.get(request.token_sha256, TokenInfo(active=False))
 
+    async def introspect_many(_sender: str, request: IntrospectMany) -> TokenInfos:
+        digests = request.token_sha256s
+        return TokenInfos(tokens=tuple(known.get(d, TokenInfo(active=False)) for d in digests))
+
     broker = make_broker(BrokerSettings(nats_url=nats.url), name="scheduler")
     serve(broker, "introspect", Introspect, introspect, queue="scheduler")
+    serve(broker, "introspect_many", IntrospectMany, introspect_many, queue="scheduler")
     await broker.start()
     port = ports.free_port()
     env = {

@@ -11,7 +11,10 @@ import psutil
 
 from .conftest import Stack, eventually, git
 
-HALF_DONE = "echo half > half.txt; echo said so; exec sleep 86397"
+HALF_DONE = (
+    'trap "echo the rest >> half.txt; echo heard so; exit" TERM;'
+    " echo half > half.txt; echo said so; sleep 86397 & wait"
+)
 
 
 def get(stack: Stack, path: str) -> httpx.Response:
@@ -60,7 +63,8 @@ def test_a_cancelled_agents_log_and_changes_are_kept(stack: Stack, repository: P
     assert not asleep()
     kept = evidence(stack, task_id)
     assert "said so" in kept["agent.log"]
-    assert "+half" in kept["result.patch"]
+    assert "heard so" in kept["agent.log"]  # it was told, and had a moment to write what it had
+    assert "+half\n+the rest\n" in kept["result.patch"]
     (attempt,) = task(stack, task_id)["attempts"]
     assert (attempt["state"], attempt["reason"]) == ("cancelled", "cancelled")
     assert published(repository) == []

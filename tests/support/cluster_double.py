@@ -2,14 +2,16 @@
 
 The API is simulated (an httpx transport): jobs, their pods, logs, deletion in the foreground. The
 pod runs for real, as two bwrap processes with the mounts that its manifest names: nothing is
-claimed about how well it is confined. Faults can be asked for: `refusal`, `waiting`, `cut_log_at`,
-`outage`, `killed_for`.
+claimed about how well it is confined. A deletion is a SIGTERM to the agent's container, and a
+SIGKILL after the pod's grace, as the kubelet has it. Faults can be asked for: `refusal`, `waiting`,
+`cut_log_at`, `outage`, `killed_for`.
 """
 
 import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
+from wfhub_agent_runner.sandbox import usage
 from wfhub_agent_runner.sandbox.arguments import system_links
 from wfhub_agent_runner.sandbox.bwrap import find_bwrap, own_python
 
@@ -39,6 +42,20 @@ class Pod:
     def log(self) -> Path:
         return self.folder / "log"
 
+    def tell(self) -> None:
+        """bwrap, its init, and what the kubelet knows as the container's first process."""
+        found = usage.processes(self.agent.pid)
+        if len(found) > 2:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found[2], signal.SIGTERM)
+
+    async def end(self) -> None:
+        self.tell()
+        grace_s = self.spec["terminationGracePeriodSeconds"]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self.agent.wait, grace_s)
+        self.kill()
+
     def kill(self) -> None:
         for process in (self.agent, self.sidecar):
             if process is not None:
@@ -51,6 +68,7 @@ class ClusterDouble(httpx.AsyncBaseTransport):
     claim: Path  # the folder that is the claim
     jobs: dict[str, Object] = field(default_factory=dict)
     pods: dict[str, Pod] = field(default_factory=dict)  # by job
+    ending: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     posted: list[str] = field(default_factory=list)
     refusal: str = ""
     waiting: str = ""  # why no container starts
@@ -79,7 +97,8 @@ class ClusterDouble(httpx.AsyncBaseTransport):
             return _status(404, f'jobs.batch "{job}" not found')
         if method == "DELETE":
             assert json.loads(await request.aread())["propagationPolicy"] == "Foreground"
-            self._end(job)
+            if job not in self.ending:
+                self.ending[job] = asyncio.create_task(self._end_in_time(job))
         return httpx.Response(200, json={"kind": "Job"})
 
     def _create(self, text: str) -> httpx.Response:
@@ -92,6 +111,11 @@ class ClusterDouble(httpx.AsyncBaseTransport):
         if not self.waiting:
             self.pods[name] = _started(name, made["spec"]["template"]["spec"], self.claim)
         return httpx.Response(201, json=made)
+
+    async def _end_in_time(self, job: str) -> None:
+        if job in self.pods:
+            await self.pods[job].end()
+        self._end(job)
 
     def _end(self, job: str) -> None:
         if job in self.pods:
@@ -135,6 +159,8 @@ class ClusterDouble(httpx.AsyncBaseTransport):
                     await asyncio.sleep(POLL_S)
 
     def close_all(self) -> None:
+        for task in self.ending.values():
+            task.cancel()
         for job in list(self.jobs):
             self._end(job)
 

@@ -85,7 +85,11 @@ SERVICES: dict[str, Permissions] = {
         responds=True,
     ),
     s.GATEWAY: Permissions(
-        publish=(s.rpc(s.GATEWAY, "introspect"), s.dlq(s.GATEWAY)),
+        publish=(
+            s.rpc(s.GATEWAY, "introspect"),
+            s.rpc(s.GATEWAY, "introspect_many"),
+            s.dlq(s.GATEWAY),
+        ),
         subscribe=(
             _inbox(s.GATEWAY),
             s.rpc_filter("exchanges"),

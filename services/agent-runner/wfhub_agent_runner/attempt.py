@@ -263,6 +263,8 @@ class AgentAttempt:
                 image=self._image.image,
                 idle_s=self._limits.idle_s,
                 signs=lambda: max(relay.active_at(), proxy.active_at() if proxy else 0.0),
+                # What it writes after its lease is lost is nobody's.
+                grace_s=lambda: 0.0 if self._held.lost else port.STOP_GRACE_S,
             )
             version = await parts.versions.of(
                 plan.entry, parts.sandbox, sandbox_spec, self._held.cancel

@@ -118,11 +118,11 @@ class Exchanger:
         if word is not None and request.operation == "generate":
             provider, recorder = LastWordProvider(word), None
         asks = provider.candidates(request.model)
-        price = self.pricing.highest(asks)
         costs = not free(request, provider)
+        prompt, completion = reserve(request) if costs else (0, 0)
+        price = self.pricing.highest(asks, prompt)
         if costs and price is None and any(limit.nusd is not None for limit in limits):
             raise refusals.price_unknown(request.model)
-        prompt, completion = reserve(request) if costs else (0, 0)
         kept = await self.keep(request.raw)
         entry = await self.ledger.open(
             ledger.Opening(

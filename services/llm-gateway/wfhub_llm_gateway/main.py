@@ -146,7 +146,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
     broker = make_broker(settings, name=subjects.GATEWAY, on_closed=lambda: stop("nats closed"))
     instances = Instances(engine, spool.add, lease_s=settings.gateway_lease_s)
     ledger = Ledger(engine, instances.instance_id)
-    tokens = Tokens(partial(rpc.introspect, broker))
+    tokens = Tokens(partial(rpc.introspect, broker), partial(rpc.introspect_many, broker))
     streams = OpenStreams()
     exchanger = Exchanger(
         provider,
@@ -169,6 +169,7 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         ):
             await instances.renew()
             background.append(asyncio.create_task(instances.run()))
+            background.append(asyncio.create_task(tokens.keep_fresh()))
             app = make_app(
                 exchanger,
                 default_model=settings.llm_model,

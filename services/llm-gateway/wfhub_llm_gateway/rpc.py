@@ -1,7 +1,8 @@
 """NATS: what the gateway asks, answers and hears.
 
-Asks `introspect` of the scheduler; answers `exchanges` (proof-store) and `usage` (API) from the
-ledger; every gateway hears that an attempt ended and cuts what that attempt has open.
+Asks `introspect` and `introspect_many` of the scheduler; answers `exchanges` (proof-store) and
+`usage` (API) from the ledger; every gateway hears that an attempt ended and cuts what that attempt
+has open.
 """
 
 from faststream.nats import NatsBroker, NatsMessage
@@ -16,7 +17,9 @@ from wfhub_common.messages import (
     Exchanges,
     ExchangesOf,
     Introspect,
+    IntrospectMany,
     TokenInfo,
+    TokenInfos,
     Usage,
     UsageOf,
 )
@@ -33,6 +36,12 @@ log = get_logger(__name__)
 async def introspect(broker: NatsBroker, token_sha256: str) -> TokenInfo:
     question = Introspect(token_sha256=token_sha256)
     return await ask(broker, subjects.GATEWAY, "introspect", question, TokenInfo)
+
+
+async def introspect_many(broker: NatsBroker, digests: tuple[str, ...]) -> tuple[TokenInfo, ...]:
+    question = IntrospectMany(token_sha256s=digests)
+    answer = await ask(broker, subjects.GATEWAY, "introspect_many", question, TokenInfos)
+    return answer.tokens
 
 
 def register(broker: NatsBroker, evidence: Evidence, exchanger: Exchanger) -> None:

@@ -3,7 +3,8 @@
 The gateway knows no token. It sends the SHA-256 to the scheduler (RPC `introspect`), remembers the
 answer for INTROSPECT_CACHE_S at most, and forgets it at once when the scheduler says that the
 attempt ended. That hint may be lost: then the cache's age and the lease's end do the same, later.
-Who is heard of again before the answer is that old waits for nothing: it is asked for beside.
+Who asked a model in the last minutes waits for no answer: all of them are asked about together, so
+often that none of the answers gets that old. Where that fails, each is asked about when it is used.
 Fails closed: a token that cannot be checked is not let in, an open stream whose token ran out and
 cannot be checked is cut.
 Raises: Rejected (401 `token-missing`, `token-inactive`), RetryLater.
@@ -19,23 +20,27 @@ from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.httpauth import ATTEMPT_TOKEN_PREFIX, bearer, token_sha256
 from wfhub_common.log import get_logger
 from wfhub_common.messages import TokenInfo
+from wfhub_common.messages.gateway import INTROSPECTED_MAX
 
 INTROSPECT_CACHE_S = 5.0
-# A token that is used when its answer is as old is asked about beside the request.
-ASK_AHEAD_S = 2.5
+FRESH_EVERY_S = 2.0  # with a second and more for the answer, the age above is kept
+FRESH_FOR_S = 120.0  # since a token was used last
+FRESH_TOKENS_MAX = INTROSPECTED_MAX  # the last that were used
 TOKENS_CACHED_MAX = 10_000
 ENDED_REMEMBERED_MAX = 100_000
 TOKEN_CHARS_MAX = 200
 RECHECK_S_MIN = 0.5  # a lease that ends now and is still active is not asked about in a loop
 
 Introspect = Callable[[str], Awaitable[TokenInfo]]
+IntrospectMany = Callable[[tuple[str, ...]], Awaitable[tuple[TokenInfo, ...]]]
 log = get_logger(__name__)
 
 
 class Tokens:
-    def __init__(self, introspect: Introspect) -> None:
-        """`introspect(sha256)` asks the scheduler."""
-        self._introspect = introspect
+    def __init__(self, introspect: Introspect, introspect_many: IntrospectMany) -> None:
+        """They ask the scheduler, by SHA-256."""
+        self._introspect, self._introspect_many = introspect, introspect_many
+        self._used: OrderedDict[str, float] = OrderedDict()  # when, the last one last
         self._cached: OrderedDict[str, tuple[float, TokenInfo]] = OrderedDict()
         self._asking: dict[str, asyncio.Task[TokenInfo]] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
@@ -57,34 +62,60 @@ class Tokens:
         age_s = time.monotonic() - asked_at
         if info is None or age_s > INTROSPECT_CACHE_S:
             info = await self.ask(digest)
-        elif age_s > ASK_AHEAD_S:
-            self._asked(digest)
-        return digest, self._live(info)
+        live = self._live(info)
+        self._used[digest] = time.monotonic()
+        self._used.move_to_end(digest)
+        if len(self._used) > FRESH_TOKENS_MAX:
+            self._used.popitem(last=False)
+        return digest, live
+
+    async def keep_fresh(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(FRESH_EVERY_S)
+            try:
+                await self.refresh()
+            except WfhubError as e:  # as from an earlier scheduler
+                log.debug("tokens not asked about together", why=str(e))
+
+    async def refresh(self) -> None:
+        """Raises: WfhubError."""
+        asked_at = time.monotonic()
+        for digest in [d for d, at in self._used.items() if asked_at - at > FRESH_FOR_S]:
+            del self._used[digest]
+        digests = tuple(self._used)
+        if not digests:
+            return
+        for digest, info in zip(digests, await self._introspect_many(digests), strict=True):
+            if not info.active:
+                self._used.pop(digest, None)
+            if asked_at > self._cached.get(digest, (0.0, info))[0]:
+                self._remember(digest, asked_at, info)
 
     async def ask(self, digest: str) -> TokenInfo:
         """Past the cache; requests at the same time share one question."""
-        return await asyncio.shield(self._asked(digest))
-
-    def _asked(self, digest: str) -> asyncio.Task[TokenInfo]:
         asking = self._asking.get(digest)
         if asking is None:
             asking = self._asking[digest] = asyncio.create_task(self._ask(digest))
             asking.add_done_callback(lambda done: self._answered(digest, done))
-        return asking
+        return await asyncio.shield(asking)
 
     def _answered(self, digest: str, done: asyncio.Task[TokenInfo]) -> None:
         self._asking.pop(digest, None)
         if not done.cancelled() and (error := done.exception()) is not None:
-            # Whoever waits for it is told; nobody need do so.
+            # Whoever waits for it is told; all of them may be gone.
             log.debug("token not asked about", why=str(error))
 
     async def _ask(self, digest: str) -> TokenInfo:
         info = await self._introspect(digest)
-        self._cached[digest] = (time.monotonic(), info)
+        self._remember(digest, time.monotonic(), info)
+        return info
+
+    def _remember(self, digest: str, at: float, info: TokenInfo) -> None:
+        self._cached[digest] = (at, info)
         self._cached.move_to_end(digest)
         if len(self._cached) > TOKENS_CACHED_MAX:
             self._cached.popitem(last=False)
-        return info
 
     def _live(self, info: TokenInfo) -> TokenInfo:
         # The hint may overtake the answer to an earlier question: it wins.

@@ -25,6 +25,7 @@ from wfhub_common.messages import (
     FireSchedule,
     Heartbeat,
     Introspect,
+    IntrospectMany,
     PauseSchedule,
     PreviewSchedule,
     PutSchedule,
@@ -47,7 +48,7 @@ from wfhub_scheduler.complete import ReceiptCheck, complete, complete_many
 from wfhub_scheduler.core import Core
 from wfhub_scheduler.drains import drain_runner
 from wfhub_scheduler.heartbeats import heartbeat
-from wfhub_scheduler.introspect import introspect
+from wfhub_scheduler.introspect import introspect, introspect_many
 from wfhub_scheduler.pools import update_pool
 from wfhub_scheduler.projects import create_project, update_project
 from wfhub_scheduler.replays import Replays
@@ -136,6 +137,12 @@ def subscribe(core: Core, check: ReceiptCheck) -> None:
         "preview_schedule", PreviewSchedule, is_api, lambda _, asked: preview_schedule(core, asked)
     )
     answer("introspect", Introspect, is_gateway, lambda _, asked: introspect(core, asked))
+    answer(
+        "introspect_many",
+        IntrospectMany,
+        is_gateway,
+        lambda _, asked: introspect_many(core, asked),
+    )
     answer("register", Register, is_runner, lambda who, asked: register(core, who, asked))
     answer("claim", Claim, is_runner, lambda who, asked: claim(core, who, asked))
     answer("heartbeat", Heartbeat, is_runner, lambda who, asked: heartbeat(core, who, asked))

@@ -1,36 +1,54 @@
-"""Command `introspect`: whose attempt token this is, and until when (asked by the gateway).
+"""Commands `introspect` and `introspect_many`: whose attempt token this is, and until when (asked
+by the gateway).
 
 A token is good while its attempt is live, current, and its lease lies ahead.
 """
+
+from collections.abc import Sequence
 
 from sqlalchemy import text
 from wfhub_common import db
 from wfhub_common.messages import (
     CassetteUse,
     Introspect,
+    IntrospectMany,
     ProjectBudget,
     TaskSpec,
     TokenInfo,
+    TokenInfos,
     limits_of,
 )
+from wfhub_common.sql import Row
 
 from wfhub_scheduler.core import Core
 
-_TOKEN = text("""
-SELECT a.attempt_id, a.task_id, a.project_id, a.lease_until, t.spec, p.name, p.budget,
-       p.cassette
+_TOKENS = text("""
+SELECT a.token_sha256, a.attempt_id, a.task_id, a.project_id, a.lease_until, t.spec, p.name,
+       p.budget, p.cassette
   FROM sched.attempt a JOIN sched.task t ON t.current_attempt = a.attempt_id
   JOIN sched.project p ON p.project_id = a.project_id
- WHERE a.token_sha256 = :token_sha256 AND a.state IN ('leased', 'running', 'verifying')
-   AND a.lease_until > now()
+ WHERE a.token_sha256 = ANY(CAST(:token_sha256s AS text[]))
+   AND a.state IN ('leased', 'running', 'verifying') AND a.lease_until > now()
 """)
 
 
 async def introspect(core: Core, command: Introspect) -> TokenInfo:
+    return (await _infos(core, (command.token_sha256,)))[0]
+
+
+async def introspect_many(core: Core, command: IntrospectMany) -> TokenInfos:
+    return TokenInfos(tokens=await _infos(core, command.token_sha256s))
+
+
+async def _infos(core: Core, digests: Sequence[str]) -> tuple[TokenInfo, ...]:
+    """In the order of the digests."""
     async with db.transaction(core.engine) as connection:
-        row = (await connection.execute(_TOKEN, command.model_dump())).one_or_none()
-    if row is None:
-        return TokenInfo(active=False)
+        rows = await connection.execute(_TOKENS, {"token_sha256s": list(digests)})
+    known = {row.token_sha256: _info(row) for row in rows}
+    return tuple(known.get(digest) or TokenInfo(active=False) for digest in digests)
+
+
+def _info(row: Row) -> TokenInfo:
     spec = TaskSpec.model_validate(row.spec)
     cassette = spec.cassette or (row.cassette and CassetteUse.model_validate(row.cassette))
     attempt = spec.attempt_budget

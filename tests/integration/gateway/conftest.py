@@ -26,7 +26,9 @@ from wfhub_common.messages import (
     Exchanges,
     ExchangesOf,
     Introspect,
+    IntrospectMany,
     TokenInfo,
+    TokenInfos,
     Usage,
     UsageOf,
 )
@@ -76,6 +78,10 @@ class Scheduler:
         self.asked += 1
         return self.known.get(request.token_sha256, TokenInfo(active=False))
 
+    async def introspect_many(self, _sender: str, request: IntrospectMany) -> TokenInfos:
+        dead = TokenInfo(active=False)
+        return TokenInfos(tokens=tuple(self.known.get(d, dead) for d in request.token_sha256s))
+
     async def end(self, attempt_id: str) -> None:
         await self.broker.publish(
             AttemptEnded(attempt_id=attempt_id).model_dump_json().encode(),
@@ -95,6 +101,8 @@ async def scheduler(nats_url: str) -> AsyncIterator[Scheduler]:
     broker = make_broker(BrokerSettings(nats_url=nats_url), name="scheduler")
     standin = Scheduler(broker)
     serve(broker, "introspect", Introspect, standin.introspect, queue="scheduler")
+    many = standin.introspect_many
+    serve(broker, "introspect_many", IntrospectMany, many, queue="scheduler")
     await broker.start()
     yield standin
     await broker.stop()

@@ -179,6 +179,35 @@ def test_time_cancel_silence_and_too_much_output_end_the_pod(tmp_path: Path) -> 
     assert cancelled == Cancelled()
 
 
+def test_a_pod_that_is_stopped_writes_what_it_has_and_its_last_words_are_heard(
+    tmp_path: Path,
+) -> None:
+    script = (
+        "exec 2>/dev/null; trap 'echo all of it >> told; echo last words; exit 3' TERM;"
+        " sleep 600 & echo begun; wait"
+    )
+
+    async def work(lab: Lab) -> tuple[object, str, str, int]:
+        running = asyncio.create_task(lab.shell(script, grace_s=lambda: 20.0))
+        await lab.first_output.wait()
+        lab.cancel.set()
+        ran = await running
+        told = (lab.home / "upper" / "told").read_text()
+        return ran.outcome, lab.text, told, ran.duration_ms
+
+    outcome, text, told, duration_ms = within(tmp_path, work)
+    assert (outcome, text, told) == (Cancelled(), "begun\nlast words\n", "all of it\n")
+    assert duration_ms < 15_000
+
+
+def test_a_pod_that_does_not_listen_is_killed_after_its_grace(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> SandboxResult:
+        script = "trap '' TERM; echo begun; while :; do sleep 600; done"
+        return await lab.shell(script, wall_s=1.0, grace_s=lambda: 1.0)
+
+    assert within(tmp_path, work).outcome == TimedOut(1.0)
+
+
 def test_a_log_that_breaks_off_is_followed_on_and_nothing_comes_twice(tmp_path: Path) -> None:
     async def work(lab: Lab) -> tuple[SandboxResult, str]:
         return await lab.shell("seq 1 5000"), lab.text

@@ -19,6 +19,7 @@ from wfhub_common.messages import (
     Drained,
     DrainRunner,
     Introspect,
+    IntrospectMany,
     McpServer,
     Project,
     ProjectBudget,
@@ -27,6 +28,7 @@ from wfhub_common.messages import (
     SubmitTasks,
     SubmittedTasks,
     TokenInfo,
+    TokenInfos,
     UnitKind,
     UpdateProject,
 )
@@ -257,6 +259,22 @@ async def test_a_token_dies_with_its_attempt(hub: Hub) -> None:
     await fail(runner, assignment.attempt_id)
     assert not (await info(hub, assignment.token)).active
     assert assignment.attempt_id.encode() in (await ended.next_msg(timeout=5)).data
+
+
+async def test_the_gateway_is_told_about_many_tokens_at_once_in_its_order(hub: Hub) -> None:
+    runner = await hub.runner()
+    for _ in range(3):
+        await hub.submit()
+    live, ended, other = await runner.claim(3)
+    await fail(runner, ended.attempt_id)
+    tokens = (other.token, "wat_unknown", ended.token, live.token)
+    asked = IntrospectMany(token_sha256s=tuple(map(token_sha256, tokens)))
+    told = await hub.ask(subjects.GATEWAY, "introspect_many", asked, TokenInfos)
+    assert told.tokens == tuple([await info(hub, token) for token in tokens])
+    assert [each.attempt_id for each in told.tokens if each.active] == [
+        other.attempt_id,
+        live.attempt_id,
+    ]
 
 
 async def test_the_gateway_is_told_what_the_token_of_an_attempt_may_spend(hub: Hub) -> None:

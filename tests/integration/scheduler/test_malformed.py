@@ -120,6 +120,7 @@ async def test_every_command_is_refused_from_whom_it_must_not_come(target: Targe
         "cancel_task": (subjects.GATEWAY, {"task_id": ids.new_task_id()}),
         "review_task": (runner, {"task_id": ids.new_task_id(), "decision": "approved"}),
         "introspect": (runner, {"token_sha256": "0" * 64}),
+        "introspect_many": (runner, {"token_sha256s": ["0" * 64]}),
         "complete": (subjects.API, {"attempt_id": target.attempt_id, "outcome": "failed"}),
         "report": (subjects.SCHEDULER, {"attempt_id": target.attempt_id, "step": "x"}),
     }

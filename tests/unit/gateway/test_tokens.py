@@ -21,9 +21,18 @@ class Scheduler:
     def __init__(self, answer=None):
         self.answer, self.asked, self.hold = answer or live(), 0, None
         self.called = asyncio.Event()
+        self.together: list[tuple[str, ...]] = []
 
     async def __call__(self, _digest: str) -> TokenInfo:
         self.asked += 1
+        return await self._answered()
+
+    async def many(self, digests: tuple[str, ...]) -> tuple[TokenInfo, ...]:
+        self.together.append(digests)
+        answer = await self._answered()
+        return tuple(answer for _ in digests)
+
+    async def _answered(self) -> TokenInfo:
         self.called.set()
         if self.hold:
             await self.hold.wait()
@@ -34,14 +43,14 @@ class Scheduler:
 
 async def test_requests_at_the_same_time_share_one_question():
     scheduler = Scheduler()
-    tokens = Tokens(scheduler)
+    tokens = Tokens(scheduler, scheduler.many)
     await asyncio.gather(*(tokens.check(HEADER) for _ in range(20)))
     assert scheduler.asked == 1
 
 
 async def test_an_answer_is_asked_for_again_when_it_is_old(monkeypatch):
     scheduler = Scheduler()
-    tokens = Tokens(scheduler)
+    tokens = Tokens(scheduler, scheduler.many)
     await tokens.check(HEADER)
     monkeypatch.setattr(module, "INTROSPECT_CACHE_S", -1)
     scheduler.answer = TokenInfo(active=False)
@@ -49,57 +58,106 @@ async def test_an_answer_is_asked_for_again_when_it_is_old(monkeypatch):
         await tokens.check(HEADER)
 
 
-async def test_who_asks_again_before_the_answer_is_old_waits_for_nothing(monkeypatch):
+async def test_who_asked_lately_waits_for_nothing_since_all_are_asked_about_together(monkeypatch):
     scheduler = Scheduler()
-    tokens = Tokens(scheduler)
-    await tokens.check(HEADER)
-    monkeypatch.setattr(module, "ASK_AHEAD_S", -1)
-    scheduler.called.clear()
-    scheduler.hold = asyncio.Event()
-    scheduler.answer = TokenInfo(active=False)
-    for _ in range(5):
-        await tokens.check(HEADER)  # which would hang, if it waited
-    await asyncio.wait_for(scheduler.called.wait(), 5)
+    tokens = Tokens(scheduler, scheduler.many)
+    for name in "ab":
+        await tokens.check(f"Bearer wat_{name}")
+    monkeypatch.setattr(module, "INTROSPECT_CACHE_S", 1000)
+    scheduler.answer = live(attempt_id="att_2")
+    await tokens.refresh()
+    assert scheduler.together == [tuple(module.token_sha256(f"wat_{name}") for name in "ab")]
+    assert (await tokens.check("Bearer wat_a"))[1].attempt_id == "att_2"
     assert scheduler.asked == 2
-    scheduler.hold.set()
-    await tokens.ask(module.token_sha256("wat_x"))
+
+
+async def test_a_token_that_died_is_refused_after_the_next_question_and_not_asked_about_again():
+    scheduler = Scheduler()
+    tokens = Tokens(scheduler, scheduler.many)
+    await tokens.check(HEADER)
+    scheduler.answer = TokenInfo(active=False)
+    await tokens.refresh()
+    with pytest.raises(Rejected):
+        await tokens.check(HEADER)
+    await tokens.refresh()
+    assert len(scheduler.together) == 1
+
+
+async def test_tokens_that_nobody_uses_are_not_asked_about(monkeypatch):
+    scheduler = Scheduler()
+    tokens = Tokens(scheduler, scheduler.many)
+    await tokens.refresh()
+    await tokens.check(HEADER)
+    monkeypatch.setattr(module, "FRESH_FOR_S", -1)
+    await tokens.refresh()
+    assert scheduler.together == []
+
+
+async def test_no_more_tokens_are_asked_about_than_one_message_holds(monkeypatch):
+    monkeypatch.setattr(module, "FRESH_TOKENS_MAX", 2)
+    scheduler = Scheduler()
+    tokens = Tokens(scheduler, scheduler.many)
+    for name in "abac":
+        await tokens.check(f"Bearer wat_{name}")
+    await tokens.refresh()
+    assert scheduler.together == [tuple(module.token_sha256(f"wat_{name}") for name in "ac")]
+
+
+async def test_an_answer_to_an_earlier_question_takes_no_later_ones_place():
+    scheduler = Scheduler()
+    tokens = Tokens(scheduler, scheduler.many)
+    digest, _ = await tokens.check(HEADER)
+    scheduler.hold = asyncio.Event()
+    scheduler.called.clear()
+    refreshing = asyncio.create_task(tokens.refresh())
+    await scheduler.called.wait()
+    hold, scheduler.hold = scheduler.hold, None
+    scheduler.answer = TokenInfo(active=False)
+    await tokens.ask(digest)
+    scheduler.answer = live()
+    hold.set()
+    await refreshing
     with pytest.raises(Rejected):
         await tokens.check(HEADER)
 
 
-async def test_an_attempt_that_ended_is_refused_at_once_whatever_is_being_asked(monkeypatch):
+async def test_an_attempt_that_ended_is_refused_at_once_whatever_is_being_asked():
     scheduler = Scheduler()
-    tokens = Tokens(scheduler)
-    await tokens.check(HEADER)
-    monkeypatch.setattr(module, "ASK_AHEAD_S", -1)
-    scheduler.hold = asyncio.Event()
+    tokens = Tokens(scheduler, scheduler.many)
     await tokens.check(HEADER)
     tokens.ended("att_1")
     with pytest.raises(Rejected):
         await tokens.check(HEADER)
-    scheduler.hold.set()
-    await tokens.ask(module.token_sha256("wat_x"))
+    await tokens.refresh()
     with pytest.raises(Rejected):
         await tokens.check(HEADER)
 
 
-async def test_a_scheduler_that_cannot_be_asked_beside_a_request_does_it_no_harm(monkeypatch):
+async def test_a_scheduler_that_cannot_be_asked_about_all_is_asked_about_each(monkeypatch):
+    monkeypatch.setattr(module, "FRESH_EVERY_S", 0)
     scheduler = Scheduler()
-    tokens = Tokens(scheduler)
+    failed = asyncio.Event()
+
+    async def earlier(_digests: tuple[str, ...]) -> tuple[TokenInfo, ...]:
+        failed.set()
+        raise RetryLater("no-responders", "no service is up that answers introspect_many")
+
+    tokens = Tokens(scheduler, earlier)
     await tokens.check(HEADER)
-    monkeypatch.setattr(module, "ASK_AHEAD_S", -1)
-    scheduler.answer = RetryLater("down", "the scheduler does not answer")
+    keeping = asyncio.create_task(tokens.keep_fresh())
+    await asyncio.wait_for(failed.wait(), 5)
+    failed.clear()
+    await asyncio.wait_for(failed.wait(), 5)  # it goes on
+    keeping.cancel()
+    monkeypatch.setattr(module, "INTROSPECT_CACHE_S", -1)
     await tokens.check(HEADER)
-    await asyncio.sleep(0)
-    with pytest.raises(RetryLater):
-        await tokens.ask(module.token_sha256("wat_x"))
-    await tokens.check(HEADER)  # by the answer that is not old yet
+    assert scheduler.asked == 2
 
 
 async def test_a_hint_that_overtakes_the_answer_wins():
     scheduler = Scheduler()
     scheduler.hold = asyncio.Event()
-    tokens = Tokens(scheduler)
+    tokens = Tokens(scheduler, scheduler.many)
     checking = asyncio.create_task(tokens.check(HEADER))
     await scheduler.called.wait()
     tokens.ended("att_1")
@@ -109,14 +167,15 @@ async def test_a_hint_that_overtakes_the_answer_wins():
 
 
 async def test_a_lease_that_ran_out_within_the_caches_age_is_over():
-    tokens = Tokens(Scheduler(live(valid_until=datetime.now(UTC) - timedelta(seconds=1))))
+    scheduler = Scheduler(live(valid_until=datetime.now(UTC) - timedelta(seconds=1)))
+    tokens = Tokens(scheduler, scheduler.many)
     with pytest.raises(Rejected):
         await tokens.check(HEADER)
 
 
 async def test_a_failed_question_is_not_remembered():
     scheduler = Scheduler(RetryLater("timeout", "no answer"))
-    tokens = Tokens(scheduler)
+    tokens = Tokens(scheduler, scheduler.many)
     with pytest.raises(RetryLater):
         await tokens.check(HEADER)
     scheduler.answer = live()
@@ -126,7 +185,8 @@ async def test_a_failed_question_is_not_remembered():
 async def test_a_stream_whose_token_cannot_be_checked_is_cut(monkeypatch):
     monkeypatch.setattr(module, "RECHECK_S_MIN", 0)
     reasons = []
-    tokens = Tokens(Scheduler(RetryLater("timeout", "no answer")))
+    scheduler = Scheduler(RetryLater("timeout", "no answer"))
+    tokens = Tokens(scheduler, scheduler.many)
     ending = live(valid_until=datetime.now(UTC))
     await asyncio.wait_for(tokens.watch("digest", ending, reasons.append), 5)
     assert [reason.code for reason in reasons] == ["timeout"]
@@ -135,7 +195,7 @@ async def test_a_stream_whose_token_cannot_be_checked_is_cut(monkeypatch):
 async def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "TOKENS_CACHED_MAX", 2)
     scheduler = Scheduler()
-    tokens = Tokens(scheduler)
+    tokens = Tokens(scheduler, scheduler.many)
     for name in "abc":
         await tokens.check(f"Bearer wat_{name}")
     await tokens.check("Bearer wat_c")

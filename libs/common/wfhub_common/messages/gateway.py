@@ -1,17 +1,27 @@
 """About tokens and model use: asked by the gateway, and asked of it."""
 
 from datetime import datetime
+from typing import Annotated
 
 from pydantic import Field
 
 from wfhub_common.messages.base import Command, Fact, Name
 from wfhub_common.messages.budgets import SpendingLimit
 
+TokenDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+INTROSPECTED_MAX = 250  # in one message: answers of up to 2 KiB each fit RPC_BYTES_MAX
+
 
 class Introspect(Command):
     """Asked by the gateway: whose token is this, and until when? (RFC 7662 in spirit.)"""
 
-    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    token_sha256: TokenDigest
+
+
+class IntrospectMany(Command):
+    """The same of all tokens that are in use, so that no request need wait for it."""
+
+    token_sha256s: tuple[TokenDigest, ...] = Field(min_length=1, max_length=INTROSPECTED_MAX)
 
 
 class TokenInfo(Fact):
@@ -26,6 +36,12 @@ class TokenInfo(Fact):
     cassette_mode: str = ""  # record, replay
     cassette: str = ""  # its name, in the project
     valid_until: datetime | None = None
+
+
+class TokenInfos(Fact):
+    """In the order they were asked about."""
+
+    tokens: tuple[TokenInfo, ...]
 
 
 class AttemptEnded(Fact):

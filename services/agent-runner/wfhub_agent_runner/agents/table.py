@@ -35,7 +35,8 @@ _SHARED_ENV = {
     "WFHUB_MODEL": "{model}",
     "WFHUB_MAX_STEPS": "{max_steps}",
 }
-# mini keeps its conversation in a file only: told afterwards, one message a line.
+# mini keeps its conversation in a file only: told afterwards, one message a line. Of one that is
+# stopped too: a shell with a trap goes on after a SIGTERM, when its program has ended.
 _MINI = b"""
 import json
 try:
@@ -46,11 +47,11 @@ except (OSError, ValueError, KeyError) as e:
     print(f"no trajectory: {e}")
 """
 _TOLD_AFTERWARDS = (
-    'mini -y --exit-immediately -m "$1" -o /tmp/mini.traj.json -t "$2"; code=$?; "$3" -I "$4"; '
-    "exit $code"
+    'trap : TERM; mini -y --exit-immediately -m "$1" -o /tmp/mini.traj.json -t "$2"; code=$?; '
+    '"$3" -I "$4"; exit $code'
 )
 # aider's map of the repository has no other place than the workspace.
-_CLEARED_AFTERWARDS = 'aider "$@"; code=$?; rm -rf .aider.tags.cache.v*; exit $code'
+_CLEARED_AFTERWARDS = 'trap : TERM; aider "$@"; code=$?; rm -rf .aider.tags.cache.v*; exit $code'
 _JUST_THE_GATEWAY = {"NO_COLOR": "1", "CI": "1", "NO_UPDATE_NOTIFIER": "1"}
 
 ENTRIES: Mapping[str, AgentEntry] = {

@@ -5,12 +5,14 @@ uses the standard library alone, and of that only what is written in C: `socket`
 would take longer to import than all of this. The starter listens, so that a connection made before
 this runs waits for it.
 Arguments: `DESCRIPTOR=SOCKET`…: accept on that listener, pass bytes to that unix socket.
-It ends with the sandbox, and prints nothing.
+It ends with the sandbox, not at a SIGTERM: the agent is told so that its end is near, and may
+have something to ask. It prints nothing.
 """
 
 # ruff: noqa: SIM105 - contextlib is one of them
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # which typeshed does not know
 import _socket
 import errno
 import select
@@ -140,6 +142,7 @@ class Forwarder:
 
 
 def main(words: list[str]) -> None:
+    _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
     poll = select.epoll()
     pairs = [word.split("=", 1) for word in words]
     forwarders = [Forwarder(int(listener), path, poll) for listener, path in pairs]

@@ -26,6 +26,9 @@ EGRESS_PORT = 8091  # likewise, when the spec has an egress socket
 EGRESS_URL = f"http://127.0.0.1:{EGRESS_PORT}"
 
 
+STOP_GRACE_S = 5.0  # to write what one has: between SIGTERM and SIGKILL
+
+
 def never() -> float:
     return 0.0
 
@@ -61,6 +64,8 @@ class SandboxSpec:
     idle_s: float | None = None  # ends a run that shows no sign of life for so long
     image: str = ""
     signs: Callable[[], float] = never  # when (time.monotonic) it last showed one beside its output
+    # How long it may take to end by itself when it is stopped (`is_told`), asked at that moment.
+    grace_s: Callable[[], float] = never
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,17 @@ class CannotStart:
 
 
 Outcome = Exited | Signalled | TimedOut | LimitExceeded | Cancelled | CannotStart
+
+
+def is_told(outcome: Outcome | None) -> bool:
+    """Whether a run that is stopped so hears of it by a SIGTERM first. One that takes more of the
+    machine than is its own does not: it is killed at once."""
+    match outcome:
+        case Cancelled() | TimedOut():
+            return True
+        case LimitExceeded(name):
+            return name == "idle"
+    return False
 
 
 @dataclass(frozen=True)

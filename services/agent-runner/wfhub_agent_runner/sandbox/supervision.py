@@ -1,8 +1,9 @@
 """The supervision of one started bwrap: whichever ends it first is the outcome.
 
 The command's own end (as the starter reports it), the wall clock, a limit, a cancel, too much
-output, or none for too long. However it ends, no process of the sandbox is left when `supervise`
-returns or raises.
+output, or none for too long. Who is stopped for no limit's sake may be told first, and has the
+spec's grace to end by itself; what it says and uses meanwhile counts. However it ends, no process
+of the sandbox is left when `supervise` returns or raises.
 Shape: bwrap says on the status pipe which process is the sandbox's init, the starter says on the
 report pipe how the agent ended. Both are read as hints about the run alone: an agent that forged
 them could lie about its own exit code only.
@@ -18,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from wfhub_agent_runner.sandbox import starter
+from wfhub_agent_runner.sandbox import starter, telling_end
 from wfhub_agent_runner.sandbox.arguments import cpu_time_s
 from wfhub_agent_runner.sandbox.cgroup import Group
 from wfhub_agent_runner.sandbox.layers import Layer
@@ -31,6 +32,7 @@ from wfhub_agent_runner.sandbox.port import (
     SandboxResult,
     SandboxSpec,
     TimedOut,
+    is_told,
 )
 from wfhub_agent_runner.sandbox.watchdog import watch
 
@@ -73,6 +75,8 @@ async def supervise(
     ]
     try:
         stopped = await _first(reasons)
+        if is_told(stopped) and (grace_s := spec.grace_s()) > 0 and await life.told():
+            await _grace(reasons[:2], grace_s)
         ended = stopped or (started.group.exceeded() if started.group else None)
         outcome = ended or _outcome(spec, life.report.text, life.status.text, output.tail)
     finally:
@@ -136,6 +140,14 @@ class _Life:
             with contextlib.suppress(ProcessLookupError):
                 self._init = os.pidfd_open(first)
         return first
+
+    async def told(self) -> bool:
+        """False when there is nobody yet who could be told."""
+        first = await self.begun() if self.report.first_line.is_set() else None
+        if first is None:
+            return False
+        await asyncio.to_thread(telling_end.tell, first)
+        return True
 
     def kill(self) -> None:
         for pidfd in (self._bwrap, self._init):
@@ -243,6 +255,13 @@ async def _first(reasons: list[asyncio.Task[Outcome | None]]) -> Outcome | None:
                 return reason
         if not {living, reading} & waiting:
             return None
+
+
+async def _grace(reasons: list[asyncio.Task[Outcome | None]], grace_s: float) -> None:
+    """Until the command has ended by itself, or is to be killed: for a limit, or for time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(grace_s):
+            await _first(reasons)
 
 
 async def _later(delay_s: float, reason: Outcome) -> Outcome | None:

@@ -38,11 +38,18 @@ def processes(first: int) -> list[int]:
     while todo:
         pid = todo.pop()
         found.append(pid)
-        with contextlib.suppress(OSError):
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                with contextlib.suppress(OSError):
-                    children = _read(f"/proc/{pid}/task/{thread}/children")
-                    todo += [int(child) for child in children.split()]
+        todo += children(pid)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Of each thread in the order in which they came."""
+    found = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                words = _read(f"/proc/{pid}/task/{thread}/children").split()
+                found += [int(child) for child in words]
     return found
 
 

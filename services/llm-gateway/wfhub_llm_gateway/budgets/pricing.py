@@ -21,10 +21,11 @@ class Pricing:
         """None: unknown."""
         return FREE if provider in self.free else self.prices.of(model)
 
-    def highest(self, candidates: Collection[tuple[str, str]]) -> Price | None:
-        """Of (provider, model) that may answer; None where one of them is unknown."""
+    def highest(self, candidates: Collection[tuple[str, str]], prompt: int) -> Price | None:
+        """Of (provider, model) that may answer a prompt of about so many tokens; None where one of
+        them is unknown."""
         found = [self.of(provider, model) for provider, model in candidates]
-        known = [price for price in found if price is not None]
+        known = [price.of_estimate(prompt) for price in found if price is not None]
         if len(known) < len(found) or not known:
             return None
         return Price(

@@ -7,6 +7,7 @@ server, where more people read.
 Beside the agent runs a sidecar that passes its sockets on to the runner (sidecar, bridge).
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from wfhub_agent_runner.sandbox.port import FILES, HOME, WORKSPACE
 AGENT, SIDECAR = "agent", "sidecar"
 START_MARGIN_S = 900  # image pull and scheduling, beside the run's own limit
 KEPT_S = 300  # of a Job that its runner could not remove
-GRACE_S = 1  # the kubelet confirms the end; 0 would only forget the pod
+GRACE_S_MIN = 1  # the kubelet confirms the end; 0 would only forget the pod
 MIB = 1024 * 1024
 SIDECAR_SECRET = "/run/bridge"
 _CONFINED = {
@@ -55,13 +56,22 @@ class Folders:
 
 
 def job(
-    name: str, pods: Pods, folders: Folders, *, limits: Limits, wall_s: float
+    name: str,
+    pods: Pods,
+    folders: Folders,
+    *,
+    limits: Limits,
+    wall_s: float,
+    grace_s: float = 0.0,
 ) -> dict[str, Any]:
+    """`grace_s`: between SIGTERM and SIGKILL, whatever ends the pod."""
     labels = {
         "app.kubernetes.io/name": "workflow-hub",
         "app.kubernetes.io/component": "agent",
         "app.kubernetes.io/managed-by": "wfhub-runner",
     }
+    pod = _pod(pods, folders, limits)
+    pod["terminationGracePeriodSeconds"] = max(GRACE_S_MIN, math.ceil(grace_s))
     if pods.instance:
         labels["app.kubernetes.io/instance"] = pods.instance
     return {
@@ -74,7 +84,7 @@ def job(
             "parallelism": 1,
             "activeDeadlineSeconds": int(wall_s) + START_MARGIN_S,
             "ttlSecondsAfterFinished": KEPT_S,
-            "template": {"metadata": {"labels": labels}, "spec": _pod(pods, folders, limits)},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     }
 
@@ -86,7 +96,6 @@ def _pod(pods: Pods, folders: Folders, limits: Limits) -> dict[str, Any]:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "hostUsers": False,
-        "terminationGracePeriodSeconds": GRACE_S,
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": ["127.0.0.1"]},
         "securityContext": {

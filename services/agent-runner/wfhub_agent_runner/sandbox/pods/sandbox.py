@@ -2,7 +2,9 @@
 
 Unproven: it has not passed the sandbox contract tests on a real cluster. The tree is a copy (a
 pod may not mount an overlay), so a run costs what the repository weighs. A run ends by deleting
-its Job, and `run` returns only when the API server has no pod of it any more. Folders of the
+its Job, and `run` returns only when the API server has no pod of it any more. A pod has one grace,
+however it ends: one that passed a limit of ours has it too (not memory's, which the kernel holds).
+Folders of the
 runner's machine cannot be bound into a pod: toolchains belong into the image; shared caches are
 not there.
 Raises: Rejected from `opened` when the cluster cannot be asked.
@@ -40,6 +42,7 @@ from wfhub_agent_runner.sandbox.port import (
     SandboxResult,
     SandboxSpec,
     TimedOut,
+    is_told,
 )
 from wfhub_agent_runner.sandbox.watchdog import INODES_MAX
 
@@ -48,6 +51,7 @@ DISK_POLL_S = 5.0  # the claim may be a network's: counting is slow there
 START_S_MAX = 600.0  # scheduling, and an image that has to be fetched
 GONE_S_MAX = 300.0
 OUTAGE_S_MAX = 60.0  # of the API server, in a run
+TOLD_S_MAX = 3.0  # beyond the grace, until the end of a log is here
 OWN = "own"
 
 log = get_logger(__name__)
@@ -162,7 +166,12 @@ class KubernetesSandbox:
         cancel: asyncio.Event,
     ) -> Outcome:
         name = f"wfhub-run-{secrets.token_hex(8)}"
-        manifest = job(name, self.pods, folders, limits=spec.limits, wall_s=spec.wall_s)
+        manifest = job(
+            *(name, self.pods, folders),
+            limits=spec.limits,
+            wall_s=spec.wall_s,
+            grace_s=spec.grace_s(),
+        )
         running = asyncio.Event()
         reasons = [
             asyncio.create_task(self._life(name, manifest, spec, output, running)),
@@ -175,6 +184,8 @@ class KubernetesSandbox:
             done, _ = await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
             # Of two at once the command's own end is the truth.
             outcome = next(task for task in reasons if task in done).result()
+            if is_told(outcome) and (grace_s := spec.grace_s()) > 0:
+                await self._told(name, reasons[0], grace_s)
         finally:
             gone = await asyncio.shield(self._removed(name, reasons))
         return outcome if gone else CannotStart(f"the pod of {name} could not be ended")
@@ -228,6 +239,14 @@ class KubernetesSandbox:
                 fresh, skip = chunk[skip:], max(0, skip - len(chunk))
                 if fresh and not await output.take(fresh):
                     return
+
+    async def _told(self, name: str, life: asyncio.Task[Outcome], grace_s: float) -> None:
+        """The kubelet tells the pod, whose last words are passed on."""
+        with contextlib.suppress(CannotAsk):
+            await self.cluster.delete_job(name)
+            await asyncio.wait({life}, timeout=grace_s + TOLD_S_MAX)
+        if life.done():
+            life.result()  # an error of `on_output` is the caller's
 
     async def _removed(self, name: str, tasks: list[asyncio.Task[Outcome]]) -> bool:
         for task in tasks:

@@ -1,5 +1,6 @@
 """What a pod's agent container runs: lays the agent's own files out, sets limits, listens for the
-ways out, starts the agent, and stays to take leave of orphans.
+ways out, starts the agent, and stays to take leave of orphans. The kubelet's SIGTERM is passed on
+to all that the agent started.
 
 The same as the starter of other backends, for a machine that the runner does not know: bound in as
 one file, run with `-I -S`, standard library only. Reads start.json beside it: {"argv", "env",
@@ -9,6 +10,7 @@ Reports lines as the container's termination message, where the runner finds the
 `exited N`, `signalled N` or `cannot-start REASON`. stdout and stderr are the agent's.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -32,6 +34,7 @@ def main() -> int:
             limit(getattr(resource, f"RLIMIT_{name}"), number)
         if told["forwards"]:
             listen(os.path.join(here, "forwarder.py"), told["forwards"])
+        signal.signal(signal.SIGTERM, pass_on)
         report.write(b"starting\n")  # before: the agent may kill this process the moment it runs
         pid, reason = start(told)
         if not pid:
@@ -43,6 +46,12 @@ def main() -> int:
             return 128 + os.WTERMSIG(status)
         report.write(f"exited {os.WEXITSTATUS(status)}\n".encode())
         return os.WEXITSTATUS(status)
+
+
+def pass_on(number: int, _frame: object) -> None:
+    """To everybody else here; the forwarder does not listen."""
+    with contextlib.suppress(OSError):  # nobody
+        os.kill(-1, number)
 
 
 def lay_out(here: str, own: dict[str, str]) -> None:
