@@ -22,6 +22,7 @@ from wfhub_agent_runner.sandbox import starter
 from wfhub_agent_runner.sandbox.arguments import cpu_time_s
 from wfhub_agent_runner.sandbox.cgroup import Group
 from wfhub_agent_runner.sandbox.layers import Layer
+from wfhub_agent_runner.sandbox.overlays import Held
 from wfhub_agent_runner.sandbox.port import (
     Cancelled,
     CannotStart,
@@ -50,6 +51,7 @@ class Started:
     report: int
     unblocks: int | None
     group: Group | None
+    overlays: Held
     parent: bool = False
 
 
@@ -105,6 +107,7 @@ class _Life:
             os.write(self._started.unblocks, b"\0")
         # Not before the agent runs: until then the init sees the host's mounts, not its own.
         await self.report.first_line.wait()
+        self._started.overlays.hold(first)
         held = self._started.group.paths if self._started.group else {}
         watching = asyncio.create_task(
             watch(
@@ -159,6 +162,7 @@ class _Life:
                 os.close(pidfd)
         self.status.close()
         self.report.close()
+        self._started.overlays.give_up()
 
 
 class _Lines:
