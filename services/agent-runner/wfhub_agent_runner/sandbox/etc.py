@@ -25,6 +25,7 @@ class Etc:
 
     def __init__(self, folder: Path, own: dict[str, str], host: Path = HOST) -> None:
         self._folder, self._own, self._host = folder, own, host
+        self._looked_at = [str(host / name) for name in CHANGING]
         if folder.exists():
             remove_tree(folder)
         folder.mkdir(mode=0o700)
@@ -38,9 +39,9 @@ class Etc:
 
     def _stamps(self) -> list[tuple[int, int] | None]:
         found: list[tuple[int, int] | None] = []
-        for name in CHANGING:
+        for path in self._looked_at:
             try:
-                at = os.stat(self._host / name)
+                at = os.stat(path)
             except OSError:
                 found.append(None)
             else:

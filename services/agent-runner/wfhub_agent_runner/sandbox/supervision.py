@@ -88,6 +88,7 @@ class _Life:
 
     def __init__(self, started: Started, spec: SandboxSpec, layer: Layer) -> None:
         self.status, self.report = _Lines(started.status), _Lines(started.report)
+        self.report.listen()
         self._started, self._spec, self._layer = started, spec, layer
         self._bwrap = os.pidfd_open(started.process.pid)
         self._init: int | None = None
@@ -95,6 +96,8 @@ class _Life:
 
     async def run(self) -> Outcome | None:
         """Returns a limit that was exceeded, else None at the command's end."""
+        if self._started.group is None:  # then nothing is to be done before the agent runs
+            await self.report.first_line.wait()
         first = await self.begun()
         if first is None:  # bwrap failed and says why on its stderr
             await readable(self._bwrap)
@@ -130,7 +133,9 @@ class _Life:
     async def begun(self) -> int | None:
         """Waits until bwrap has made the sandbox's init, or has failed. To kill bwrap before would
         leave an init that waits for it for ever. Repeatable."""
+        self.status.listen()
         await self.status.first_line.wait()
+        self.status.pause()
         if not self._started.parent:
             first = _child_pid(self.status.text)
         else:
@@ -151,6 +156,7 @@ class _Life:
         await readable(self._bwrap)
         if self._init is not None:
             await readable(self._init)
+        self.status.listen()
         await self.status.ended.wait()
         await self.report.ended.wait()
         self.is_gone = True
@@ -166,7 +172,9 @@ class _Life:
 
 
 class _Lines:
-    """What arrived on a pipe so far; `ended` once every writer is gone."""
+    """What arrived on a pipe while it was listened to; `ended` once every writer is gone. Who
+    writes need not wake this process with each word: bwrap's status has eight before a line's end,
+    between which it does not go on with the sandbox."""
 
     def __init__(self, descriptor: int) -> None:
         self.text = b""
@@ -174,7 +182,13 @@ class _Lines:
         self.ended = asyncio.Event()
         self._descriptor = descriptor
         os.set_blocking(descriptor, False)
-        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def listen(self) -> None:
+        if not self.ended.is_set():
+            asyncio.get_running_loop().add_reader(self._descriptor, self._read)
+
+    def pause(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
 
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -186,7 +200,7 @@ class _Lines:
                 self.close()
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._descriptor)
+        self.pause()
         self.ended.set()
 
 
