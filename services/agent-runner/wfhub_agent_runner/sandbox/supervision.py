@@ -78,7 +78,10 @@ async def supervise(
         ended = stopped or (started.group.exceeded() if started.group else None)
         outcome = ended or _outcome(spec, life.report.text, life.status.text, output.tail)
     finally:
-        await asyncio.shield(_clear(life, reasons))
+        if life.is_gone and all(reason.done() for reason in reasons[:2]):
+            _end(life, reasons)  # nothing is left to wait for, as after most runs
+        else:
+            await asyncio.shield(_clear(life, reasons))
     duration_ms = int((time.monotonic() - began) * 1000)
     return SandboxResult(outcome, duration_ms, output.passed, output.truncated)
 
@@ -293,6 +296,12 @@ async def _clear(life: _Life, tasks: list[asyncio.Task[Outcome | None]]) -> None
         await life.begun()
         life.kill()
         await life.gone()
+    life.close()
+
+
+def _end(life: _Life, tasks: list[asyncio.Task[Outcome | None]]) -> None:
+    for task in tasks:
+        task.cancel()
     life.close()
 
 
