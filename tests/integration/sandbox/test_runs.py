@@ -166,7 +166,8 @@ def test_the_end_of_an_overlay_is_waited_for_by_the_next_run_on_its_layer_alone(
         given = lab.layers()
         await lab.shell("echo one > said; sleep 0.2", **given)
         ran = await lab.shell("cat said; echo two > said; sleep 0.2", **given)
-        await lab.sandbox.overlays.ended(given["upper"])
+        spec = SandboxSpec(("true",), lab.lower, limits=Limits(), wall_s=1, **given)
+        await lab.sandbox.overlays.ended(spec)
         return ran.output, len(held), any(is_open(fd) for fd in held)
 
     output, held, left = unprivileged.run(tmp_path, work)

@@ -101,10 +101,9 @@ class BwrapSandbox:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 no_images(spec.image)
+                await self.overlays.ended(spec)
                 layer = await stack.enter_async_context(
-                    layers.prepared(
-                        self._layer_kind, spec, scratch=self.scratch, overlays=self.overlays
-                    )
+                    layers.prepared(self._layer_kind, spec, scratch=self.scratch)
                 )
                 group = self._cgroups.create(spec.limits) if self._cgroups else None
                 if group is not None:

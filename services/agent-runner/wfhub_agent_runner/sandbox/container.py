@@ -134,10 +134,9 @@ class ContainerSandbox:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 image = self._image(spec.image)
+                await self.overlays.ended(spec)
                 layer = await stack.enter_async_context(
-                    layers.prepared(
-                        LayerKind.OVERLAY, spec, scratch=self.scratch, overlays=self.overlays
-                    )
+                    layers.prepared(LayerKind.OVERLAY, spec, scratch=self.scratch)
                 )
                 folder = Path(tempfile.mkdtemp(prefix="container-", dir=self.scratch))
                 stack.push_async_callback(asyncio.to_thread, layers.remove_tree, folder)

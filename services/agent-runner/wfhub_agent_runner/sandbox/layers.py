@@ -26,7 +26,6 @@ from typing import Any
 
 from wfhub_common.log import get_logger
 
-from wfhub_agent_runner.sandbox.overlays import Overlays
 from wfhub_agent_runner.sandbox.port import WORKSPACE, SandboxSpec
 from wfhub_agent_runner.sandbox.usage import Usage, tree_usage
 
@@ -142,12 +141,8 @@ def _is_overlay(upper: Path) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def prepared(
-    kind: LayerKind, spec: SandboxSpec, *, scratch: Path, overlays: Overlays
-) -> AsyncIterator[Layer]:
+async def prepared(kind: LayerKind, spec: SandboxSpec, *, scratch: Path) -> AsyncIterator[Layer]:
     """A layer for one run; changes are in `spec.upper` afterwards, or thrown away without one."""
-    layers = (spec.upper, spec.lower, *spec.extra_lowers)
-    await overlays.ended(*(layer for layer in layers if layer is not None))
     if spec.copy is not None:
         whole = spec.copy
         at_first = await asyncio.to_thread(tree_usage, whole)

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from wfhub_agent_runner.sandbox.port import SandboxSpec
+
 ENDING_AT_ONCE = 8  # of their own, so that a slow disk keeps no watchdog from its thread
 
 
@@ -25,10 +27,10 @@ class Overlays:
         self._threads = ThreadPoolExecutor(ENDING_AT_ONCE, thread_name_prefix="overlay-end")
         self._ending: dict[Path, Future[None]] = {}
 
-    async def ended(self, *uppers: Path) -> None:
-        """Waits until no overlay of an earlier run is left on any of them."""
-        for upper in uppers:
-            if (ending := self._ending.get(upper)) is not None:
+    async def ended(self, spec: SandboxSpec) -> None:
+        """Waits until no overlay of an earlier run is left on any layer of this one."""
+        for layer in (spec.upper, spec.lower, *spec.extra_lowers):
+            if layer is not None and (ending := self._ending.get(layer)) is not None:
                 await asyncio.shield(asyncio.wrap_future(ending))
 
     def end(self, upper: Path, descriptor: int) -> None:
