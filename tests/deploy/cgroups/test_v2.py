@@ -2,7 +2,7 @@
 
 The CPU limit is measured from outside as well: this machine counts what the guest's processes used
 of it, so that nothing is taken on the word of a clock that the guest has.
-Needs root and debootstrap; about two minutes.
+Needs root and debootstrap; two to six minutes.
 """
 
 import os
@@ -18,8 +18,8 @@ from wfhub_agent_runner.sandbox.cgroup import V2
 
 ROOT = Path(__file__).parents[3]
 TESTS = "tests/integration/sandbox/test_cgroups.py"
-# It goes by what a process is told of its own time, which a guest of one core samples by its ticks:
-# 0.94 s where another kernel counted a fifth of a core. What this machine counts comes below.
+# It goes by what a process is told of its own time, which a guest samples: 0.94 s of two seconds,
+# where this machine counted less than a fifth of a core. That is what is tested below.
 BY_ITS_OWN_CLOCK = "not shares_out_cpu_time"
 PYTEST = (
     *(sys.executable, "-m", "pytest", "-q", "-rs", "--color=no", "-p", "no:cacheprovider"),
