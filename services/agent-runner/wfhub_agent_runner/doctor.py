@@ -21,7 +21,7 @@ from wfhub_common import privileges, shares
 from wfhub_common.errors import Rejected
 from wfhub_common.shares import Share as MountedShare
 
-from wfhub_agent_runner.sandbox import layers
+from wfhub_agent_runner.sandbox import gvisor, layers
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox, find_bwrap
 from wfhub_agent_runner.sandbox.container import RUNTIME_DEFAULT, ContainerSandbox
 from wfhub_agent_runner.sandbox.images import ENGINE_DEFAULT, Image, ImageStore, make_fit
@@ -44,7 +44,7 @@ _USER_NAMESPACES = (
     ),
     (Path("/proc/sys/user/max_user_namespaces"), "0", "sysctl user.max_user_namespaces=10000"),
 )
-_NOT_INSTALLED = {"image-no-engine", "sandbox-no-runtime"}
+_NOT_INSTALLED = {"image-no-engine", "image-engine-docker", "sandbox-no-runtime"}
 
 _COPIES = (
     "no overlay can be made on the file system of the temporary folder (TMPDIR): with RUNNER_HOME"
@@ -140,6 +140,13 @@ def _do(error: Rejected) -> str:
     return "apt-get install podman crun" if error.code in _NOT_INSTALLED else _hint()
 
 
+def runsc(folder: Path) -> Backend:
+    found = gvisor.found(folder)
+    do = "use bwrap, or the container backend with crun"
+    facts = {"version": found.version, "starts": found.starts}
+    return Backend(gvisor.NAME, False, found.why, do, facts)
+
+
 def kubernetes() -> Backend:
     inside = "KUBERNETES_SERVICE_HOST" in os.environ
     why = "unproven: it has passed the contract tests on no real cluster, and is not probed here"
@@ -163,10 +170,12 @@ def _examined(folder: Path, uid: int) -> int:
     if os.geteuid() == 0:
         os.chown(folder, uid, uid)
         privileges.drop(uid, uid, keep_visible=privileges.code_paths(), keep_writable=(folder,))
-    (folder / "container").mkdir()
+    for name in ("container", "runsc"):
+        (folder / name).mkdir()
     backends = [
         asyncio.run(bwrap(folder / "sandbox")),
         asyncio.run(container(folder / "container")),
+        runsc(folder / "runsc"),
         kubernetes(),
     ]
     ready = any(backend.works for backend in backends)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gitrepos
+import pytest
 from dulwich.object_store import DiskObjectStore
 from dulwich.objects import ObjectID
 from gitrepos import git
@@ -30,7 +31,9 @@ from .edits import (
 )
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "40"))
+EXAMPLE_S_MAX = 3  # some dozen git processes, on a busy machine; the long run takes its time
 INNER_COMMIT = "1" * 40
+pytestmark = pytest.mark.timeout(max(120, EXAMPLES * EXAMPLE_S_MAX))
 quick = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -27,7 +27,7 @@ def test_it_says_which_backends_work_and_why_others_do_not() -> None:
     assert by_name["bwrap"]["works"]
     assert by_name["bwrap"]["facts"]["probes"] > 10
     assert by_name["bwrap"]["facts"]["uid"] != 0
-    for name in ("container", "kubernetes"):
+    for name in ("container", "runsc", "kubernetes"):
         works = name in sandbox_backends.AVAILABLE
         assert by_name[name]["works"] == works, by_name[name]
         if not works:

@@ -20,7 +20,7 @@ import sandbox_lab
 import unprivileged
 from sandbox_lab import MIB, Lab, Ran
 from wfhub_agent_runner.sandbox import delegation
-from wfhub_agent_runner.sandbox.cgroup import CONTROLLERS, V1, V2, Cgroups
+from wfhub_agent_runner.sandbox.cgroup import CONTROLLERS, PERIOD_US, V1, V2, Cgroups
 from wfhub_agent_runner.sandbox.cgroup_keeper import LEAF
 from wfhub_agent_runner.sandbox.port import Exited, LimitExceeded
 from wfhub_common.errors import Rejected
@@ -43,6 +43,14 @@ if os.fork():
     os.wait()
     time.sleep(60)  # goes on although its child was killed
 held = [bytearray(b"x" * 1048576) for _ in range(256)]
+"""
+# Work in equal parts, told one by one: how much was done needs no clock.
+PARTS = """
+import sys
+for part in range(int(sys.argv[1])):
+    for _ in range(100_000):
+        pass
+    print(part, flush=True)
 """
 SPIN = """
 import os, sys, time
@@ -168,6 +176,43 @@ def test_the_kernel_shares_out_cpu_time_and_the_run_goes_on(
     assert ran.outcome == Exited(0)
     used_s = sum(map(float, ran.output.split()))
     assert 0.1 < used_s < 0.8, "two processes in 2 s at a fifth of a core"
+
+
+@root_only
+def test_the_kernel_counts_no_more_cpu_time_than_it_gave_out(
+    tmp_path: Path, folders: tuple[Path, ...]
+) -> None:
+    """By its own counters, beside a run that has all the rest: no clock is looked at."""
+    if "cpu" not in held(folders):
+        pytest.skip("no cpu controller was delegated")
+
+    async def work() -> tuple[dict[str, int], int, int]:
+        here = lab(tmp_path, folders)
+        cancel, started = asyncio.Event(), asyncio.Event()
+        share = SMALL.model_copy(update={"cpu_millicores": 100})
+        endless = here.inside(PARTS, 10**9, limits=share, cancel=cancel, started=started)
+        limited = asyncio.create_task(endless)
+        await started.wait()
+        (group,) = (Cgroups.open(folders).roots["cpu"]).glob("run-*")
+        before = counters(group)
+        free = await here.inside(PARTS, 600, limits=SMALL)
+        found = {name: value - before[name] for name, value in counters(group).items()}
+        cancel.set()
+        ran = await limited
+        assert free.outcome == Exited(0)
+        return found, len(ran.output.split()), len(free.output.split())
+
+    found, limited, free = run(tmp_path, folders, work)
+    assert found["nr_throttled"] > 0
+    if "usage_usec" in found:  # v2's
+        most = 0.1 * PERIOD_US * (found["nr_periods"] + 1)
+        assert found["usage_usec"] <= 1.1 * most, found
+    assert limited < free, "a tenth of a core, beside one that had all the rest"
+
+
+def counters(group: Path) -> dict[str, int]:
+    lines = (group / "cpu.stat").read_text().splitlines()
+    return {name: int(value) for name, value in map(str.split, lines)}
 
 
 @root_only

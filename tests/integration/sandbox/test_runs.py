@@ -144,6 +144,39 @@ def test_without_an_upper_layer_what_is_written_is_thrown_away(tmp_path: Path) -
     assert [p.name for p in (tmp_path / "lower").iterdir()] == ["old.txt"]
 
 
+def is_open(descriptor: int) -> bool:
+    return os.path.exists(f"/proc/self/fd/{descriptor}")
+
+
+def test_the_end_of_an_overlay_is_waited_for_by_the_next_run_on_its_layer_alone(
+    tmp_path: Path,
+) -> None:
+    """Whoever waits for it waits for the whole disk. Meanwhile the runner holds it."""
+
+    async def work() -> tuple[str, int]:
+        lab = Lab(tmp_path)
+        held: list[int] = []
+        end = lab.sandbox.overlays.end
+
+        def noted(upper: Path, descriptor: int) -> None:
+            held.append(descriptor)
+            end(upper, descriptor)
+
+        lab.sandbox.overlays.end = noted  # type: ignore[method-assign]
+        given = lab.layers()
+        await lab.shell("echo one > said; sleep 0.2", **given)
+        ran = await lab.shell("cat said; echo two > said; sleep 0.2", **given)
+        spec = SandboxSpec(("true",), lab.lower, limits=Limits(), wall_s=1, **given)
+        await lab.sandbox.overlays.ended(spec)
+        return ran.output, len(held), any(is_open(fd) for fd in held)
+
+    output, held, left = unprivileged.run(tmp_path, work)
+    assert output == "one\n"
+    assert held >= 2, "each run's, at least that of the workspace"
+    assert not left
+    assert (tmp_path / "layer" / "upper" / "said").read_text() == "two\n"
+
+
 def test_extra_layers_add_to_and_take_from_the_tree(tmp_path: Path) -> None:
     async def work() -> str:
         lab = Lab(tmp_path)

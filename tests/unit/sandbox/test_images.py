@@ -113,3 +113,13 @@ def test_a_name_that_is_an_option_or_another_transport_is_refused(
     with pytest.raises(Rejected) as refused:
         ImageStore(tmp_path, "true").prepared(name)
     assert refused.value.code == "image-name"
+
+
+def test_a_daemon_of_roots_is_no_engine(tmp_path: Path) -> None:
+    """Named as an operator would; one that is not there at all is another error."""
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\n")
+    docker.chmod(0o755)
+    with pytest.raises(Rejected, match=r"docker save -o FILE NAME.*docker-archive:FILE") as caught:
+        ImageStore(tmp_path, str(docker))
+    assert caught.value.code == "image-engine-docker"

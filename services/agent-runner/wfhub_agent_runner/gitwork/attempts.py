@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dulwich.object_store import DiskObjectStore
-from dulwich.objects import ObjectID, RawObjectID, Tree
+from dulwich.objects import ObjectID, RawObjectID, ShaFile, Tree
 from wfhub_common import workspace_folders
 from wfhub_common.limits import CHANGES_LISTED_MAX
 from wfhub_common.messages import Change
@@ -227,7 +227,8 @@ def keep_set_up(lease: Lease, home: Path, key: str, upper: Path) -> SetUp:
 
 
 class _Remembering(DiskObjectStore):
-    """Keeps the trees it was asked for: one snapshot reads the same few again and again."""
+    """Keeps the trees it was asked for and what it was given, unless it is large: one snapshot
+    reads the same few again and again."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -240,6 +241,15 @@ class _Remembering(DiskObjectStore):
         if found[0] == Tree.type_num and len(self._trees) < limits.TREES_REMEMBERED_MAX:
             self._trees[name] = found
         return found
+
+    def add_object(self, obj: ShaFile) -> None:
+        super().add_object(obj)
+        content = obj.as_raw_string()
+        if (
+            len(content) <= limits.TREE_BYTES_REMEMBERED_MAX
+            and len(self._trees) < limits.TREES_REMEMBERED_MAX
+        ):
+            self._trees[obj.id] = (obj.type_num, content)
 
 
 @contextmanager

@@ -30,6 +30,8 @@ PATCH_FILE_BYTES_MAX = 256 * 1024
 PATCH_FILE_LINES_MAX = 5000
 PATCH_S_MAX = 10.0
 
+TREES_PARSED_MAX = 256  # and TREE_BYTES_REMEMBERED_MAX of each: some 10 MiB, 100 at the very most
+TREE_BYTES_REMEMBERED_MAX = 64 * 1024
 TREES_REMEMBERED_MAX = 1000  # tree objects in memory while a snapshot is taken
 LAYER_FILES_MAX = 20_000  # changed since the checkout below: with more it is written whole
 LAYERS_MAX = 8  # of one base checkout: each look-up goes through all of them

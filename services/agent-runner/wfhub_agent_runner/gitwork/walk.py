@@ -5,8 +5,10 @@ what is walked here is exactly what the tree's id stands for.
 Raises: Rejected (`repo-object-missing`, `repo-hostile-path`, `repo-corrupt`).
 """
 
+import functools
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dulwich.errors import ObjectFormatException
@@ -20,7 +22,7 @@ from wfhub_agent_runner.gitwork.names import joined, shown
 DIR, LINK, GITLINK = 0o040000, 0o120000, 0o160000
 FILE, EXECUTABLE = 0o100644, 0o100755
 Entry = tuple[int, ObjectID]
-Entries = dict[bytes, Entry]
+Entries = Mapping[bytes, Entry]
 
 
 class Delta(NamedTuple):
@@ -76,20 +78,29 @@ def kind(mode: int) -> int:
 def entries(store: BaseObjectStore, tree: ObjectID | None) -> Entries:
     if tree is None:
         return {}
-    found: Entries = {}
+    content = raw(store, tree, Tree.type_num)
+    parse = _remembered if len(content) <= limits.TREE_BYTES_REMEMBERED_MAX else _parsed
     try:
-        for name, mode, oid in parse_tree(raw(store, tree, Tree.type_num), 20):
-            if name in found or not name or b"/" in name:
-                raise Rejected(
-                    "repo-hostile-path",
-                    f"tree {tree.decode()} names {shown(name)!r} in a way git does not allow",
-                )
-            if kind(mode) not in (DIR, LINK, GITLINK, FILE, EXECUTABLE):
-                raise Rejected("repo-corrupt", f"{shown(name)!r} has the unknown mode {mode:o}")
-            found[name] = (mode, ObjectID(oid))
+        return parse(content)
     except (ObjectFormatException, ValueError) as e:
         raise Rejected("repo-corrupt", f"tree {tree.decode()} is malformed; run git fsck") from e
-    return found
+
+
+def _parsed(content: bytes) -> Entries:
+    found: dict[bytes, Entry] = {}
+    for name, mode, oid in parse_tree(content, 20):
+        if name in found or not name or b"/" in name:
+            raise Rejected(
+                "repo-hostile-path", f"a tree names {shown(name)!r} in a way git does not allow"
+            )
+        if kind(mode) not in (DIR, LINK, GITLINK, FILE, EXECUTABLE):
+            raise Rejected("repo-corrupt", f"{shown(name)!r} has the unknown mode {mode:o}")
+        found[name] = (mode, ObjectID(oid))
+    return MappingProxyType(found)
+
+
+# By what it says: one snapshot walks over the same few trees again and again.
+_remembered = functools.lru_cache(limits.TREES_PARSED_MAX)(_parsed)
 
 
 def subtree(entry: Entry | None) -> ObjectID | None:

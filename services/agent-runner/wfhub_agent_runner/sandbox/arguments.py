@@ -39,7 +39,6 @@ PASSWD = f"agent:x:{UID}:{GID}:agent:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody
 GROUP = f"agent:x:{GID}:\nnogroup:x:65534:\n"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 NOT_PROXIED = "127.0.0.1,localhost"  # the gateway, and what the agent starts itself
-ETC = ("ssl", "alternatives", "ld.so.cache", "localtime")
 _OURS = ("/proc", "/dev", "/etc", "/run", "/sys", WORKSPACE)
 _FILE_HOMES = (FILES, HOME, "/tmp")
 CPU_GRACE_S = 5
@@ -58,13 +57,15 @@ class Host:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """Inherited by bwrap; `files` maps a path inside to a descriptor that holds its content."""
+    """Inherited by bwrap; `files` maps a path inside to a descriptor that holds its content. `etc`
+    is none, but the folder of the host's that becomes /etc (see etc)."""
 
     seccomp: int
     status: int
     block: int | None  # bwrap starts the command once this can be read
     report: int
     files: Mapping[str, int]
+    etc: Path
     cpu_held: bool = False  # by a cgroup
 
 
@@ -91,10 +92,8 @@ def options(spec: SandboxSpec, host: Host, fds: Descriptors, layer: Layer) -> li
     ]
     for path, target in host.system_links.items():
         words += ["--ro-bind", path, path] if target is None else ["--symlink", target, path]
-    words += ["--dir", "/etc"]
-    for name in ETC:
-        words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     words += [
+        *("--ro-bind", str(fds.etc), "/etc"),
         *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"),
         *("--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm"),
         *("--remount-ro", "/dev"),
@@ -148,7 +147,7 @@ def mode(path: str) -> int:
     if path == STARTER:
         # Not to be read: then the kernel lets no agent into its /proc entry, where its report is.
         return 0o111
-    return 0o444 if path.startswith((FILES, "/etc")) else 0o644
+    return 0o444 if path.startswith(FILES) else 0o644
 
 
 def start(spec: SandboxSpec, host: Host, fds: Descriptors) -> Start:

@@ -30,6 +30,8 @@ from wfhub_common.errors import Rejected
 from wfhub_agent_runner.sandbox import arguments, forwarder, layers, seccomp, starter
 from wfhub_agent_runner.sandbox.arguments import Descriptors, Host
 from wfhub_agent_runner.sandbox.cgroup import Cgroups, Group
+from wfhub_agent_runner.sandbox.etc import Etc
+from wfhub_agent_runner.sandbox.overlays import Held, Overlays
 from wfhub_agent_runner.sandbox.port import (
     CannotStart,
     OnOutput,
@@ -66,7 +68,10 @@ class BwrapSandbox:
         self.python = Path(python or own_python())
         bwrap, self._version = find_bwrap()
         self._host = Host(bwrap, self.python, prefix_of(self.python), arguments.system_links())
+        own = {"passwd": arguments.PASSWD, "group": arguments.GROUP}
+        self._etc = Etc(scratch.with_name(f"{scratch.name}-etc"), own)
         self._layer_kind = layers.probe(bwrap, scratch)
+        self.overlays = Overlays()
         self._cgroups = Cgroups.open(cgroups) if cgroups else None
         self._filter = seccomp.program(platform.machine())
         starter.check(platform.machine())
@@ -96,6 +101,7 @@ class BwrapSandbox:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 no_images(spec.image)
+                await self.overlays.ended(spec)
                 layer = await stack.enter_async_context(
                     layers.prepared(self._layer_kind, spec, scratch=self.scratch)
                 )
@@ -112,11 +118,7 @@ class BwrapSandbox:
         self, spec: SandboxSpec, layer: layers.Layer, group: Group | None, opened: "Opened"
     ) -> Started:
         """Raises: OSError, Rejected. Once it returns, the process is the supervisor's."""
-        files = {
-            "/etc/passwd": arguments.PASSWD.encode(),
-            "/etc/group": arguments.GROUP.encode(),
-            **{arguments.checked_file(path): data for path, data in spec.files.items()},
-        }
+        files = {arguments.checked_file(path): data for path, data in spec.files.items()}
         if spec.gateway_socket or spec.egress_socket:
             files[arguments.FORWARDER] = self._forwarder
         output, output_writes = opened.pipe()
@@ -129,6 +131,7 @@ class BwrapSandbox:
             block=blocks,
             report=report_writes,
             files={path: opened.file("file", data) for path, data in files.items()},
+            etc=self._etc.current(),
             cpu_held=group is not None and "cpu" in group.paths,
         )
         program = starter.made(arguments.start(spec, self._host, fds), platform.machine())
@@ -147,7 +150,8 @@ class BwrapSandbox:
             pass_fds=passed,
         )
         opened.close(*passed, output_writes)
-        return Started(process, output, status, report, unblocks, group)
+        overlays = Held(self.overlays, layer.mounts())
+        return Started(process, output, status, report, unblocks, group, overlays)
 
 
 class Opened:

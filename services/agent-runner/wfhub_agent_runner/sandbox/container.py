@@ -48,6 +48,7 @@ from wfhub_agent_runner.sandbox.cgroup import Cgroups, Group
 from wfhub_agent_runner.sandbox.images import Image
 from wfhub_agent_runner.sandbox.interpreter import gathered
 from wfhub_agent_runner.sandbox.layers import LayerKind
+from wfhub_agent_runner.sandbox.overlays import Held, Overlays
 from wfhub_agent_runner.sandbox.port import (
     FILES,
     CannotStart,
@@ -100,6 +101,7 @@ class ContainerSandbox:
                 f"{scratch} cannot hold an overlay's upper layer, which a container needs: put"
                 " the runner's home on ext4, xfs, btrfs or tmpfs, or use SANDBOX_BACKEND=bwrap",
             )
+        self.overlays = Overlays()
         self._filter = seccomp.program(platform.machine())
         own = {arguments.FORWARDER: forwarder, arguments.FIRST: first}
         self._programs = {
@@ -132,6 +134,7 @@ class ContainerSandbox:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 image = self._image(spec.image)
+                await self.overlays.ended(spec)
                 layer = await stack.enter_async_context(
                     layers.prepared(LayerKind.OVERLAY, spec, scratch=self.scratch)
                 )
@@ -188,7 +191,8 @@ class ContainerSandbox:
             pass_fds=passed,
         )
         opened.close(*passed, output_writes)
-        return Started(process, output, status, report, goes, group, parent=True)
+        overlays = Held(self.overlays, {**layer.mounts(), "/": place.root_upper})
+        return Started(process, output, status, report, goes, group, overlays, parent=True)
 
     def _write_files(self, spec: SandboxSpec, place: bundle.Place, program: bytes) -> None:
         for number, path in enumerate(bundle.copied(spec)):

@@ -33,6 +33,7 @@ from wfhub_agent_runner.sandbox.arguments import GROUP, PASSWD
 from wfhub_agent_runner.sandbox.layers import remove_tree
 
 ENGINE_DEFAULT = "podman"
+_DAEMONS = "docker"
 PULL_S_MAX = 600.0
 ENGINE_S_MAX = 120.0
 ROOT_BYTES_MAX = 16 * 1024**3
@@ -81,6 +82,12 @@ class ImageStore:
                 "image-no-engine",
                 f"there is no {engine} here, which fetches images: install podman, or set"
                 " CONTAINER_ENGINE",
+            )
+        if Path(engine).name == _DAEMONS:
+            raise Rejected(
+                "image-engine-docker",
+                f"{engine} speaks to a daemon of root's, and whoever may do that is root: save the"
+                " image (docker save -o FILE NAME) and name it docker-archive:FILE, or use podman",
             )
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from wfhub_common.log import get_logger
 
-from wfhub_agent_runner.sandbox.port import SandboxSpec
+from wfhub_agent_runner.sandbox.port import WORKSPACE, SandboxSpec
 from wfhub_agent_runner.sandbox.usage import Usage, tree_usage
 
 PROBE_TIMEOUT_S = 20.0
@@ -52,6 +52,11 @@ class Layer:
     work: Path | None
     used: Callable[[], Usage]
     caches: Mapping[str, "CacheLayer"] = field(default_factory=dict)
+
+    def mounts(self) -> dict[str, Path]:
+        """The upper layer of each overlay, by its path inside."""
+        caches = {path: layer.upper for path, layer in self.caches.items()}
+        return caches if self.work is None else {**caches, WORKSPACE: self.upper}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from wfhub_agent_runner.sandbox import starter, telling_end
 from wfhub_agent_runner.sandbox.arguments import cpu_time_s
 from wfhub_agent_runner.sandbox.cgroup import Group
 from wfhub_agent_runner.sandbox.layers import Layer
+from wfhub_agent_runner.sandbox.overlays import Held
 from wfhub_agent_runner.sandbox.port import (
     Cancelled,
     CannotStart,
@@ -52,6 +53,7 @@ class Started:
     report: int
     unblocks: int | None
     group: Group | None
+    overlays: Held
     parent: bool = False
 
 
@@ -80,7 +82,10 @@ async def supervise(
         ended = stopped or (started.group.exceeded() if started.group else None)
         outcome = ended or _outcome(spec, life.report.text, life.status.text, output.tail)
     finally:
-        await asyncio.shield(_clear(life, reasons))
+        if life.is_gone and all(reason.done() for reason in reasons[:2]):
+            _end(life, reasons)  # nothing is left to wait for, as after most runs
+        else:
+            await asyncio.shield(_clear(life, reasons))
     duration_ms = int((time.monotonic() - began) * 1000)
     return SandboxResult(outcome, duration_ms, output.passed, output.truncated)
 
@@ -90,6 +95,7 @@ class _Life:
 
     def __init__(self, started: Started, spec: SandboxSpec, layer: Layer) -> None:
         self.status, self.report = _Lines(started.status), _Lines(started.report)
+        self.report.listen()
         self._started, self._spec, self._layer = started, spec, layer
         self._bwrap = os.pidfd_open(started.process.pid)
         self._init: int | None = None
@@ -97,6 +103,8 @@ class _Life:
 
     async def run(self) -> Outcome | None:
         """Returns a limit that was exceeded, else None at the command's end."""
+        if self._started.group is None:  # then nothing is to be done before the agent runs
+            await self.report.first_line.wait()
         first = await self.begun()
         if first is None:  # bwrap failed and says why on its stderr
             await readable(self._bwrap)
@@ -109,6 +117,7 @@ class _Life:
             os.write(self._started.unblocks, b"\0")
         # Not before the agent runs: until then the init sees the host's mounts, not its own.
         await self.report.first_line.wait()
+        self._started.overlays.hold(first)
         held = self._started.group.paths if self._started.group else {}
         watching = asyncio.create_task(
             watch(
@@ -131,7 +140,9 @@ class _Life:
     async def begun(self) -> int | None:
         """Waits until bwrap has made the sandbox's init, or has failed. To kill bwrap before would
         leave an init that waits for it for ever. Repeatable."""
+        self.status.listen()
         await self.status.first_line.wait()
+        self.status.pause()
         if not self._started.parent:
             first = _child_pid(self.status.text)
         else:
@@ -160,6 +171,7 @@ class _Life:
         await readable(self._bwrap)
         if self._init is not None:
             await readable(self._init)
+        self.status.listen()
         await self.status.ended.wait()
         await self.report.ended.wait()
         self.is_gone = True
@@ -171,10 +183,13 @@ class _Life:
                 os.close(pidfd)
         self.status.close()
         self.report.close()
+        self._started.overlays.give_up()
 
 
 class _Lines:
-    """What arrived on a pipe so far; `ended` once every writer is gone."""
+    """What arrived on a pipe while it was listened to; `ended` once every writer is gone. Who
+    writes need not wake this process with each word: bwrap's status has eight before a line's end,
+    between which it does not go on with the sandbox."""
 
     def __init__(self, descriptor: int) -> None:
         self.text = b""
@@ -182,7 +197,13 @@ class _Lines:
         self.ended = asyncio.Event()
         self._descriptor = descriptor
         os.set_blocking(descriptor, False)
-        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def listen(self) -> None:
+        if not self.ended.is_set():
+            asyncio.get_running_loop().add_reader(self._descriptor, self._read)
+
+    def pause(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
 
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -194,7 +215,7 @@ class _Lines:
                 self.close()
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._descriptor)
+        self.pause()
         self.ended.set()
 
 
@@ -294,6 +315,12 @@ async def _clear(life: _Life, tasks: list[asyncio.Task[Outcome | None]]) -> None
         await life.begun()
         life.kill()
         await life.gone()
+    life.close()
+
+
+def _end(life: _Life, tasks: list[asyncio.Task[Outcome | None]]) -> None:
+    for task in tasks:
+        task.cancel()
     life.close()
 
 

@@ -1,0 +1,96 @@
+"""Limits on cgroup v2 with its controllers, in a guest with a kernel of its own (guest.py).
+
+The CPU limit is measured from outside as well: this machine counts what the guest's processes used
+of it, so that nothing is taken on the word of a clock that the guest has.
+Needs root and debootstrap; two to six minutes.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import guest
+import pytest
+from cpu_guest import READY
+from wfhub_agent_runner.sandbox.cgroup import V2
+
+ROOT = Path(__file__).parents[3]
+TESTS = "tests/integration/sandbox/test_cgroups.py"
+# It goes by what a process is told of its own time, which a guest samples: 0.94 s of two seconds,
+# where this machine counted less than a fifth of a core. That is what is tested below.
+BY_ITS_OWN_CLOCK = "not shares_out_cpu_time"
+PYTEST = (
+    *(sys.executable, "-m", "pytest", "-q", "-rs", "--color=no", "-p", "no:cacheprovider"),
+    *("-p", "pytest_asyncio", "-p", "pytest_timeout", "--basetemp", "/disk/tmp/pytest"),
+)
+ENV = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONPATH": str(ROOT / "tests/support"),
+    "TMPDIR": "/disk/tmp",
+}
+GUEST_S_MAX = 600
+UP_S_MAX = 180.0
+MEASURED_S = 5.0
+TICKS = os.sysconf("SC_CLK_TCK")
+
+pytestmark = [
+    pytest.mark.skipif(bool(guest.missing()), reason=guest.missing()),
+    pytest.mark.timeout(GUEST_S_MAX + 600),
+]
+
+
+@pytest.fixture(scope="session")
+def debian() -> Iterator[Path]:
+    with guest.tree() as root:
+        yield root
+
+
+def test_what_holds_on_this_machines_cgroups_holds_on_v2(debian: Path, tmp_path: Path) -> None:
+    argv = [*PYTEST, "-k", BY_ITS_OWN_CLOCK, TESTS]
+    with guest.booted(debian, argv, folder=tmp_path, env=ENV) as running:
+        code = running.ended(GUEST_S_MAX)
+    said = running.tail()
+    print(said[said.find(guest.READY) :], file=sys.stderr)
+    assert code == 0, said
+    assert "SKIPPED" not in said
+
+
+def test_a_share_of_a_core_is_no_more_by_the_count_of_another_kernel(
+    debian: Path, tmp_path: Path
+) -> None:
+    free = cores_used(debian, tmp_path / "free", millicores=0)
+    limited = cores_used(debian, tmp_path / "limited", millicores=200)
+    print(f"cores used: {free:.2f} without a limit, {limited:.2f} of 0.2", file=sys.stderr)
+    assert limited < 0.25  # a guest's kernel and its timer use some, too
+    assert free > 1.5 * limited, "the limit is what makes the difference"
+
+
+def cores_used(debian: Path, folder: Path, *, millicores: int) -> float:
+    argv = [sys.executable, "tests/support/cpu_guest.py", str(millicores)]
+    with guest.booted(debian, argv, folder=folder, env=ENV) as running:
+        deadline = time.monotonic() + UP_S_MAX
+        while READY not in running.tail():
+            assert running.process.poll() is None, running.tail()
+            assert time.monotonic() < deadline, running.tail()
+            time.sleep(0.1)
+        assert f"'cpu': '{V2}'" in running.tail()
+        began, used_s = time.monotonic(), cpu_s(running.process.pid)
+        time.sleep(MEASURED_S)  # what is measured is a span of time
+        return (cpu_s(running.process.pid) - used_s) / (time.monotonic() - began)
+
+
+def cpu_s(session: int) -> float:
+    """Of all processes that live of that session: a guest's are processes of this machine."""
+    ticks = 0
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                stat = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(stat[3]) == session:
+                ticks += int(stat[11]) + int(stat[12])
+    return ticks / TICKS
