@@ -49,6 +49,12 @@ class ProofStore:
                     if held:
                         yield held
                     held = chunk
+        except httpx.RemoteProtocolError as e:  # so it does with one that has changed, too
+            raise RetryLater(
+                "blob-cut",
+                f"the proof-store broke off {digest}: ask again; where it does so each time, its"
+                " log says blob-corrupt, and the blob is to be restored from a backup",
+            ) from e
         except httpx.TransportError as e:
             raise _down(e) from e
         if seen.hexdigest() != hex_:

@@ -286,6 +286,7 @@ class ProofStoreDouble:
         self.token = "wst_double"
         self.blobs: dict[str, bytes] = {}
         self.exports: dict[str, Any] = {}
+        self.held_back = 0  # bytes that are promised and never come
         self.public_key = "-----BEGIN PUBLIC KEY-----\n…\n-----END PUBLIC KEY-----\n"
         double = self
 
@@ -294,7 +295,7 @@ class ProofStoreDouble:
                 found = double.answer(self.path, self.headers.get("authorization"))
                 self.send_response(200 if isinstance(found, bytes) else found)
                 body = found if isinstance(found, bytes) else b"{}"
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(body) + double.held_back))
                 self.end_headers()
                 self.wfile.write(body)
 

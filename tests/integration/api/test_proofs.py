@@ -87,3 +87,13 @@ async def test_a_store_that_is_down_is_a_503(hub: Any) -> None:
     hub.proof_store.close()
     answer = await hub.http.get("/v1/proofs/public-key")
     assert (answer.status_code, answer.json()["code"]) == (503, "proof-store-down")
+
+
+async def test_a_blob_that_the_store_breaks_off_is_told_as_such(hub: Any) -> None:
+    task_id = await hub.scheduler.task(state="succeeded")
+    attempt_id = await hub.scheduler.attempt(task_id, state="won")
+    receipt = hub.proof_store.receipt(attempt_id, "log", b"rotten")
+    await hub.scheduler.update("api_attempt", attempt_id, artifacts=[receipt])
+    hub.proof_store.held_back = 1
+    answer = await hub.http.get(f"/v1/artifacts/{task_id}/{attempt_id}/log")
+    assert (answer.status_code, answer.json()["code"]) == (503, "blob-cut")

@@ -1,7 +1,7 @@
 """Delegation: a cgroup of the runner's own, made where the machine lets us, and why not where not.
 
 Called once at the start, as root before privileges are dropped (the folders then belong to `uid`),
-or as the uid that runs. Below the cgroup that this process is in, `wfhub-<runner>` is made: on v1
+or as the uid that runs. Below the cgroup that this process is in, `wfhub-<name>` is made: on v1
 in each controller's hierarchy; on v2 once, with a leaf that this process moves into, because the
 kernel lets a uid move processes only within what was delegated to it.
 As root a small process stays behind (cgroup_keeper), which removes the folders when the runner is
