@@ -20,7 +20,7 @@ from wfhub_common.log import get_logger
 from wfhub_common.service import Stop
 from wfhub_common.tracing_http import Traced
 
-from wfhub_api import edge, metrics, openapi, validation
+from wfhub_api import edge, metrics, openapi, page_files, validation
 from wfhub_api.hub import Hub
 from wfhub_api.proof_store import ProofStore
 from wfhub_api.routes import (
@@ -85,7 +85,9 @@ def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, s
     app.state.hub = hub
     app.add_middleware(edge.BodyLimit)
     app.add_middleware(Traced)
-    app.add_middleware(edge.Authenticated, caller_of=hub.caller_of)  # added last: runs first
+    page = page_files.read()
+    # Added last: runs first.
+    app.add_middleware(edge.Authenticated, caller_of=hub.caller_of, also_open=page)
     problems.install(app)
     validation.install(app)
     openapi.install(app)
@@ -104,6 +106,7 @@ def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, s
         workflows,
     ):
         app.include_router(module.router, dependencies=token)
+    app.router.routes.extend(page_files.routes(page))
     return app
 
 

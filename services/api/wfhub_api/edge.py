@@ -1,12 +1,13 @@
 """Edge: what happens to every request before a handler sees it, outermost first.
 
-1. security headers on every response; 2. a valid token, or 401 (health checks excepted);
+1. security headers on every response; 2. a valid token, or 401 (health checks and the web page's
+files excepted);
 3. the body read up to REQUEST_BYTES_MAX, or 413 (a little more is read then, and dropped).
 Plain ASGI, so that event streams pass through unbuffered.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -45,16 +46,22 @@ class SecurityHeaders:
 
 
 class Authenticated:
-    """`caller_of(Authorization header)` names who holds a live token; it is put into the scope."""
+    """`caller_of(Authorization header)` names who holds a live token; it is put into the scope.
+    `also_open`: paths that need none, each as it is."""
 
     def __init__(
-        self, app: ASGIApp, *, caller_of: Callable[[str | None], Awaitable[str | None]]
+        self,
+        app: ASGIApp,
+        *,
+        caller_of: Callable[[str | None], Awaitable[str | None]],
+        also_open: Collection[str] = (),
     ) -> None:
         self._app = app
+        self._open = OPEN_PATHS.union(also_open)
         self._caller_of = caller_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or scope["path"] in self._open:
             await self._app(scope, receive, send)
             return
         try:

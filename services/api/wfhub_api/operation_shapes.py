@@ -79,6 +79,11 @@ class ProjectDetail(Project):
     queued: int = Field(description="ready and blocked tasks")
 
 
+class ProjectPage(Shape):
+    projects: list[ProjectDetail]
+    next_cursor: str | None = None
+
+
 class PoolChanges(Changes):
     """`running_limit` null takes the limit away."""
 

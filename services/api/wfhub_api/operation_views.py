@@ -16,6 +16,20 @@ SELECT *, CASE WHEN seen_at < now() - make_interval(secs => :silent_s) THEN 'los
 """
 
 
+async def projects(engine: AsyncEngine, *, after: str, limit: int) -> list[ProjectDetail]:
+    rows = await select(
+        engine,
+        """
+        SELECT p.*, l.running, l.queued
+          FROM sched.api_project p JOIN sched.api_project_load l USING (project_id)
+         WHERE p.name > :after ORDER BY p.name LIMIT :limit
+        """,
+        after=after,
+        limit=limit,
+    )
+    return [_project(dict(row)) for row in rows]
+
+
 async def project(engine: AsyncEngine, ref: str) -> ProjectDetail:
     """`ref` is a name or an id."""
     found = await select(
@@ -29,8 +43,7 @@ async def project(engine: AsyncEngine, ref: str) -> ProjectDetail:
     )
     if not found:
         raise Rejected("project-not-found", f"there is no project {ref!r}", status=404)
-    values = dict(found[0])
-    return ProjectDetail.model_validate({**values, "limits": plain_json(values["limits"])})
+    return _project(dict(found[0]))
 
 
 async def pools(engine: AsyncEngine, pool: str | None = None) -> list[Pool]:
@@ -64,6 +77,10 @@ async def runner(engine: AsyncEngine, runner_id: str) -> Runner:
     if not found:
         raise Rejected("runner-not-found", f"there is no runner {runner_id}", status=404)
     return _runner(dict(found[0]))
+
+
+def _project(values: dict[str, Any]) -> ProjectDetail:
+    return ProjectDetail.model_validate({**values, "limits": plain_json(values["limits"])})
 
 
 def _runner(values: dict[str, Any]) -> Runner:

@@ -103,11 +103,6 @@ class Project(Shape):
     created_at: datetime
 
 
-class ProjectPage(Shape):
-    projects: list[Project]
-    next_cursor: str | None = None
-
-
 class TaskSummary(Shape):
     task_id: str
     project_id: str
@@ -132,6 +127,10 @@ class TaskSummary(Shape):
     review_until: datetime | None = Field(None, description="in review: decide by then")
     review: ReviewDecision | None = Field(None, description="what a person decided")
     reviewed_by: str | None = None
+
+
+class TaskCounts(Shape):
+    counts: dict[TaskState, int] = Field(description="each state's tasks; a state without any is 0")
 
 
 class TaskPage(Shape):

@@ -15,11 +15,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db
 from wfhub_common.errors import Rejected, RetryLater
-from wfhub_common.messages import FINAL_TASK_STATES, CloudEvent
+from wfhub_common.messages import FINAL_TASK_STATES, CloudEvent, TaskState
 from wfhub_common.sql import Row
 
 from wfhub_api.positions import Cursor, Position
-from wfhub_api.shapes import Attempt, Project, TaskSummary
+from wfhub_api.shapes import Attempt, TaskSummary
 
 _NOT_MIGRATED = {"42P01", "3F000"}  # undefined table, invalid schema name
 _GONE = ("08", "53", "57")  # connection, resources, operator intervention
@@ -29,21 +29,6 @@ _TASK_COLUMNS = """task_id, project_id, project, state, reason, message, title, 
     commit_id, verdict, proof_id, attempts_used, current_attempt, cancel_requested,
     created_at, updated_at, finished_at, workflow_id, trace_id, review_until, review,
     reviewed_by"""
-
-
-async def projects(engine: AsyncEngine, *, after: str, limit: int) -> list[Project]:
-    rows = await select(
-        engine,
-        """
-        SELECT project_id, name, running_limit, weight, queue_limit, limits, paused, budget,
-               cassette, mcp, created_at
-          FROM sched.api_project
-         WHERE name > :after ORDER BY name LIMIT :limit
-        """,
-        after=after,
-        limit=limit,
-    )
-    return [Project.model_validate({**row, "limits": plain_json(row.limits)}) for row in rows]
 
 
 async def tasks(
@@ -56,18 +41,11 @@ async def tasks(
     limit: int,
 ) -> list[TaskSummary]:
     """Newest first. `project` is a name or an id."""
-    conditions, values = ["true"], dict[str, Any](limit=limit)
-    if project is not None:
-        conditions.append("(project = :project OR project_id = :project)")
-        values["project"] = project
+    conditions, values = _chosen(project, workflow)
+    values["limit"] = limit
     if states:
         conditions.append("state = ANY(:states)")
         values["states"] = list(states)
-    if workflow is not None:  # by the nodes, which have an index for it
-        conditions.append(
-            "task_id IN (SELECT task_id FROM sched.api_workflow_node WHERE workflow_id = :workflow)"
-        )
-        values["workflow"] = workflow
     if before is not None:
         conditions.append("(created_at, task_id) < (:at, :task_id)")
         values.update(at=before.created_at, task_id=before.entity_id)
@@ -78,6 +56,35 @@ async def tasks(
         **values,
     )
     return [_task(row) for row in rows]
+
+
+async def task_counts(
+    engine: AsyncEngine, *, project: str | None, workflow: str | None
+) -> dict[TaskState, int]:
+    """By state. `project` is a name or an id."""
+    conditions, values = _chosen(project, workflow)
+    rows = await select(
+        engine,
+        f"SELECT state, count(*) AS tasks FROM sched.api_task WHERE {' AND '.join(conditions)}"  # noqa: S608 - constant parts, values are bound
+        " GROUP BY state",
+        **values,
+    )
+    found = {row.state: row.tasks for row in rows}
+    return {state: found.get(state, 0) for state in TaskState}
+
+
+def _chosen(project: str | None, workflow: str | None) -> tuple[list[str], dict[str, Any]]:
+    """The conditions of a choice of tasks, and their values."""
+    conditions, values = ["true"], dict[str, Any]()
+    if project is not None:
+        conditions.append("(project = :project OR project_id = :project)")
+        values["project"] = project
+    if workflow is not None:  # by the nodes, which have an index for it
+        conditions.append(
+            "task_id IN (SELECT task_id FROM sched.api_workflow_node WHERE workflow_id = :workflow)"
+        )
+        values["workflow"] = workflow
+    return conditions, values
 
 
 async def task(engine: AsyncEngine, task_id: str) -> TaskSummary:

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Query, Response
 from wfhub_common.messages import CreateProject
 from wfhub_common.messages import Project as ProjectReply
 
-from wfhub_api import views
+from wfhub_api import operation_views
 from wfhub_api.hub import HubDep
 from wfhub_api.openapi import errors
-from wfhub_api.shapes import Project, ProjectPage
+from wfhub_api.operation_shapes import ProjectPage
+from wfhub_api.shapes import Project
 
 PAGE_MAX = 200
 
@@ -32,12 +33,12 @@ async def create_project(hub: HubDep, body: CreateProject, response: Response) -
     return Project.model_validate(reply.model_dump(exclude_none=True))
 
 
-@router.get("", summary="List projects by name", responses=errors())
+@router.get("", summary="List projects by name, with what runs and what waits", responses=errors())
 async def list_projects(
     hub: HubDep,
     cursor: Annotated[str, Query(max_length=63, pattern=r"^[a-z0-9-]*$")] = "",
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
 ) -> ProjectPage:
-    found = await views.projects(hub.engine, after=cursor, limit=limit + 1)
+    found = await operation_views.projects(hub.engine, after=cursor, limit=limit + 1)
     more = len(found) > limit
     return ProjectPage(projects=found[:limit], next_cursor=found[limit - 1].name if more else None)

@@ -30,6 +30,7 @@ from wfhub_api.shapes import (
     NewTask,
     ProjectRef,
     Review,
+    TaskCounts,
     TaskDetail,
     TaskId,
     TaskPage,
@@ -40,6 +41,9 @@ PAGE_MAX = 200
 USAGE_TIMEOUT_S = 1.0  # tokens are a nicety: a task is shown without them rather than late
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+Workflow = Annotated[
+    str | None, Query(pattern=r"^wfl_[a-z2-7]{24}$", description="only those of it")
+]
 
 
 @router.post(
@@ -78,9 +82,7 @@ async def list_tasks(
     hub: HubDep,
     project: Annotated[ProjectRef | None, Query(description="a name or an id")] = None,
     state: Annotated[list[TaskState] | None, Query()] = None,
-    workflow: Annotated[
-        str | None, Query(pattern=r"^wfl_[a-z2-7]{24}$", description="only those of it")
-    ] = None,
+    workflow: Workflow = None,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
 ) -> TaskPage:
@@ -94,6 +96,16 @@ async def list_tasks(
     )
     page, more = found[:limit], len(found) > limit
     return TaskPage(tasks=page, next_cursor=_cursor(page[-1]) if more else None)
+
+
+@router.get(":counts", summary="How many tasks there are, by state", responses=errors())
+async def count_tasks(
+    hub: HubDep,
+    project: Annotated[ProjectRef | None, Query(description="a name or an id")] = None,
+    workflow: Workflow = None,
+) -> TaskCounts:
+    found = await views.task_counts(hub.engine, project=project, workflow=workflow)
+    return TaskCounts(counts=found)
 
 
 @router.get("/{task_id}", summary="A task with its attempts", responses=errors(404))
