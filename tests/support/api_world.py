@@ -38,6 +38,8 @@ BODIES: dict[str, Any] = {
     "post /v1/tasks/{task_id}/messages": {"text": "be brief"},
     "put /v1/schedules/{schedule}": CRON,
     "post /v1/workflows": WORKFLOW,
+    "post /v1/webhooks": {"url": "https://hooks.invalid/in"},
+    "post /v1/webhooks/{webhook_id}/rotate": {"overlap_s": 60},
 }
 _POISON = """
 CREATE FUNCTION sched.poison() RETURNS trigger LANGUAGE plpgsql AS
@@ -49,6 +51,7 @@ _IN_MOTION = {
     "sched.relay",
     "sched.event",
     "sched.event_batch",
+    "api.webhook_cursor",
 }  # by itself
 
 
@@ -181,6 +184,7 @@ async def _filled(made: World, proof_store: Any) -> None:
     task = await _ok(http.post("/v1/tasks", json=TASK))
     flow = await _ok(http.post("/v1/workflows", json=WORKFLOW))
     await _ok(http.put("/v1/schedules/nightly", json=CRON))
+    hook = await _ok(http.post("/v1/webhooks", json=BODIES["post /v1/webhooks"]))
     proof_id, runner_id = ids.new_proof_id(), ids.new_runner_id()
     proof_store.exports[proof_id] = {"proof_id": proof_id}
     attempt_id = await _claimed(made, runner_id, task["task_id"])
@@ -190,6 +194,7 @@ async def _filled(made: World, proof_store: Any) -> None:
         *(attempt_id, json.dumps([receipt])),
     )
     values |= {"ref": "default", "pool": "big", "schedule": "nightly", "name": "agent.log"}
+    values["webhook_id"] = hook["webhook_id"]
     values |= {"task_id": task["task_id"], "workflow_id": flow["workflow_id"]}
     values |= {"proof_id": proof_id, "runner_id": runner_id, "attempt_id": attempt_id}
     await made.pg.execute(_POISON)

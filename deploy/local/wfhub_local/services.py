@@ -152,8 +152,20 @@ def _recording(file: Path) -> Path:
     return file
 
 
+# What an operator sets for `wfhub up` and the API reads.
+API_VARIABLES = (
+    "WEBHOOKS_ENABLED",
+    "WEBHOOK_PRIVATE_HOSTS",
+    "WEBHOOK_HTTP_HOSTS",
+    "WEBHOOK_CA_FILE",
+)
+
+
 def api(s: Setting) -> Own:
-    return Own(env={"PROOFS_URL": s.where.http_url(subjects.PROOF_STORE)})
+    given = picked(s.user_env, API_VARIABLES)
+    if "WEBHOOK_CA_FILE" in given:  # its working directory is another
+        given["WEBHOOK_CA_FILE"] = str(Path(given["WEBHOOK_CA_FILE"]).absolute())
+    return Own(env={**given, "PROOFS_URL": s.where.http_url(subjects.PROOF_STORE)})
 
 
 # What an operator sets for `wfhub up` and the runner reads.

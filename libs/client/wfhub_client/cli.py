@@ -14,6 +14,7 @@ import typer
 from wfhub_client.cli_dead_letter import dead_letter_app
 from wfhub_client.cli_operations import pool_app, project_app, runner_app
 from wfhub_client.cli_schedule import schedule_app
+from wfhub_client.cli_webhook import webhook_app
 from wfhub_client.cli_workflow import workflow_app
 from wfhub_client.commands import Commands
 from wfhub_client.errors import ClientError, Refused, Unreachable, Usage
@@ -33,6 +34,7 @@ app.add_typer(proof_app, name="proof")
 app.add_typer(dead_letter_app, name="dead-letter")
 app.add_typer(schedule_app, name="schedule")
 app.add_typer(workflow_app, name="workflow")
+app.add_typer(webhook_app, name="webhook")
 
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="A task's id, tsk_…")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]

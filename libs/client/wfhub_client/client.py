@@ -19,6 +19,7 @@ import httpx
 from wfhub_client import shapes, sse
 from wfhub_client.errors import Unreachable
 from wfhub_client.patience import Later, Patience, check
+from wfhub_client.webhooks import WebhookCalls
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
@@ -34,6 +35,7 @@ class Client:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         )
+        self.webhooks = WebhookCalls(self._json, self._answer)
 
     def __enter__(self) -> Self:
         return self

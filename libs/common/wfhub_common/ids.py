@@ -26,6 +26,7 @@ ClaimId = NewType("ClaimId", str)
 ScheduleId = NewType("ScheduleId", str)
 WorkflowId = NewType("WorkflowId", str)
 DeadLetterId = NewType("DeadLetterId", str)
+WebhookId = NewType("WebhookId", str)
 
 PREFIXES = {
     "prj": "project",
@@ -39,6 +40,7 @@ PREFIXES = {
     "sch": "schedule",
     "wfl": "workflow",
     "dlt": "dead letter",
+    "whk": "webhook",
 }
 _RANDOM_ONLY = {"att"}
 _BODY = re.compile(r"[a-z2-7]{24}\Z")
@@ -112,6 +114,10 @@ def new_workflow_id() -> WorkflowId:
 
 def new_dead_letter_id() -> DeadLetterId:
     return DeadLetterId(_new("dlt"))
+
+
+def new_webhook_id() -> WebhookId:
+    return WebhookId(_new("whk"))
 
 
 def is_id(value: str, prefix: str) -> bool:

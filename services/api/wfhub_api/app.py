@@ -34,6 +34,7 @@ from wfhub_api.routes import (
     proofs,
     schedules,
     tasks,
+    webhooks,
     workflows,
 )
 from wfhub_api.settings import ApiSettings
@@ -64,10 +65,14 @@ def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, s
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        beginning = asyncio.create_task(_start(hub))
+        beginning = [asyncio.create_task(_start(hub))]
+        if settings.webhooks_enabled:
+            beginning.append(asyncio.create_task(hub.webhooks.run()))
         yield
-        beginning.cancel()
-        await asyncio.gather(beginning, return_exceptions=True)
+        for task in beginning:
+            task.cancel()
+        await asyncio.gather(*beginning, return_exceptions=True)
+        await hub.webhooks.close()
         await rpc.stop(broker)
         await hub.proof_store.close()
         await engine.dispose()
@@ -104,6 +109,7 @@ def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, s
         dead_letters,
         schedules,
         workflows,
+        webhooks,
     ):
         app.include_router(module.router, dependencies=token)
     app.router.routes.extend(page_files.routes(page))

@@ -24,6 +24,7 @@ from wfhub_api.metrics import Metrics
 from wfhub_api.proof_store import ProofStore
 from wfhub_api.settings import ApiSettings
 from wfhub_api.wakeups import Wakeups
+from wfhub_api.webhooks.deliverer import Deliverer
 
 RPC_TIMEOUT_S = 10.0
 
@@ -41,8 +42,10 @@ class Hub:
     streams: Streams = field(default_factory=Streams)
     broker_up: asyncio.Event = field(default_factory=asyncio.Event)  # connected once
     metrics: Metrics = field(default_factory=Metrics)
+    webhooks: Deliverer = field(init=False)
 
     def __post_init__(self) -> None:
+        self.webhooks = Deliverer(self.engine, self.wakeups, self.stop, self.settings, self.metrics)
         text = "Event and log streams that are open."
         self.metrics.watch("open_streams", text, lambda: self.streams.open)
 

@@ -16,6 +16,16 @@ from wfhub_common import subjects
 class Wakeups:
     def __init__(self) -> None:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._of_all: set[asyncio.Event] = set()
+
+    @contextmanager
+    def of_all(self, event: asyncio.Event) -> Iterator[None]:
+        """`event` is set whenever anything happened."""
+        self._of_all.add(event)
+        try:
+            yield
+        finally:
+            self._of_all.discard(event)
 
     @contextmanager
     def of(self, task_id: str) -> Iterator[asyncio.Event]:
@@ -39,6 +49,8 @@ class Wakeups:
 
         @broker.subscriber(subjects.EVENTS_FILTER, decoder=raw, no_reply=True)
         async def heard(body: bytes) -> None:
+            for event in self._of_all:
+                event.set()
             if self._waiting:
                 self.notify(task_of(body))
 

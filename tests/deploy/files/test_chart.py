@@ -271,6 +271,24 @@ def test_an_agents_pod_reaches_its_runner_and_not_even_dns() -> None:
         assert not [c for c in containers(pod) if "procMount" in c["securityContext"]], name
 
 
+def test_the_api_reaches_receivers_of_events_only_where_webhooks_are_on() -> None:
+    on = template(
+        *("--set", "api.webhooks.enabled=true", "--set", "api.webhooks.privateHosts=hooks.corp"),
+        *("--set", "networkPolicy.webhooks[0].cidr=192.0.2.0/24"),
+        *("--set", "networkPolicy.webhooks[0].ports={443,8443}"),
+    )
+    assert on.returncode == 0, on.stderr
+    asked = {
+        "to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
+        "ports": [{"port": 443}, {"port": 8443}],
+    }
+    assert asked in _egress(objects(on.stdout), "api")
+    assert '{name: WEBHOOK_PRIVATE_HOSTS, value: "hooks.corp"}' in on.stdout
+    off = objects(rendered())
+    assert not [rule for rule in _egress(off, "api") if "ipBlock" in str(rule)]
+    assert '{name: WEBHOOKS_ENABLED, value: "false"}' in rendered()
+
+
 def _egress(found: list[Object], component: str) -> list[Object]:
     (policy,) = [
         each["spec"]

@@ -240,7 +240,13 @@ class Scheduler:
         )
 
     async def event(
-        self, task_id: str, type_: str, data: dict[str, Any] | None = None, *, wake: bool = True
+        self,
+        task_id: str,
+        type_: str,
+        data: dict[str, Any] | None = None,
+        *,
+        wake: bool = True,
+        project_id: str = "prj",
     ) -> str:
         """One event in the log; returns its position."""
         self.pos += 1
@@ -251,7 +257,7 @@ class Scheduler:
             "pos": self.pos,
             "up_to": self.pos,
             "event_id": ids.new_event_ids(1)[0],
-            "project_id": "prj",
+            "project_id": project_id,
             "task_id": task_id,
             "kind": kind,
             "entity_id": task_id,
@@ -261,7 +267,7 @@ class Scheduler:
         }
         await self._insert("api_event", values)
         if wake:
-            subject = subjects.event("prj", kind, task_id, type_.split(".")[1])
+            subject = subjects.event(project_id, kind, task_id, type_.split(".")[1])
             await self.nats.publish(subject, json.dumps({"data": data}).encode())
         return f"1-{self.pos}"
 
@@ -435,7 +441,14 @@ async def scheduler(migrated: str, nats_url: str) -> AsyncIterator[Scheduler]:
 
 
 @pytest.fixture
+def api_settings() -> dict[str, Any]:
+    """What a file of tests wants set besides."""
+    return {}
+
+
+@pytest.fixture
 async def hub(
+    api_settings: dict[str, Any],
     scheduler: Scheduler,
     proof_store: ProofStoreDouble,
     migrated: str,
@@ -448,6 +461,7 @@ async def hub(
         proofs_url=proof_store.url,
         service_token=proof_store.token,
         admin_token_sha256=token_sha256(ADMIN_TOKEN),
+        **api_settings,
     )
     stop = Stop()
     broker = make_broker(settings, name="api")

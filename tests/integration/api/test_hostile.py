@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.hostile(16), pytest.mark.timeout(400)]
 
 OTHER_BODIES: dict[str, tuple[dict[str, Any], ...]] = {
     "post /v1/tasks": ({"prompt": "x"}, {"title": "x"}, {"repo": "/srv/other"}, {"priority": 9}),
+    "post /v1/webhooks": ({"url": "https://other.invalid/"}, {"events": ["task.*"]}),
     "post /v1/workflows": ({"name": "x"}, {"tasks": {"b": {}}}, {"on_failure": "continue"}),
 }
 # No agent is at work here; one that hears them is tests/e2e/test_steering.py's.
@@ -32,6 +33,7 @@ UNKNOWN = {
     "runner_id": ids.new_runner_id,
     "workflow_id": ids.new_workflow_id,
     "dead_letter_id": ids.new_dead_letter_id,
+    "webhook_id": ids.new_webhook_id,
     "schedule": ids.new_schedule_id,
     "ref": ids.new_project_id,
 }
