@@ -130,7 +130,9 @@ class TaskSummary(Shape):
 
 
 class TaskCounts(Shape):
-    counts: dict[TaskState, int] = Field(description="each state's tasks; a state without any is 0")
+    counts: dict[TaskState, int] = Field(
+        description="each state's tasks (of those that ended, of the newest 10,000), or 0"
+    )
 
 
 class TaskPage(Shape):

@@ -24,6 +24,7 @@ from wfhub_api.shapes import Attempt, TaskSummary
 _NOT_MIGRATED = {"42P01", "3F000"}  # undefined table, invalid schema name
 _GONE = ("08", "53", "57")  # connection, resources, operator intervention
 _FINAL = sorted(FINAL_TASK_STATES)
+COUNTED_MAX = 10_000  # ended tasks that are looked at to say how many there are of each state
 
 _TASK_COLUMNS = """task_id, project_id, project, state, reason, message, title, spec, branch,
     commit_id, verdict, proof_id, attempts_used, current_attempt, cancel_requested,
@@ -44,8 +45,9 @@ async def tasks(
     conditions, values = _chosen(project, workflow)
     values["limit"] = limit
     if states:
-        conditions.append("state = ANY(:states)")
-        values["states"] = list(states)
+        # As constants: those that have not ended have an index of their own.
+        names = ", ".join(f"'{TaskState(state).value}'" for state in states)
+        conditions.append(f"state IN ({names})")
     if before is not None:
         conditions.append("(created_at, task_id) < (:at, :task_id)")
         values.update(at=before.created_at, task_id=before.entity_id)
@@ -61,12 +63,21 @@ async def tasks(
 async def task_counts(
     engine: AsyncEngine, *, project: str | None, workflow: str | None
 ) -> dict[TaskState, int]:
-    """By state. `project` is a name or an id."""
+    """By state; of those that have ended, of the newest COUNTED_MAX. `project` is a name or an
+    id."""
     conditions, values = _chosen(project, workflow)
+    of, ended = " AND ".join(conditions), ", ".join(f"'{state}'" for state in _FINAL)
     rows = await select(
         engine,
-        f"SELECT state, count(*) AS tasks FROM sched.api_task WHERE {' AND '.join(conditions)}"  # noqa: S608 - constant parts, values are bound
-        " GROUP BY state",
+        f"""
+        SELECT state, count(*) AS tasks FROM (
+            SELECT state FROM sched.api_task WHERE {of} AND state NOT IN ({ended})
+             UNION ALL
+            (SELECT state FROM sched.api_task WHERE {of} AND state IN ({ended})
+              ORDER BY created_at DESC, task_id DESC LIMIT :most)) counted
+         GROUP BY state
+        """,  # noqa: S608 - constant parts, values are bound
+        most=COUNTED_MAX,
         **values,
     )
     found = {row.state: row.tasks for row in rows}
@@ -77,7 +88,10 @@ def _chosen(project: str | None, workflow: str | None) -> tuple[list[str], dict[
     """The conditions of a choice of tasks, and their values."""
     conditions, values = ["true"], dict[str, Any]()
     if project is not None:
-        conditions.append("(project = :project OR project_id = :project)")
+        conditions.append(
+            "project_id = (SELECT project_id FROM sched.api_project"
+            " WHERE name = :project OR project_id = :project LIMIT 1)"
+        )
         values["project"] = project
     if workflow is not None:  # by the nodes, which have an index for it
         conditions.append(
