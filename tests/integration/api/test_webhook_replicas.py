@@ -18,16 +18,20 @@ from receiver import Receiver
 from wfhub_common import ids
 from wfhub_common.httpauth import token_sha256
 
+# Processes are started, beside other tests.
+pytestmark = pytest.mark.timeout(300)
+
 TOKEN = "wht_replicas"
 PATH = "/in"
 EVENTS = 60
+START_S_MAX = 120
 HELD_AT = 20
 SETTINGS = {
     "WEBHOOK_PRIVATE_HOSTS": "127.0.0.1",
     "WEBHOOK_HTTP_HOSTS": "127.0.0.1",
     "WEBHOOK_RETRY_BASE_S": "0.01",
-    "WEBHOOK_TIMEOUT_S": "30",
-    "WEBHOOK_LEASE_S": "60",
+    "WEBHOOK_TIMEOUT_S": "60",  # longer than a test holds a request
+    "WEBHOOK_LEASE_S": "200",
     "ADMIN_TOKEN_SHA256": token_sha256(TOKEN),
 }
 
@@ -35,6 +39,14 @@ SETTINGS = {
 class Replica:
     def __init__(self, process: asyncio.subprocess.Process, http: httpx.AsyncClient) -> None:
         self.process, self.http = process, http
+
+    async def ready(self) -> None:
+        async with asyncio.timeout(START_S_MAX):
+            while True:
+                with suppress(httpx.TransportError):
+                    if (await self.http.get("/readyz")).status_code == 200:
+                        return
+                await asyncio.sleep(0.02)
 
     async def made(self, url: str) -> str:
         answer = await self.http.post("/v1/webhooks", json={"url": url, "after": "0-0"})
@@ -65,21 +77,11 @@ async def replica(database_url: str, nats_url: str, log: Path) -> AsyncIterator[
         async with httpx.AsyncClient(
             base_url=f"http://{address}", headers=headers, trust_env=False, timeout=20
         ) as http:
-            await _ready(http)
             yield Replica(process, http)
     finally:
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-
-
-async def _ready(http: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            with suppress(httpx.TransportError):
-                if (await http.get("/readyz")).status_code == 200:
-                    return
-            await asyncio.sleep(0.02)
 
 
 async def lease_over(scheduler: Any) -> None:
@@ -100,14 +102,18 @@ async def test_a_replica_that_is_killed_loses_nothing_and_repeats_one(
         await scheduler.event(ids.new_task_id(), "task.submitted", wake=False)
     receiver.answers[PATH].extend([200] * (HELD_AT - 1) + [receivers.hang])
     log = tmp_path / "log"
-    async with replica(migrated, nats_url, log) as first:
+    async with (
+        replica(migrated, nats_url, log) as first,
+        replica(migrated, nats_url, log) as second,
+    ):
+        await asyncio.gather(first.ready(), second.ready())
         hook = await first.made(receiver.url + PATH)
         await receiver.got(PATH, HELD_AT)
-        async with replica(migrated, nats_url, log) as second:
-            first.process.send_signal(signal.SIGKILL)
-            await first.process.wait()
-            await lease_over(scheduler)
-            await second.until(hook, f"1-{EVENTS}")
+        busy = _holder(receiver, (first, second))
+        busy.process.send_signal(signal.SIGKILL)
+        await busy.process.wait()
+        await lease_over(scheduler)
+        await (second if busy is first else first).until(hook, f"1-{EVENTS}")
     expected = [*range(1, HELD_AT + 1), *range(HELD_AT, EVENTS + 1)]
     assert receiver.positions(PATH) == expected
     assert "Traceback" not in log.read_text()
@@ -126,6 +132,7 @@ async def test_a_replica_that_stood_still_moves_nothing_and_sends_nothing_more(
         replica(migrated, nats_url, log) as first,
         replica(migrated, nats_url, tmp_path / "log2") as second,
     ):
+        await asyncio.gather(first.ready(), second.ready())
         hook = await first.made(receiver.url + PATH)
         await receiver.got(PATH, HELD_AT)
         busy = _holder(receiver, (first, second))
@@ -150,6 +157,7 @@ async def test_a_stop_gives_webhooks_back_at_once(
     free = asyncio.Event()
     receiver.answers[PATH].append(receivers.held(free))
     async with replica(migrated, nats_url, tmp_path / "log") as only:
+        await only.ready()
         await only.made(receiver.url + PATH)
         await receiver.got(PATH, 1)
         only.process.send_signal(signal.SIGTERM)
