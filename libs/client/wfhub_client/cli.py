@@ -13,6 +13,7 @@ import typer
 
 from wfhub_client.cli_dead_letter import dead_letter_app
 from wfhub_client.cli_operations import pool_app, project_app, runner_app
+from wfhub_client.cli_proof import proof_app
 from wfhub_client.cli_schedule import schedule_app
 from wfhub_client.cli_webhook import webhook_app
 from wfhub_client.cli_workflow import workflow_app
@@ -26,7 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run coding agents on git repositories; get back branches with signed proofs.",
 )
-proof_app = typer.Typer(no_args_is_help=True, help="Signed proofs of how a result came to be.")
 app.add_typer(project_app, name="project")
 app.add_typer(pool_app, name="pool")
 app.add_typer(runner_app, name="runner")
@@ -333,53 +333,6 @@ def hand_in(task_id: TaskId) -> None:
     from wfhub_client import look
 
     look.hand_in(task_id)
-
-
-ProofId = Annotated[str, typer.Argument(metavar="ID", help="A proof's id, prf_…, or a task's.")]
-
-
-@proof_app.command("show")
-def proof_show(id_: ProofId) -> None:
-    """Show what a proof says (without verifying it)."""
-    from wfhub_client import proofs
-
-    proofs.show(id_)
-
-
-@proof_app.command("export")
-def proof_export(
-    id_: ProofId, output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False)]
-) -> None:
-    """Write a proof to a file that can be verified without any service."""
-    from wfhub_client import proofs
-
-    proofs.export(id_, output)
-
-
-@proof_app.command("verify")
-def proof_verify(
-    source: Annotated[str, typer.Argument(metavar="FILE|ID")],
-    key: Annotated[
-        str | None, typer.Option(metavar="PEM", help="The only key to believe, a file.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Check a proof: signature, place in the log, receipts. A FILE needs no network."""
-    from wfhub_client import proofs
-
-    raise typer.Exit(proofs.verify(source, key, as_json=as_json))
-
-
-@proof_app.command("trust")
-def proof_trust(
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Even though another was trusted.")
-    ] = False,
-) -> None:
-    """Remember the service's proof key (trust on first use)."""
-    from wfhub_client import proofs
-
-    proofs.accept(replace=replace)
 
 
 def main() -> NoReturn:
