@@ -10,7 +10,6 @@ then does it register and ask for work.
 from wfhub_common import light as light  # isort: split
 
 import asyncio
-import hashlib
 import os
 import secrets
 import shutil
@@ -72,9 +71,7 @@ def _cgroups(settings: RunnerSettings) -> Sequence[Path]:
     if settings.cgroup_root:
         return settings.cgroup_paths()
     uid = settings.runner_uid if os.geteuid() == 0 else os.geteuid()
-    # A restored copy beside its original has the same id, but a home of its own.
-    home = hashlib.sha256(str(settings.runner_home).encode()).hexdigest()[:8]
-    made = delegation.delegate(f"{settings.runner_id}-{home}", uid)
+    made = delegation.delegate(delegation.name(settings.runner_id, settings.runner_home), uid)
     if made.why:
         log.info("not every limit is held by a cgroup", why=made.why)
     return made.folders

@@ -10,6 +10,7 @@ Raises: nothing of its own; what cannot be is a `Delegated` without folders, and
 """
 
 import contextlib
+import hashlib
 import os
 import subprocess
 import sys
@@ -38,6 +39,11 @@ class Hierarchy:
     own: Path
     controllers: frozenset[str]
     v2: bool
+
+
+def name(runner_id: str, home: Path) -> str:
+    """A restored copy beside its original has the same id, but a home of its own."""
+    return f"{runner_id}-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}"
 
 
 def delegate(name: str, uid: int, proc: Path = Path("/proc/self")) -> Delegated:
