@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx
 
-from chaos.checker import FINAL
 from chaos.cluster import Cluster
 from chaos.history import History
 from chaos.nodes import REAL_POOL
@@ -94,6 +93,7 @@ class Driver:
         self._background: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(AT_ONCE_MAX)
         self.told: dict[str, str] = {}  # key → task id
+        self._decisions: dict[str, str] = {}  # by task, until they are said
         self.repos: list[str] = []
         self.extra = 0  # tasks beyond the plan: canaries, bursts, the flood
         self.done_submitting = False
@@ -148,6 +148,14 @@ class Driver:
                 task_id = self._rng.choice(list(self.told.values()))
                 await self._read(task_id)
 
+    async def review_on(self) -> None:
+        """Decides what there is to decide, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for task_id in await self._in_review():
+                if decision := self._decisions.pop(task_id, ""):
+                    self._spawn(self._review(task_id, decision))
+
     async def submit(self, project: str, *, name: str, api: str = "", **more: Any) -> str | None:
         """A task beyond the plan: work for `work_ms`, then a change. Its id."""
         self.extra += 1
@@ -180,7 +188,8 @@ class Driver:
         async with self._slots:
             task_id = await self._submitted(ask)
         if task_id is not None and ask.decision:
-            self._spawn(self._review(task_id, ask.decision))
+            self._history.note("client", "review-wanted", task_id=task_id)
+            self._decisions[task_id] = ask.decision
         if task_id is not None and ask.cancel_after_s is not None:
             await asyncio.sleep(ask.cancel_after_s)
             await self._cancel(task_id)
@@ -204,19 +213,19 @@ class Driver:
             "cancel", {"task_id": task_id}, f"/v1/tasks/{task_id}/cancel", {}, {}
         )
 
+    async def _in_review(self) -> list[str]:
+        http = self._http[self._rng.choice(list(self._http))]
+        with contextlib.suppress(httpx.HTTPError):
+            reply = await http.get("/v1/tasks", params={"state": "review", "limit": 200})
+            return [task["task_id"] for task in _json(reply).get("tasks", ())]
+        return []
+
     async def _review(self, task_id: str, decision: str) -> None:
-        """As soon as there is something to decide; nothing for a task that ends before."""
-        self._history.note("client", "review-wanted", task_id=task_id)
-        while (state := await self._read(task_id)) != "review":
-            if state in FINAL:
-                return
-            await asyncio.sleep(LOOK_S)
         about = {"task_id": task_id, "decision": decision}
         path = f"/v1/tasks/{task_id}/review"
         await self._until_told("review", about, path, {"decision": decision}, {})
 
-    async def _read(self, task_id: str) -> str:
-        """Its state; empty where nobody said."""
+    async def _read(self, task_id: str) -> None:
         http = self._http[self._rng.choice(list(self._http))]
         with contextlib.suppress(httpx.HTTPError):
             reply = await http.get(f"/v1/tasks/{task_id}")
@@ -224,8 +233,6 @@ class Driver:
                 task = reply.json()
                 state = {name: task[name] for name in ("state", "commit", "proof_id")}
                 self._history.add("client", "read", "ok", task_id=task_id, **state)
-                return str(task["state"])
-        return ""
 
     async def _until_told(
         self,

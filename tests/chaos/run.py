@@ -96,7 +96,8 @@ class Run:
             subscribers.HttpSubscriber(self.cluster, self.history, options.folder),
         ]
         background = [asyncio.create_task(each.run()) for each in heard]
-        background.append(asyncio.create_task(self.driver.read_on()))
+        for work in (self.driver.read_on(), self.driver.review_on()):
+            background.append(asyncio.create_task(work))
         over_s = options.minutes * 60
         load = asyncio.create_task(self._load(asks, over_s))
         try:
