@@ -30,6 +30,13 @@ def test_a_newer_reply_is_understood_and_a_newer_command_refused() -> None:
         messages.CancelTask.model_validate({"task_id": "tsk_x", "force": True})
 
 
+def test_a_new_field_of_a_task_is_sent_only_where_it_was_asked_for() -> None:
+    """Else no runner of the version before could take any task (docs/upgrading.md)."""
+    assert "review_s" not in messages.TaskSpec(repo="/r").model_dump(mode="json")
+    asked = messages.TaskSpec(repo="/r", review_s=60)
+    assert messages.TaskSpec.model_validate_json(asked.model_dump_json()) == asked
+
+
 @pytest.mark.parametrize(
     "error",
     [
