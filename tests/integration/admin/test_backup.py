@@ -5,6 +5,7 @@ import asyncio
 import hashlib
 import json
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -61,10 +62,11 @@ async def kept(database_url: str, tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def empty_database(postgres_server: str) -> str:
+    name = f"restored_{secrets.token_hex(4)}"
     server = await asyncpg.connect(f"{postgres_server}/postgres")
-    await server.execute("CREATE DATABASE restored")
+    await server.execute(f"CREATE DATABASE {name}")
     await server.close()
-    return f"{postgres_server}/restored"
+    return f"{postgres_server}/{name}"
 
 
 @pytest.mark.timeout(600)
