@@ -36,6 +36,7 @@ BODIES: dict[str, Any] = {
     "post /v1/tasks": TASK,
     "post /v1/tasks:batch": {"tasks": [TASK]},
     "post /v1/tasks/{task_id}/messages": {"text": "be brief"},
+    "post /v1/tasks/{task_id}/review": {"decision": "approved"},
     "put /v1/schedules/{schedule}": CRON,
     "post /v1/workflows": WORKFLOW,
     "post /v1/webhooks": {"url": "https://hooks.invalid/in"},
