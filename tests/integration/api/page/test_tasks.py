@@ -43,7 +43,7 @@ async def test_a_token_that_is_revoked_leads_back_to_the_sign_in(
 
 async def test_the_list_changes_while_it_is_looked_at(hub: Any, page: chromium.Page) -> None:
     first = await hub.scheduler.task(title="first", state="running")
-    await page.until_text("first")
+    await page.until(f"document.querySelector('a[href$={first}]') !== null")
     await page.js(f"document.querySelector('a[href$={first}]').focus()")
     await hub.scheduler.task(title="second", state="review")
     await hub.scheduler.update("api_task", first, state="failed", reason="verification-failed")
