@@ -65,9 +65,10 @@ def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, s
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        beginning = [asyncio.create_task(_start(hub))]
+        ready = asyncio.create_task(_start(hub))
+        beginning = [ready]
         if settings.webhooks_enabled:
-            beginning.append(asyncio.create_task(hub.webhooks.run()))
+            beginning.append(asyncio.create_task(_deliver(hub, ready)))
         yield
         for task in beginning:
             task.cancel()
@@ -129,6 +130,13 @@ async def _start(hub: Hub) -> None:
         await connecting
     finally:
         connecting.cancel()
+
+
+async def _deliver(hub: Hub, ready: asyncio.Task[None]) -> None:
+    """Not before all is ready: until then the start says what is missing."""
+    await asyncio.wait([ready])
+    if not ready.cancelled() and ready.exception() is None:
+        await hub.webhooks.run()
 
 
 async def _connect(hub: Hub) -> None:
