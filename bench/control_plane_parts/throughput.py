@@ -19,7 +19,7 @@ from control_plane_parts.processes import Child, Family, until
 from control_plane_parts.servers import Postgres
 
 RUN_S_MAX = 240.0
-RUNNERS, SLOTS = 8, 50  # a small fleet; each keeps one claim open, as the product's runner does
+RUNNERS, SLOTS = 8, 100  # a small fleet; each keeps one claim open, as the product's runner does
 
 
 @dataclasses.dataclass(frozen=True)
