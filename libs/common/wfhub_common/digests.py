@@ -8,7 +8,6 @@ without floats; floats are refused).
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from typing import Any, NewType
 
 from wfhub_common.errors import Rejected
@@ -20,13 +19,6 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 def of_bytes(data: bytes) -> Digest:
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
-
-
-def of_chunks(chunks: Iterable[bytes]) -> Digest:
-    state = hashlib.sha256()
-    for chunk in chunks:
-        state.update(chunk)
-    return Digest("sha256:" + state.hexdigest())
 
 
 def hex_of(digest: Digest) -> str:

@@ -141,8 +141,7 @@ def _candidate(project: ProjectRow, command: SubmitTask, traceparent: str) -> _C
     row = NewTaskRow(command.spec, command.submitted_by, traceparent=traceparent)
     if command.idempotency_key is None:
         return _Candidate(project, row, None, "")
-    # What was said: a field that a later version knows does not make it another task.
-    spec = digests.canonical_json(command.spec.model_dump(mode="json", exclude_defaults=True))
+    spec = digests.canonical_json(command.spec.model_dump(mode="json"))
     key = stored_json.clean(command.idempotency_key)
     return _Candidate(project, row, key, hashlib.sha256(spec).hexdigest())
 

@@ -114,7 +114,8 @@ class TaskSpec(Command):
     run_at: AwareDatetime | None = None  # not started before
     deadline_at: AwareDatetime | None = None  # its publication begins by then, or never
     # How long a person has to approve the sealed result; None: it is published at once. Said only
-    # where it is wanted: an earlier runner or scheduler, which could not keep it, refuses the task.
+    # where it is wanted: an earlier runner or scheduler, which could not keep it, refuses the task,
+    # and a key that was used before an upgrade still names the same task after it.
     review_s: int | None = Field(None, ge=1, le=30 * 86_400, exclude_if=lambda s: s is None)
     budget: Budget = Budget()  # of all its attempts together
     attempt_budget: Budget = Budget()  # of each attempt
