@@ -60,7 +60,7 @@ def figures(times_ms: list[float]) -> Figures:
 
 async def ours(home: Path, runs: int, cgroups: Sequence[Path]) -> Figures:
     sandbox = BwrapSandbox(scratch=home / "scratch")
-    held = BwrapSandbox(scratch=home / "scratch", cgroups=cgroups)
+    held = BwrapSandbox(scratch=home / "held", cgroups=cgroups)
     bwrap = str(sandbox._host.bwrap)
     plain = ("--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/")
     return {
@@ -81,7 +81,7 @@ async def containers(home: Path, runs: int, cgroups: Sequence[Path]) -> Figures:
     about: dict[str, Any] = {"images": {"true": Image("true", "", root, {})}, "default": "true"}
     try:
         sandbox = ContainerSandbox(scratch=home / "scratch", **about)
-        held = ContainerSandbox(scratch=home / "scratch", cgroups=cgroups, **about)
+        held = ContainerSandbox(scratch=home / "held", cgroups=cgroups, **about)
     except Rejected as e:
         raise Unavailable(e.message) from e
     return await started("container", sandbox, held if cgroups else None, home, runs)

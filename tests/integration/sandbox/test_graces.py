@@ -14,10 +14,12 @@ from wfhub_common.messages import Limits
 GRACE_S = 20.0  # more than any of these takes, but for who does not listen
 SOON_S = 15.0
 # A shell hears of a signal when what runs in front has ended, unless it runs nothing in front: one
-# that begins to at the moment of the signal would hear of it only then.
+# that begins to at the moment of the signal would hear of it only then. Its children are told as
+# well, and maybe before it: it goes on when they have ended.
+FOR_EVER = "while :; do sleep 600 & wait $!; done"
 WAITS = (
     "exec 2>/dev/null; trap 'echo all of it >> /workspace/told; echo last words; exit 3' TERM;"
-    " sleep 600 & echo begun; wait"
+    f" echo begun; {FOR_EVER}"
 )
 
 
@@ -70,8 +72,8 @@ def test_who_does_not_listen_is_killed_with_all_it_started_after_the_grace(tmp_p
 
 
 def test_children_of_the_agent_are_told_too(tmp_path: Path) -> None:
-    child = "(trap 'echo child; exit' TERM; sleep 600 & echo begun; wait)"
-    parent = f"exec 2>/dev/null; trap 'wait; echo parent; exit' TERM; {child} & wait; wait"
+    child = f"(trap 'echo child; exit' TERM; echo begun; {FOR_EVER})"
+    parent = f"exec 2>/dev/null; {child} & trap 'wait '$!'; echo parent; exit' TERM; {FOR_EVER}"
     assert stopped(tmp_path, parent).output.split() == ["begun", "child", "parent"]
 
 
@@ -87,7 +89,7 @@ def test_who_passed_a_limit_is_not_told(tmp_path: Path) -> None:
 
 
 def test_a_limit_that_is_passed_in_the_grace_ends_it(tmp_path: Path) -> None:
-    script = f"trap '{MUCH}' TERM; sleep 600 & echo begun; wait"
+    script = f"trap '{MUCH}' TERM; echo begun; {FOR_EVER}"
     ran = stopped(tmp_path, script, limits=Limits(output_bytes=1_000_000))
     assert (ran.outcome, ran.result.truncated) == (Cancelled(), True)
     assert ran.result.duration_ms < SOON_S * 1000
