@@ -18,6 +18,7 @@ import platform
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ REST = Way("REST API, one by one", width=32, rest=True)
 SEALED = Way("batches of 50, real proof-store", batch=50, width=4, real_proof_store=True)
 BY_COMMAND = (SINGLE, BATCH, TWO)
 
+FAILURE_CHARS_MAX = 500
 SECTIONS = ("throughput", "peers", "latency", "claims", "heartbeats", "recovery")
 
 
@@ -135,12 +137,16 @@ def main() -> None:
         try:
             bench = Bench(family, quick=asked.quick)
             settings = bench.pg.durable()
-            took = {}
+            took, failed = {}, {}
             for name in asked.only:
                 section: Callable[[], None] = getattr(bench, name)
                 at = time.monotonic()
                 say(f"{name} …")
-                section()
+                try:
+                    section()
+                except Exception as e:  # noqa: BLE001 - what the others measured is not lost with it
+                    traceback.print_exc()
+                    failed[name] = repr(e)[:FAILURE_CHARS_MAX]
                 took[name] = round(time.monotonic() - at, 1)
         finally:
             family.end_all()
@@ -157,9 +163,12 @@ def main() -> None:
         "load_after": [round(each, 2) for each in os.getloadavg()],
         "seconds": round(time.monotonic() - began, 1),
         "seconds_of": took,
+        "failed": failed,
         "results": bench.results,
     }
     print(json.dumps(line))
+    if failed:
+        sys.exit(1)
 
 
 def say(line: str) -> None:

@@ -6,6 +6,7 @@ own folder.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 from wfhub_local import nats_server, ports, postgres
 
-from control_plane_parts.processes import NOBODY, Child, Family, run, until
+from control_plane_parts.processes import NOBODY, STOP_S_MAX, Child, Family, run, until
 
 PG_EXTRA = {"max_connections": "200", "log_checkpoints": "off"}
 
@@ -41,8 +43,15 @@ class Postgres:
         until(lambda: postgres.is_up(self._root), "Postgres is up", child=self.child)
 
     def crash(self) -> None:
-        """kill -9 of the server and all that serve connections."""
+        """kill -9 of the server and all that serve connections, which would keep another from
+        starting until each has seen that the server is gone."""
+        serving = psutil.Process(self.child.pid).children()
         self.child.kill()
+        for process in serving:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        _, left = psutil.wait_procs(serving, timeout=STOP_S_MAX)
+        assert not left, left
 
     def restart(self) -> None:
         postgres.clear_old(self._root)
