@@ -190,7 +190,7 @@ class Cluster:
         root = private_folder(self.layout.nats, uid)
         configuration = json.loads((root / "nats.conf").read_text())
         configuration["jetstream"]["sync_interval"] = "always"  # as in production
-        configuration["authorization"]["users"] += own_users(self.passwords)
+        configuration["accounts"]["HUB"]["users"] += own_users(self.passwords)
         private_file(root / "nats.conf", json.dumps(configuration, indent=1), uid)
         self.nodes[NATS] = Node(NATS, process)
 

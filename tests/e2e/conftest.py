@@ -17,6 +17,8 @@ from stack_lab import start as start
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     running = start(
         tmp_path_factory.mktemp("stack") / "data",
+        "--subscriber",
+        "audit",
         LLM_PROVIDER="openai",
         LLM_BASE_URL="http://127.0.0.1:9",  # the discard port: no model server is there
     )

@@ -98,7 +98,9 @@ def _secrets(state: Path, secrets: Path) -> None:
 
     settings = ProvisionSettings.from_env(os.environ)
     try:
-        truth = folders.truth(state, secrets, runners=settings.runners_max)
+        truth = folders.truth(
+            state, secrets, runners=settings.runners_max, subscribers=settings.subscribers
+        )
         made = outlay(truth, settings.where(), provider_keys=settings.provider_keys())
         folders.write(made, secrets, settings.uids())
     except PermissionError as e:
@@ -114,7 +116,7 @@ def _cluster_secrets(plan: Path | None) -> None:
 
     settings = ProvisionSettings.from_env(os.environ)
     secrets = cluster.of(settings)
-    truth = cluster.truth(secrets, runners=settings.runners_max)
+    truth = cluster.truth(secrets, runners=settings.runners_max, subscribers=settings.subscribers)
     made = outlay(truth, settings.where_in_cluster(), provider_keys=settings.provider_keys())
     cluster.write(made, secrets)
     if plan is not None:

@@ -9,6 +9,7 @@ Raises: SystemExit with the API server's sentence.
 import base64
 import ssl
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from wfhub_admin import credentials
 from wfhub_admin.credentials import Credentials
 from wfhub_admin.outlay import Outlay, Truth
 from wfhub_admin.settings import ProvisionSettings
+from wfhub_admin.subscribers import Subscriber
 
 TIMEOUT_S = 30.0
 TRIES_MAX = 5  # of a write that another one came before
@@ -117,12 +119,12 @@ def of(settings: ProvisionSettings) -> Secrets:
     )
 
 
-def truth(secrets: Secrets, *, runners: int) -> Truth:
-    """Made at the first time, with identities for at least `runners` runners."""
+def truth(secrets: Secrets, *, runners: int, subscribers: Collection[Subscriber] = ()) -> Truth:
+    """Made at the first time, with identities for at least `runners` runners, and `subscribers`."""
     for _ in range(TRIES_MAX):
         found = secrets.read(STATE)
         before = _read(found) if found else _new()
-        have = credentials.with_identities(before.credentials, runners)
+        have = credentials.with_identities(before.credentials, runners, subscribers)
         after = Truth(have, before.signing_key, before.public_key)
         if found is None:
             if secrets.create(STATE, _files(after)):

@@ -5,7 +5,7 @@ value never stands in an argv or an environment: it is a file, named by `X_FILE`
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from wfhub_common.httpauth import new_token, token_sha256
 
 from wfhub_admin.files import private_file
 from wfhub_admin.rest import READER
+from wfhub_admin.subscribers import Subscriber
 
 PASSWORD_PREFIX = "wsp_"
 SENDERS = (subjects.API, subjects.SCHEDULER, subjects.PROOF_STORE, subjects.GATEWAY)
@@ -33,6 +34,7 @@ class Credentials:
     database: dict[str, str] = field(repr=False)  # role → password
     tokens: dict[str, str] = field(repr=False)  # sender → bearer at services
     runner_ids: tuple[str, ...] = ()
+    subscribers: dict[str, str] = field(default_factory=dict, repr=False)  # name → NATS password
     reader_secret: str = field(default="", repr=False)  # signs the token of wfhub_admin.rest
 
     def accepted(self) -> str:
@@ -54,9 +56,12 @@ def new() -> Credentials:
     )
 
 
-def with_identities(have: Credentials, runners: int) -> Credentials:
-    """With identities for at least `runners` runners, and whatever an older version did not have.
-    Runner ids stay: work in flight is theirs."""
+def with_identities(
+    have: Credentials, runners: int, subscribers: Collection[Subscriber] = ()
+) -> Credentials:
+    """With identities for at least `runners` runners and each of `subscribers`, and whatever an
+    older version did not have. Runner ids stay: work in flight is theirs. A password too: one who
+    is a subscriber again has the one it had."""
     missing = max(0, runners - len(have.runner_ids))
     runner_ids = (*have.runner_ids, *(ids.new_runner_id() for _ in range(missing)))
     senders = (*SENDERS, *runner_ids)
@@ -70,13 +75,24 @@ def with_identities(have: Credentials, runners: int) -> Credentials:
         database={role: have.database.get(role) or new_token(PASSWORD_PREFIX) for role in roles},
         tokens=tokens,
         runner_ids=runner_ids,
+        subscribers=have.subscribers
+        | {
+            each.name: new_token(PASSWORD_PREFIX)
+            for each in subscribers
+            if each.name not in have.subscribers
+        },
         reader_secret=have.reader_secret or new_token(PASSWORD_PREFIX),
     )
 
 
 def grown_from(have: Credentials, was: Credentials) -> bool:
     """Is `have` the same installation's: `was`, or what `with_identities` made of it since?"""
-    pairs = ((was.nats, have.nats), (was.database, have.database), (was.tokens, have.tokens))
+    pairs = (
+        (was.nats, have.nats),
+        (was.database, have.database),
+        (was.tokens, have.tokens),
+        (was.subscribers, have.subscribers),
+    )
     return (
         have.admin_token == was.admin_token
         and have.runner_ids[: len(was.runner_ids)] == was.runner_ids

@@ -6,7 +6,7 @@ Raises: SystemExit when the truth is lost but readers have files that were made 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from wfhub_common import signing
@@ -15,12 +15,15 @@ from wfhub_admin import credentials
 from wfhub_admin.credentials import Credentials
 from wfhub_admin.files import private_file, private_folder
 from wfhub_admin.outlay import POSTGRES, Outlay, Truth
+from wfhub_admin.subscribers import Subscriber
 
 CREDENTIALS, KEY = "credentials.json", "signing-key"
 
 
-def truth(state: Path, secrets: Path, *, runners: int) -> Truth:
-    """Made at the first time, with identities for at least `runners` runners."""
+def truth(
+    state: Path, secrets: Path, *, runners: int, subscribers: Collection[Subscriber] = ()
+) -> Truth:
+    """Made at the first time, with identities for at least `runners` runners, and `subscribers`."""
     file = state / CREDENTIALS
     if file.exists():
         before = Credentials.from_json(file.read_text())
@@ -31,7 +34,7 @@ def truth(state: Path, secrets: Path, *, runners: int) -> Truth:
         )
     else:
         before = credentials.new()
-    after = credentials.with_identities(before, runners)
+    after = credentials.with_identities(before, runners, subscribers)
     if after != before:
         private_file(file, after.to_json(), os.geteuid())
     signing.load_or_create_private_key(state / KEY)

@@ -13,6 +13,7 @@ from wfhub_common import subjects
 
 from wfhub_admin import broker, database, rest
 from wfhub_admin.credentials import DATABASE_ADMIN, Credentials, file_name, handed
+from wfhub_admin.subscribers import Subscriber, told
 
 POSTGRES, NATS, RUNNERS, CLIENT, KEEPER = "postgres", "nats", "runners", "client", "keeper"
 POSTGREST = "postgrest"
@@ -41,6 +42,7 @@ class Where:
     database_url: str = field(default="", repr=False)  # of an external server
     nats_store: Path = Path("/var/lib/nats")
     nats_routes: tuple[str, ...] = ()  # of a cluster, nats://host:port each
+    subscribers: tuple[Subscriber, ...] = ()
     runner_names: tuple[str, ...] = ()  # by number; default: runner-1, runner-2, …
 
 
@@ -67,6 +69,12 @@ def outlay(truth: Truth, where: Where, *, provider_keys: Mapping[str, str]) -> O
     }
     made[CLIENT] = {"admin-token": have.admin_token + "\n", PUBLIC_KEY: truth.public_key}
     made[CLIENT]["reader-token"] = rest.token(have.reader_secret) + "\n"
+    made[CLIENT] |= {
+        f"subscriber-{each.name}.json": told(
+            each, nats_url=where.nats_url, password=have.subscribers[each.name]
+        )
+        for each in where.subscribers
+    }
     made[POSTGREST] = {} if where.database_url else _reader(have, where)
     made[KEEPER] = {"plan.json": plan(have, where).to_json()}
     return made
@@ -116,6 +124,7 @@ def _nats(have: Credentials, where: Where) -> str:
         listen=f"0.0.0.0:{NATS_PORT}",
         store=where.nats_store,
         passwords=have.nats,
+        subscribers={each: have.subscribers[each.name] for each in where.subscribers},
         monitor=f"127.0.0.1:{NATS_MONITOR_PORT}",
         sync_always=True,
         server_name="wfhub",

@@ -7,6 +7,7 @@ from wfhub_common import privileges
 from wfhub_common.settings import Settings
 
 from wfhub_admin.outlay import CLIENT, KEEPER, NATS, POSTGRES, POSTGREST, RUNNERS, Where
+from wfhub_admin.subscribers import Subscriber, parsed
 
 RUNNERS_MAX = 256
 _SERVICE_UIDS = privileges.SERVICE_UIDS
@@ -28,6 +29,7 @@ class ProvisionSettings(Settings):
     kubernetes_service_host: str = ""  # set by the kubelet
     kubernetes_service_port: int = 443
     nats_servers: int = Field(1, ge=1, le=9)
+    event_subscribers: str = ""  # subscribers.py has the form
 
     @field_validator("database_url")
     @classmethod
@@ -36,11 +38,22 @@ class ProvisionSettings(Settings):
             raise ValueError("must begin with postgresql://")
         return value
 
+    @field_validator("event_subscribers")
+    @classmethod
+    def _subscribers(cls, value: str) -> str:
+        parsed(value)
+        return value
+
+    @property
+    def subscribers(self) -> tuple[Subscriber, ...]:
+        return parsed(self.event_subscribers)
+
     def where(self) -> Where:
         return Where(
             nats_url=self.nats_url,
             nats_users=self.nats_users,
             database_url=self.database_url,
+            subscribers=self.subscribers,
         )
 
     def where_in_cluster(self) -> Where:

@@ -36,6 +36,13 @@ def up_command(
         list[str] | None,
         typer.Option(help="What tasks may ask of these runners, such as gpu; again for more."),
     ] = None,
+    subscriber: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PROJECT+…]",
+            help="A system that hears events by NATS, of projects (ids) or all; again for more.",
+        ),
+    ] = None,
     toolchain: Annotated[
         list[Path] | None,
         typer.Option(
@@ -47,6 +54,7 @@ def up_command(
     ] = True,
 ) -> None:
     """Run everything on this machine, until Ctrl-C."""
+    from wfhub_admin.subscribers import parsed
     from wfhub_common.messages.tasks import LABEL_PATTERN
 
     from wfhub_local import stack, state
@@ -64,6 +72,12 @@ def up_command(
             raise typer.BadParameter(f"{folder} is not a folder", param_hint="--toolchain")
         if ":" in str(folder):
             raise typer.BadParameter(f"{folder} has a colon", param_hint="--toolchain")
+    try:
+        subscribers = parsed(",".join(subscriber or ()))
+    except ValueError as e:
+        raise typer.BadParameter(str(e), param_hint="--subscriber") from e
+    if subscribers and nats_url:
+        raise typer.BadParameter("a NATS of yours has users of yours", param_hint="--subscriber")
     options = Options(
         data=data.expanduser().absolute() if data else default_data(os.environ, root=is_root()),
         port=port,
@@ -71,6 +85,7 @@ def up_command(
         database_url=database_url,
         runners=runners,
         slots=slots,
+        subscribers=subscribers,
         labels=tuple(label or ()),
         toolchains=folders,
         file_repos=file_repos,

@@ -5,18 +5,22 @@ Raises: SystemExit when the file is lost but a database that knows the passwords
 """
 
 import os
+from collections.abc import Collection
 
 from wfhub_admin import credentials
 from wfhub_admin.credentials import DATABASE_ADMIN, DATABASE_ROLES, Credentials, hand_over
 from wfhub_admin.files import private_file
+from wfhub_admin.subscribers import Subscriber
 
 from wfhub_local.layout import Layout
 
 __all__ = ["DATABASE_ADMIN", "DATABASE_ROLES", "Credentials", "hand_over", "load_or_create"]
 
 
-def load_or_create(layout: Layout, runners: int) -> Credentials:
-    """The stack's secrets, with identities for at least `runners` runners."""
+def load_or_create(
+    layout: Layout, runners: int, subscribers: Collection[Subscriber] = ()
+) -> Credentials:
+    """The stack's secrets, with identities for at least `runners` runners, and `subscribers`."""
     if layout.credentials.exists():
         before = Credentials.from_json(layout.credentials.read_text())
     elif (layout.postgres / "data").exists():
@@ -26,7 +30,7 @@ def load_or_create(layout: Layout, runners: int) -> Credentials:
         )
     else:
         before = credentials.new()
-    after = credentials.with_identities(before, runners)
+    after = credentials.with_identities(before, runners, subscribers)
     if after != before:
         private_file(layout.credentials, after.to_json(), os.geteuid())
     private_file(layout.admin_token, after.admin_token + "\n", os.geteuid())

@@ -5,6 +5,7 @@ state.json           url, pid and token file of the running stack (no secret)
 credentials.json     every generated secret; the stack's own, 0600
 proof-key.pub        what proofs are checked with
 admin-token          the API token of the person who started it, 0600
+subscribers/         one file for each system that hears events: where, as whom, what
 secrets/<service>/   what that service reads, owned by it, written anew at each start
 logs/<process>.log   what each process wrote
 agents/              programs of agents, if any are installed: read by every sandbox
@@ -44,6 +45,10 @@ class Layout:
     @property
     def admin_token(self) -> Path:
         return self.data / "admin-token"
+
+    @property
+    def subscribers(self) -> Path:
+        return self.data / "subscribers"
 
     @property
     def agents(self) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wfhub_admin import broker
+from wfhub_admin.subscribers import Subscriber
 
 from wfhub_local import ports
 
@@ -22,8 +23,17 @@ def binary() -> Path:
     return found
 
 
-def configuration(*, port: int, store: Path, passwords: Mapping[str, str]) -> str:
-    return broker.configuration(listen=f"{ports.HOST}:{port}", store=store, passwords=passwords)
+def configuration(
+    *,
+    port: int,
+    store: Path,
+    passwords: Mapping[str, str],
+    subscribers: Mapping[Subscriber, str] | None = None,
+) -> str:
+    listen = f"{ports.HOST}:{port}"
+    return broker.configuration(
+        listen=listen, store=store, passwords=passwords, subscribers=subscribers
+    )
 
 
 def is_up(port: int) -> bool:

@@ -2,9 +2,10 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from wfhub_admin.files import private_file, private_folder
+from wfhub_admin.subscribers import Subscriber, told
 from wfhub_common import privileges
 
 from wfhub_local import nats_server, ports, postgres, processes
@@ -49,10 +50,26 @@ def postgres_process(
     )
 
 
-def nats_process(layout: Layout, credentials: Credentials, *, uid: int, port: int) -> Process:
+def nats_process(
+    layout: Layout,
+    credentials: Credentials,
+    subscribers: Collection[Subscriber] = (),
+    *,
+    uid: int,
+    port: int,
+) -> Process:
+    """And the files that tell subscribers where it is."""
     root = private_folder(layout.nats, uid)
+    passwords = {each: credentials.subscribers[each.name] for each in subscribers}
     text = nats_server.configuration(
-        port=port, store=root / "jetstream", passwords=credentials.nats
+        port=port, store=root / "jetstream", passwords=credentials.nats, subscribers=passwords
+    )
+    tell(
+        layout,
+        {
+            each.name: told(each, nats_url=nats_url(port), password=password)
+            for each, password in passwords.items()
+        },
     )
     config = private_file(root / "nats.conf", text, uid)
     return Process(
@@ -64,6 +81,15 @@ def nats_process(layout: Layout, credentials: Credentials, *, uid: int, port: in
         death_signal=signal.SIGTERM,  # it flushes its streams and ends
         is_up=lambda: nats_server.is_up(port),
     )
+
+
+def tell(layout: Layout, subscribers: Mapping[str, str]) -> None:
+    folder = private_folder(layout.subscribers, os.geteuid())
+    for old in folder.iterdir():
+        if old.stem not in subscribers:
+            old.unlink()
+    for name, text in subscribers.items():
+        private_file(folder / f"{name}.json", text, os.geteuid())
 
 
 def nats_url(port: int) -> str:

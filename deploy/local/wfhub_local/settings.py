@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wfhub_admin.subscribers import Subscriber
+
 PORT = 8642
 RUNNERS_MAX = 64
 SLOTS_MAX = 256
@@ -53,6 +55,7 @@ class Options:
     database_url: str = ""  # empty: embedded
     runners: int = 1
     slots: int = 2  # attempts at once in one runner
+    subscribers: tuple[Subscriber, ...] = ()  # other systems that hear events at the embedded NATS
     labels: tuple[str, ...] = ()  # what tasks may ask of these runners
     toolchains: tuple[Path, ...] = ()
     file_repos: bool = True

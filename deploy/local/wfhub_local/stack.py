@@ -75,7 +75,7 @@ def _start(
     public = at_end.enter_context(ports.listening(options.port))
     url = f"http://{ports.HOST}:{ports.port_of(public)}"
     state.write(layout, State(url, os.getpid(), str(layout.admin_token)))
-    credentials = load_or_create(layout, options.runners)
+    credentials = load_or_create(layout, options.runners, options.subscribers)
     nats_url = _nats(options, layout, credentials, supervisor)
     where_data = _database(options, layout, credentials, supervisor, say)
     publish_key(layout, uid=servers.uid_of("proof-store"))
@@ -122,7 +122,9 @@ def _nats(
         ports.check_reachable(options.nats_url, default_port=4222, option="--nats-url")
         return options.nats_url
     port = ports.free_port()
-    process = servers.nats_process(layout, credentials, uid=servers.uid_of("nats"), port=port)
+    process = servers.nats_process(
+        layout, credentials, options.subscribers, uid=servers.uid_of("nats"), port=port
+    )
     supervisor.start(process, group=SERVERS)
     return servers.nats_url(port)
 

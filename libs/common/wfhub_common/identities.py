@@ -1,18 +1,23 @@
-"""NATS identities: who may publish and hear what. One user a service, one a runner.
+"""NATS identities: who may publish and hear what. One user a service, runner and subscriber.
 
 The permissions are the first fence (SECURITY: a runner publishes no event, speaks on no other's
 subject, owns no consumer); the SQL's `runner_id = :sender` is the second.
-Shape: the `permissions` object of a nats-server user.
+Permissions bind what one publishes, not where an answer to it goes: that is the subject which the
+question names, and the answer's sender (JetStream's acknowledgement too) may speak there. So
+runners and subscribers have accounts of their own, where no subject of ours means anything: only
+what ACCOUNTS lists passes between them, and an answer stays in the asker's (ADR 0045).
+Shape: `permissions` of a nats-server user, `exports` and `imports` of its accounts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from wfhub_common import subjects as s
 
 
 @dataclass(frozen=True)
 class Permissions:
-    publish: tuple[str, ...]
+    publish: tuple[str, ...]  # empty: nothing at all
     subscribe: tuple[str, ...]
     responds: bool = False  # may answer requests it hears (`allow_responses`, one reply each)
 
@@ -31,6 +36,39 @@ def runner(runner_id: str) -> Permissions:
         subscribe=(_inbox(runner_id), s.WAKE, s.steering(runner_id)),
         responds=True,
     )
+
+
+def subscriber(projects: Collection[str] = ()) -> Permissions:
+    """Another system: it hears the events of `projects` (ids; none: of all) as they happen, and
+    says nothing. What it missed is at `GET /v1/events?after=`."""
+    of = tuple(s.event(each, "*", "*", "*") for each in projects)
+    return Permissions(publish=(), subscribe=of or (s.EVENTS_FILTER,))
+
+
+@dataclass(frozen=True)
+class Account:
+    """`answers`: what others may ask here; `tells`: what they may hear. Patterns of subjects, by
+    the account that they are for."""
+
+    answers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    tells: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+HUB, RUNNERS, SUBSCRIBERS = "HUB", "RUNNERS", "SUBSCRIBERS"
+ACCOUNTS: dict[str, Account] = {
+    HUB: Account(  # the services, and every stream
+        answers={
+            RUNNERS: (
+                *(s.rpc_filter(command) for command in s.RUNNER_COMMANDS),
+                s.INGEST_FILTER,
+                s.LOGS_FILTER,
+            )
+        },
+        tells={RUNNERS: (s.WAKE,), SUBSCRIBERS: (s.EVENTS_FILTER,)},
+    ),
+    RUNNERS: Account(answers={HUB: (s.steering("*"),)}),
+    SUBSCRIBERS: Account(),
+}
 
 
 def _consumes(stream: str) -> tuple[str, ...]:

@@ -16,10 +16,13 @@ import own_ports
 import pytest
 from nats.aio.client import Client
 from nats.errors import Error, NoRespondersError
+from nats.js.errors import NotFoundError
+from wfhub_admin.subscribers import Subscriber
 from wfhub_common import ids, streams, subjects
 from wfhub_local import nats_server
 
 WAIT_S = 5.0
+STREAMS = (subjects.EVENTS_STREAM, subjects.INGEST_STREAM, subjects.LOGS_STREAM)
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Server:
     passwords: dict[str, str]
     runner: str
     other_runner: str
+    project: str  # the one that `ci` hears of; `audit` hears of all
 
     @asynccontextmanager
     async def user(self, name: str) -> AsyncIterator["Speaker"]:
@@ -73,17 +77,25 @@ def running(tmp_path: Path) -> Iterator[Server]:
     runners = [str(ids.new_runner_id()) for _ in range(2)]
     users = ("api", "scheduler", "proof-store", "gateway", *runners)
     passwords = {user: f"password-of-{user}" for user in users}
+    project = str(ids.new_project_id())
+    heard = {
+        Subscriber("ci", (project,)): "password-of-ci",
+        Subscriber("audit"): "password-of-audit",
+    }
     port = own_ports.free_port()
     config = tmp_path / "nats.conf"
     config.write_text(
-        nats_server.configuration(port=port, store=tmp_path / "js", passwords=passwords)
+        nats_server.configuration(
+            port=port, store=tmp_path / "js", passwords=passwords, subscribers=heard
+        )
     )
+    passwords |= {each.name: password for each, password in heard.items()}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([nats_server.binary(), "-c", config], stderr=log)
     deadline = time.monotonic() + WAIT_S
     while not nats_server.is_up(port):
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-    yield Server(port, passwords, *runners)
+    yield Server(port, passwords, *runners, project)
     process.terminate()
     process.wait(10)
 
@@ -198,3 +210,93 @@ async def test_no_responders_is_told_at_once(server: Server) -> None:
     async with server.user("api") as api:
         with pytest.raises(NoRespondersError):
             await api.client.request(subjects.rpc("api", "submit_task"), b"{}", timeout=WAIT_S)
+
+
+@pytest.mark.hostile(20)
+async def test_an_answer_never_goes_where_the_asker_may_not_speak(server: Server) -> None:
+    """A question names the subject of its answer, and who answers may speak there: so may
+    JetStream, which acknowledges. Runners have an account of their own, where it stays."""
+    foreign = subjects.AttemptSubject(server.other_runner, "p", "t", "a", "artifact")
+    own = subjects.AttemptSubject(server.runner, "p", "t", "a", "artifact")
+    targets = (
+        subjects.event("prj_x", "task", "tsk_x", "state_changed"),
+        subjects.rpc(server.other_runner, "complete"),
+        subjects.rpc(subjects.API, "cancel_task"),
+        subjects.ingest(foreign),
+        subjects.log(foreign),
+        subjects.CTL_ATTEMPT_ENDED,
+        subjects.WAKE,
+        f"$JS.API.STREAM.PURGE.{subjects.EVENTS_STREAM}",
+    )
+    async with server.user("scheduler") as scheduler, server.user(server.runner) as runner:
+        js = scheduler.client.jetstream()
+        heard: list[str] = []
+        asked = asyncio.Event()
+
+        async def answer(message: nats.aio.msg.Msg) -> None:
+            await message.respond(b"{}")
+            asked.set()
+
+        async def hear(message: nats.aio.msg.Msg) -> None:
+            heard.append(message.subject)
+
+        await scheduler.client.subscribe(subjects.rpc_filter("heartbeat"), cb=answer)
+        for command in ("complete", "cancel_task"):
+            await scheduler.client.subscribe(subjects.rpc_filter(command), cb=hear)
+        await scheduler.client.subscribe(subjects.WAKE, cb=hear)
+        await scheduler.client.publish(  # the one event there is: not purged
+            subjects.event("prj_y", "task", "tsk_y", "state_changed"), b"{}"
+        )
+        await scheduler.client.flush()
+        for target in targets:
+            asked.clear()
+            await runner.publish(subjects.ingest(own), reply=target)
+            await runner.publish(subjects.log(own), reply=target)
+            await runner.publish(subjects.rpc(server.runner, "heartbeat"), reply=target)
+            await asyncio.wait_for(asked.wait(), WAIT_S)
+        await scheduler.client.flush()
+        held = {name: (await js.stream_info(name)).state.messages for name in STREAMS}
+        assert heard == []
+        assert held == {
+            subjects.EVENTS_STREAM: 1,
+            subjects.INGEST_STREAM: len(targets),
+            subjects.LOGS_STREAM: len(targets),
+        }
+        assert await js.get_last_msg(subjects.INGEST_STREAM, subjects.ingest(own))  # the control
+        with pytest.raises(NotFoundError):
+            await js.get_last_msg(subjects.INGEST_STREAM, subjects.ingest(foreign))
+
+
+@pytest.mark.hostile(20)
+async def test_a_subscriber_hears_the_events_of_its_projects_and_says_nothing(
+    server: Server,
+) -> None:
+    ours = subjects.event(server.project, "task", "tsk_x", "state_changed")
+    others = subjects.event("prj_other", "task", "tsk_y", "state_changed")
+    async with (
+        server.user("scheduler") as scheduler,
+        server.user("ci") as ci,
+        server.user("audit") as audit,
+    ):
+        mine = subjects.event(server.project, "*", "*", "*")
+        hears_one = await ci.client.subscribe(mine)
+        hears_all = await audit.client.subscribe(subjects.EVENTS_FILTER)
+        await ci.client.flush()
+        await audit.client.flush()
+        for subject in (others, ours):
+            await scheduler.publish(subject)
+        assert (await hears_one.next_msg(WAIT_S)).subject == ours
+        assert [(await hears_all.next_msg(WAIT_S)).subject for _ in range(2)] == [others, ours]
+
+        for subject in (subjects.EVENTS_FILTER, subjects.LOGS_FILTER, subjects.rpc_filter("claim")):
+            await ci.subscribe(subject)
+            assert "permissions violation" in await ci.refused()
+        for subject in (
+            ours,
+            subjects.WAKE,
+            subjects.rpc("ci", "submit_task"),
+            f"$JS.API.STREAM.INFO.{subjects.EVENTS_STREAM}",
+            f"$JS.API.CONSUMER.CREATE.{subjects.EVENTS_STREAM}.mine",
+        ):
+            await ci.publish(subject)
+            assert "permissions violation" in await ci.refused()

@@ -40,6 +40,7 @@ from wfhub_common.messages import (
 )
 from wfhub_common.settings import BrokerSettings
 from wfhub_common.subjects import AttemptSubject
+from wfhub_local.nats_server import configuration
 from wfhub_proof_store.main import MIGRATIONS, SCHEMA
 
 WAIT_S = 60.0  # for what a busy machine does late
@@ -203,28 +204,6 @@ class Hub:
         return signing.load_public_key(path)
 
 
-def _nats_users(passwords: dict[str, str]) -> dict[str, object]:
-    permissions = {
-        **identities.SERVICES,
-        RUNNER: identities.runner(RUNNER),
-        OTHER_RUNNER: identities.runner(OTHER_RUNNER),
-    }
-    return {
-        "users": [
-            {
-                "user": name,
-                "password": passwords[name],
-                "permissions": {
-                    "publish": {"allow": list(granted.publish)},
-                    "subscribe": {"allow": list(granted.subscribe)},
-                    **({"allow_responses": True} if granted.responds else {}),
-                },
-            }
-            for name, granted in permissions.items()
-        ]
-    }
-
-
 @pytest.fixture
 def passwords() -> dict[str, str]:
     users = [*identities.SERVICES, RUNNER, OTHER_RUNNER]
@@ -237,12 +216,8 @@ class NatsProcess:
     def __init__(self, folder: Path, passwords: dict[str, str]) -> None:
         self._folder, self._port = folder, own_ports.free_port()
         self.url = f"nats://127.0.0.1:{self._port}"
-        config = {
-            "listen": f"127.0.0.1:{self._port}",
-            "jetstream": {"store_dir": str(folder / "jetstream")},
-            "authorization": _nats_users(passwords),
-        }
-        (folder / "nats.conf").write_text(json.dumps(config))
+        config = configuration(port=self._port, store=folder / "jetstream", passwords=passwords)
+        (folder / "nats.conf").write_text(config)
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:

@@ -38,7 +38,7 @@ SELECT batch_id, n, 'evt_' || batch_id || '-' || n, 'prj_slow', 'tsk_' || batch_
 async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
     """As the product's, without users, and with less for each connection."""
     port = own_ports.free_port()
-    more = {"authorization": {}, "max_pending": PENDING_BYTES_MAX}
+    more = {"max_pending": PENDING_BYTES_MAX}
     config = tmp_path / "nats.conf"
     config.write_text(
         broker.configuration(

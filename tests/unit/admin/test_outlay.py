@@ -84,8 +84,8 @@ def test_the_broker_of_a_container_has_the_permissions_of_the_local_one() -> Non
     """One source: what a runner is asked (steering) and how it answers is in each."""
     made = truth()
     runner_id = made.credentials.runner_ids[0]
-    users = json.loads(outlay(made, where(), provider_keys=KEY)[NATS]["nats.conf"])
-    (found,) = (u for u in users["authorization"]["users"] if u["user"] == runner_id)
+    accounts = json.loads(outlay(made, where(), provider_keys=KEY)[NATS]["nats.conf"])["accounts"]
+    (found,) = (u for u in accounts["RUNNERS"]["users"] if u["user"] == runner_id)
     wanted = identities.runner(runner_id)
     assert found["permissions"] == {
         "publish": {"allow": list(wanted.publish)},
