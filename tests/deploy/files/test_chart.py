@@ -3,6 +3,7 @@
 What it renders by default is kept in golden.yaml: `GOLDEN=write pytest …` writes it anew.
 """
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -296,6 +297,27 @@ def _egress(found: list[Object], component: str) -> list[Object]:
         if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == f"hub-{component}"
     ]
     return list(policy["egress"])
+
+
+def test_systems_that_hear_events_are_let_in_where_they_are_named() -> None:
+    peers = [{"podSelector": {"matchLabels": {"app": "ci"}}}]
+    asked = template(
+        *("--set", "nats.subscribers=ci"),
+        *("--set-json", f"networkPolicy.subscribersFrom={json.dumps(peers)}"),
+    )
+    assert asked.returncode == 0, asked.stderr
+    rule = (peers, {4222})
+    assert rule in Policies(objects(asked.stdout)).rules("nats", "ingress", "from")
+    assert rule not in Policies(objects(rendered())).rules("nats", "ingress", "from")
+    assert '{name: EVENT_SUBSCRIBERS, value: "ci"}' in asked.stdout
+    other = template("--set", "nats.subscribers=audit")
+    stamps = {
+        line.strip()
+        for done in (asked, other)
+        for line in done.stdout.splitlines()
+        if "checksum/subscribers:" in line
+    }
+    assert len(stamps) == 2  # the servers read their users at their start alone
 
 
 @pytest.mark.parametrize("example", ["", *EXAMPLES])

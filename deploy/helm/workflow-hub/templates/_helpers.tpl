@@ -32,6 +32,10 @@ annotations:
   prometheus.io/scrape: "true"
   prometheus.io/port: "9464"
 {{- end }}
+{{- if and (eq .component "nats") .root.Values.nats.subscribers }}
+annotations:
+  checksum/subscribers: {{ .root.Values.nats.subscribers | sha256sum }} # read at start alone
+{{- end }}
 {{- end }}
 
 {{- define "wfhub.image" -}}
