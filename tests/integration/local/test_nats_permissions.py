@@ -21,7 +21,7 @@ from wfhub_admin.subscribers import Subscriber
 from wfhub_common import ids, streams, subjects
 from wfhub_local import nats_server
 
-WAIT_S = 5.0
+WAIT_S = 30.0  # for what a busy machine does late
 STREAMS = (subjects.EVENTS_STREAM, subjects.INGEST_STREAM, subjects.LOGS_STREAM)
 
 
