@@ -21,7 +21,12 @@ from wfhub_llm_gateway import cuts, ledger, sse, translation, usage
 from wfhub_llm_gateway.cuts import Cut
 from wfhub_llm_gateway.exchanger import Exchanger, Opened, Progress
 from wfhub_llm_gateway.formats import BY_NAME
-from wfhub_llm_gateway.formats.asked import UpstreamFailed, error_headers, status_of
+from wfhub_llm_gateway.formats.asked import (
+    UpstreamFailed,
+    error_headers,
+    json_bytes,
+    status_of,
+)
 from wfhub_llm_gateway.formats.framing import frames_of
 from wfhub_llm_gateway.provider import Answer
 from wfhub_llm_gateway.translation.recording import recorded
@@ -219,7 +224,7 @@ class ExchangeResponse:
             else:
                 progress.stream = False
                 value = self._format.error_value(failure)
-                progress.body[:] = json.dumps(value, ensure_ascii=False).encode()
+                progress.body[:] = json_bytes(value)
                 progress.headers = {"content-type": "application/json"} | error_headers(failure)
             progress.status = status_of(failure)
         elif progress.started:
@@ -270,7 +275,7 @@ async def _start(send: Send, progress: Progress) -> None:
         headers |= {"content-type": progress.frames.content_type, "cache-control": "no-cache"}
     else:
         headers["content-length"] = str(len(progress.body))
-    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": progress.status, "headers": raw})
 
 
