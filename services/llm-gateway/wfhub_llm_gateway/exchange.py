@@ -59,7 +59,7 @@ class ExchangeResponse:
         cut = Cut(relay)
         watchers = [
             asyncio.create_task(_when_gone(receive, lambda: cut.now(cuts.client_gone()))),
-            asyncio.create_task(self._x.tokens.watch(self._digest, self._info, cut.now)),
+            asyncio.create_task(self._x.tokens.watch(self._digest, cut.now)),
         ]
         if self._progress.entry.counts_time:
             watchers.append(asyncio.create_task(self._watch_time(cut)))
