@@ -26,6 +26,7 @@ from wfhub_llm_gateway.formats.asked import (
     error_headers,
     json_bytes,
     status_of,
+    too_deep,
 )
 from wfhub_llm_gateway.formats.framing import frames_of
 from wfhub_llm_gateway.provider import Answer
@@ -76,7 +77,7 @@ class ExchangeResponse:
             finally:
                 for watcher in watchers:
                     watcher.cancel()
-        await self._finish(send, _failure(relay, cut))
+        await self._finish(send, _failure(relay, cut, answered=self._progress.status > 0))
 
     async def _watch_time(self, cut: Cut) -> None:
         """Reserve more time as it goes by, or end it."""
@@ -256,7 +257,7 @@ class ExchangeResponse:
             log.error("exchange not recorded", attempt_id=self._info.attempt_id, error=str(e))
 
 
-def _failure(relay: asyncio.Task[None], cut: Cut) -> WfhubError | None:
+def _failure(relay: asyncio.Task[None], cut: Cut, *, answered: bool) -> WfhubError | None:
     if relay.cancelled():
         return cut.reason or cuts.stopping()
     error = relay.exception()
@@ -264,8 +265,15 @@ def _failure(relay: asyncio.Task[None], cut: Cut) -> WfhubError | None:
         return cuts.client_gone()  # from `send`
     if error is None or isinstance(error, WfhubError):
         return error
+    if isinstance(error, RecursionError):
+        return _answered_too_deep() if answered else too_deep()
     log.error("exchange failed unexpectedly", exc_info=error)
     return Rejected("internal", "the gateway failed; see its log", status=500)
+
+
+def _answered_too_deep() -> UpstreamFailed:
+    message = "the model server's answer is nested too deeply to be read"
+    return UpstreamFailed("upstream-malformed", message)
 
 
 async def _start(send: Send, progress: Progress) -> None:

@@ -15,6 +15,7 @@ PATHS = {
     "messages": "/v1/messages",
     "gemini": "/v1beta/models/m:generateContent",
 }
+DEEP = b"[" * 700 + b"]" * 700
 BODIES = {
     "chat": b'{"messages": [{"role": "user", "content": "hello"}]}',
     "responses": b'{"input": "hello"}',
@@ -157,6 +158,18 @@ async def test_an_error_in_the_middle_of_a_stream(
         assert exchange.note == f"{code}; usage not reported"
 
 
+async def test_a_stream_that_is_nested_too_deeply_is_the_servers_fault(
+    start_gateway, scheduler, upstream, ask
+):
+    head = b"HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+    deep = b'{"a": ' * 700 + b"0" + b"}" * 700  # looking into it takes more of the stack than lists
+    upstream.script = lambda _: head + b'data: {"choices": [{"delta": %b}]}\n\n' % deep
+    gateway = await start_gateway(llm_base_url=upstream.url("script"))
+    token, _ = scheduler.grant()
+    answer = await ask(gateway, token, "chat", stream=True)
+    assert last_of("chat", answer)[0] == "upstream-malformed"
+
+
 async def test_an_answer_of_ten_megabytes_comes_through(start_gateway, scheduler, upstream, ask):
     gateway = await start_gateway(llm_base_url=upstream.url("huge"))
     for name in FORMATS:
@@ -213,9 +226,6 @@ async def test_malformed_json_is_a_400_in_the_format(start_gateway, scheduler, u
         assert error_of(name, answer)[0] == "request-malformed"
         assert upstream.heads == []
         assert (await scheduler.exchanges(info.attempt_id)).exchanges == ()
-
-
-DEEP = b"[" * 700 + b"]" * 700
 
 
 @pytest.mark.parametrize(
