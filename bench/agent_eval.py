@@ -1,19 +1,22 @@
 """An agent measured: real defects of real libraries, each as a task of the whole product.
 
-`python bench/agent_eval.py [--model M] [--agent NAME] [--only DEFECT …] [--folder DIR]`; a line a
-defect for people, then one JSON object as the last line.
+`python bench/agent_eval.py [--model M] [--agent NAME] [--only DEFECT …] [--folder DIR]
+[--wall-s S] [--requests N]`; a line a defect for people, then one JSON object as the last line.
 
 Protocol. Each defect (agent_eval_parts/defects.py) is a task on the defective release with the
 tests of the release that repaired it; the agent is told the symptom and the command that decides,
-once, and has WALL_S seconds (--wall-s) and STEPS_MAX steps. One try each, one after another, on a
-local stack.
+once. One try each, one after another, on a local stack. What a try may use is bounded (Bounds): the
+agent's seconds, its requests to the model (a step is one, the task's budget), the seconds of each
+check, and a deadline for the whole of it, which the scheduler keeps. So a run ends within
+`ends_within_s`, beside the time that the stack takes to start; it is said before it begins.
 Score. A defect is solved when the product's verification, on a clean checkout of the published
 commit and outside the agent's sandbox, passes the tests that failed before, taken from beside the
 repository, and breaks none of the others of their files. `solved_share` is the part that is solved.
 
 --model repair   a cassette made on the spot of the repaired release: no model, all must be solved
         idle     a cassette that finishes at once: none may be solved
-        local    a small model on this machine (needs `make .venv/.model-server`): none is expected
+        local    a small model on this machine (needs `make .venv/.model-server`): none is expected,
+                 so it has less time and fewer requests than others
         live     what LLM_PROVIDER, LLM_BASE_URL, … of the environment name
 """
 
@@ -24,6 +27,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +41,24 @@ from agent_eval_parts import cases, scripts
 from agent_eval_parts.cases import Case
 from agent_eval_parts.defects import DEFECTS
 
-WALL_S = 900
-STEPS_MAX = 50  # the default of a task
+VERIFY_S_MAX = 120  # of each run of the tests that decide: before the work, and after it
+PASSAGE_S_MAX = 60  # a task's way to its runner, its checkout, its proof and its publication
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Of each defect."""
+
+    wall_s: int
+    requests: int
+
+    @property
+    def deadline_s(self) -> int:
+        return self.wall_s + 2 * VERIFY_S_MAX + PASSAGE_S_MAX
+
+
+BOUNDS = Bounds(wall_s=900, requests=50)
+LOCAL_BOUNDS = Bounds(wall_s=60, requests=6)
 CASSETTES = {"repair": scripts.repair, "idle": scripts.idle}
 SAID_BY = {
     "repair": "nobody: a cassette made of the repaired release",
@@ -69,8 +90,9 @@ def gateway_of(
         yield picked(env, GATEWAY_VARIABLES)
 
 
-def evaluate(case: Case, shell: commands.Shell, agent: str, wall_s: int) -> dict[str, Any]:
+def evaluate(case: Case, shell: commands.Shell, agent: str, bounds: Bounds) -> dict[str, Any]:
     began = time.monotonic()
+    deadline = datetime.now(UTC) + timedelta(seconds=bounds.deadline_s)
     task = shell.wfhub_json(
         "run",
         f"--repo={case.repository}",
@@ -79,7 +101,10 @@ def evaluate(case: Case, shell: commands.Shell, agent: str, wall_s: int) -> dict
         f"--agent={agent}",
         f"--verify={case.check}",
         "--verify-base",
-        f"--timeout-s={wall_s}",
+        f"--timeout-s={bounds.wall_s}",
+        f"--budget=requests={bounds.requests}",
+        f"--limit=verify_s={VERIFY_S_MAX}",
+        f"--deadline={deadline.isoformat(timespec='seconds')}",
     )
     status = shell.wfhub_json("status", task["task_id"])
     attempts = [each for each in status.get("attempts") or [] if each["kind"] == "agent"]
@@ -100,23 +125,30 @@ def main() -> int:
     parser.add_argument("--model", choices=(*CASSETTES, "local", "live"), default="repair")
     parser.add_argument("--agent", default="builtin")
     parser.add_argument("--only", nargs="*", choices=[d.name for d in DEFECTS], default=None)
-    parser.add_argument("--wall-s", type=int, default=WALL_S, help="of each defect")
+    parser.add_argument("--wall-s", type=int, default=None, help="of the agent, each defect")
+    parser.add_argument("--requests", type=int, default=None, help="to the model, each defect")
     parser.add_argument("--folder", type=Path, default=Path(".demo/eval"))
     asked = parser.parse_args()
     if asked.model in CASSETTES and asked.agent != "builtin":
         parser.error(f"--model {asked.model} is a script for the built-in agent")
     if asked.model == "live" and not {"LLM_PROVIDER", "LLM_BASE_URL"} & set(os.environ):
         parser.error("--model live: set LLM_BASE_URL, or LLM_PROVIDER and its key")
+    usual = LOCAL_BOUNDS if asked.model == "local" else BOUNDS
+    bounds = Bounds(asked.wall_s or usual.wall_s, asked.requests or usual.requests)
     folder = Folder(asked.folder.absolute())
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.make_config()
     chosen = [d for d in DEFECTS if asked.only is None or d.name in asked.only]
     prepared = [cases.prepare(defect, folder.path) for defect in chosen]
+    ends_within_s = bounds.deadline_s * len(prepared)
+    print(f"{len(prepared)} defects, {bounds}: ends within {ends_within_s} s", file=sys.stderr)
+    began = time.monotonic()
     with (
         gateway_of(asked.model, folder.path, prepared, os.environ) as gateway,
         commands.stack(folder, os.environ, gateway) as shell,
     ):
-        results = [evaluate(case, shell, asked.agent, asked.wall_s) for case in prepared]
+        results = [evaluate(case, shell, asked.agent, bounds) for case in prepared]
+    seconds = round(time.monotonic() - began, 1)
     solved = sum(result["solved"] for result in results)
     for result in results:
         mark = "solved" if result["solved"] else f"NOT SOLVED ({result['reason']})"
@@ -129,8 +161,11 @@ def main() -> int:
         "defects": len(results),
         "solved": solved,
         "solved_share": round(solved / len(results), 3),
-        "wall_s_max": asked.wall_s,
-        "steps_max": STEPS_MAX,
+        "wall_s_max": bounds.wall_s,
+        "requests_max": bounds.requests,
+        "verify_s_max": VERIFY_S_MAX,
+        "ends_within_s": ends_within_s,
+        "seconds": seconds,
         "results": results,
     }
     print(json.dumps(summary))

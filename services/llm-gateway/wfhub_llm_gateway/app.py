@@ -7,13 +7,13 @@ Errors have the shape of the path's format. What leads to a model goes past Star
 its layers, which it has no use for (ADR 38).
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from wfhub_common import model_paths
 from wfhub_common.errors import Rejected, WfhubError
@@ -51,7 +51,11 @@ def make_app(
         exchanger.streams.check_room(info.attempt_id)
         spoken = BY_NAME[path.format]
         head = _head(request, path)
-        asked = spoken.parse(await _body(request), head, default_model=default_model)
+        body = await _body(request)
+        try:
+            asked = spoken.parse(body, head, default_model=default_model)
+        except RecursionError as e:
+            raise read.too_deep() from e
         read.check_model(asked, info.models)
         word = last_word.read(request.headers.get(model_paths.HAND_IN_HEADER))
         opened = await exchanger.open(asked, info, word)
@@ -64,11 +68,11 @@ def make_app(
         shown = [m for m in found if allowed is None or m["id"] in allowed]
         name = _lister(request, path)
         if not path.model:
-            return JSONResponse(BY_NAME[name].models_value(shown))
+            return _json(BY_NAME[name].models_value(shown))
         for model in shown:
             if model["id"] == path.model:
                 listed = BY_NAME[name].models_value([model])
-                return JSONResponse((listed.get("data") or listed["models"])[0])
+                return _json((listed.get("data") or listed["models"])[0])
         raise Rejected("model-not-found", f"there is no model {path.model!r} here", status=404)
 
     async def healthz(_request: Request) -> Response:
@@ -92,7 +96,7 @@ def make_app(
     async def elsewhere(request: Request) -> Response:
         path = request.scope["path"]
         found = model_paths.recognised(path)
-        if found is None:
+        if found is None or (found.model and request.method == "POST"):
             message = f"{request.method} {path}: there is only {model_paths.SHOWN}"
             raise Rejected("http-error", message, status=404)
         message = f"{request.method} {path}: use {found.method}"
@@ -177,11 +181,11 @@ async def _body(request: Request) -> bytes:
 
 def _refusal(request: Request, error: WfhubError) -> Response:
     spoken = BY_NAME[model_paths.format_of(request.scope["path"])]
-    return JSONResponse(
-        spoken.error_value(error),
-        status_code=read.status_of(error),
-        headers=read.error_headers(error),
-    )
+    return _json(spoken.error_value(error), read.status_of(error), read.error_headers(error))
+
+
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(read.json_bytes(value), status, headers, "application/json")
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -21,6 +21,14 @@ class Dialect:
     models: Callable[[Any], list[dict[str, Any]]]
 
 
+def checked_key(key: str) -> str:
+    """Without the line's end that files have. Raises: ValueError, which does not show it."""
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("a key has printable ASCII characters only; this one has others")
+    return key
+
+
 def _bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 

@@ -21,7 +21,13 @@ from wfhub_llm_gateway import cuts, ledger, sse, translation, usage
 from wfhub_llm_gateway.cuts import Cut
 from wfhub_llm_gateway.exchanger import Exchanger, Opened, Progress
 from wfhub_llm_gateway.formats import BY_NAME
-from wfhub_llm_gateway.formats.asked import UpstreamFailed, error_headers, status_of
+from wfhub_llm_gateway.formats.asked import (
+    UpstreamFailed,
+    error_headers,
+    json_bytes,
+    status_of,
+    too_deep,
+)
 from wfhub_llm_gateway.formats.framing import frames_of
 from wfhub_llm_gateway.provider import Answer
 from wfhub_llm_gateway.translation.recording import recorded
@@ -54,7 +60,7 @@ class ExchangeResponse:
         cut = Cut(relay)
         watchers = [
             asyncio.create_task(_when_gone(receive, lambda: cut.now(cuts.client_gone()))),
-            asyncio.create_task(self._x.tokens.watch(self._digest, self._info, cut.now)),
+            asyncio.create_task(self._x.tokens.watch(self._digest, cut.now)),
         ]
         if self._progress.entry.counts_time:
             watchers.append(asyncio.create_task(self._watch_time(cut)))
@@ -71,7 +77,7 @@ class ExchangeResponse:
             finally:
                 for watcher in watchers:
                     watcher.cancel()
-        await self._finish(send, _failure(relay, cut))
+        await self._finish(send, _failure(relay, cut, answered=self._progress.status > 0))
 
     async def _watch_time(self, cut: Cut) -> None:
         """Reserve more time as it goes by, or end it."""
@@ -219,7 +225,7 @@ class ExchangeResponse:
             else:
                 progress.stream = False
                 value = self._format.error_value(failure)
-                progress.body[:] = json.dumps(value, ensure_ascii=False).encode()
+                progress.body[:] = json_bytes(value)
                 progress.headers = {"content-type": "application/json"} | error_headers(failure)
             progress.status = status_of(failure)
         elif progress.started:
@@ -251,7 +257,7 @@ class ExchangeResponse:
             log.error("exchange not recorded", attempt_id=self._info.attempt_id, error=str(e))
 
 
-def _failure(relay: asyncio.Task[None], cut: Cut) -> WfhubError | None:
+def _failure(relay: asyncio.Task[None], cut: Cut, *, answered: bool) -> WfhubError | None:
     if relay.cancelled():
         return cut.reason or cuts.stopping()
     error = relay.exception()
@@ -259,8 +265,15 @@ def _failure(relay: asyncio.Task[None], cut: Cut) -> WfhubError | None:
         return cuts.client_gone()  # from `send`
     if error is None or isinstance(error, WfhubError):
         return error
+    if isinstance(error, RecursionError):
+        return _answered_too_deep() if answered else too_deep()
     log.error("exchange failed unexpectedly", exc_info=error)
     return Rejected("internal", "the gateway failed; see its log", status=500)
+
+
+def _answered_too_deep() -> UpstreamFailed:
+    message = "the model server's answer is nested too deeply to be read"
+    return UpstreamFailed("upstream-malformed", message)
 
 
 async def _start(send: Send, progress: Progress) -> None:
@@ -270,7 +283,7 @@ async def _start(send: Send, progress: Progress) -> None:
         headers |= {"content-type": progress.frames.content_type, "cache-control": "no-cache"}
     else:
         headers["content-length"] = str(len(progress.body))
-    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": progress.status, "headers": raw})
 
 

@@ -17,9 +17,9 @@ from wfhub_common import ids
 from wfhub_common.model_paths import Format
 
 from wfhub_llm_gateway import sse
-from wfhub_llm_gateway.formats.asked import Asked
+from wfhub_llm_gateway.formats.asked import Asked, json_bytes
 from wfhub_llm_gateway.provider import Answer
-from wfhub_llm_gateway.translation import canonical, pieces
+from wfhub_llm_gateway.translation import canonical
 from wfhub_llm_gateway.translation.canonical import Call, Request, Text
 from wfhub_llm_gateway.translation.port import TRANSLATORS
 from wfhub_llm_gateway.usage import Tokens
@@ -63,7 +63,7 @@ class LastWordProvider:
         answer = self._answer(asked, request)
         if not asked.stream:
             value = spoken.write_answer(answer, request, int(time.time()))
-            body = pieces.dumped(value).encode()
+            body = json_bytes(value)
             yield Answer(200, False, _once(body), {"content-type": "application/json"})
             return
         encoder = spoken.encoder(request, int(time.time()))

@@ -43,7 +43,7 @@ from wfhub_llm_gateway.spans import Spans
 from wfhub_llm_gateway.spool import Spool
 from wfhub_llm_gateway.tapes import Tapes
 from wfhub_llm_gateway.tokens import Tokens
-from wfhub_llm_gateway.upstream import HttpProvider
+from wfhub_llm_gateway.upstream import HttpProvider, SettingNames
 
 PROGRAM = "wfhub-llm-gateway"
 SCHEMA = "gateway"
@@ -92,6 +92,7 @@ def make_provider(settings: GatewaySettings) -> Provider:
         base_url,
         settings.api_key(),
         dialect,
+        names=SettingNames(settings.url_name, dialect.key_name),
         first_byte_s=settings.upstream_first_byte_s,
         idle_s=settings.upstream_idle_s,
     )

@@ -39,6 +39,7 @@ class Recorder:
             line = line.replace(secret, "<key>")
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(descriptor, line.encode())  # at once: others may append too
+            # At once: others may append too. Half a surrogate pair stays the escape that it was.
+            os.write(descriptor, line.encode(errors="backslashreplace"))
         finally:
             os.close(descriptor)

@@ -17,7 +17,7 @@ from wfhub_common.model_paths import Format
 
 from wfhub_llm_gateway import completion, matching, sse
 from wfhub_llm_gateway.cassette import Cassette, Recorded, Response
-from wfhub_llm_gateway.formats.asked import Asked, unsupported
+from wfhub_llm_gateway.formats.asked import Asked, json_bytes, unsupported
 from wfhub_llm_gateway.formats.chat import wants_usage
 from wfhub_llm_gateway.provider import Answer
 
@@ -110,7 +110,7 @@ def _stream(response: Response, include_usage: bool) -> list[bytes]:
 
 def _whole(response: Response) -> bytes:
     body = completion.to_whole(response.events) if response.stream else response.body
-    return json.dumps(body, ensure_ascii=False).encode()
+    return json_bytes(body)
 
 
 def _model(response: Response) -> str:

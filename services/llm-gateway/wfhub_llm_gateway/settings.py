@@ -2,13 +2,15 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 from wfhub_common.model_paths import Format
 from wfhub_common.settings import BrokerSettings
 
 from wfhub_llm_gateway import dialects, urls
 from wfhub_llm_gateway.dialects import Dialect
 from wfhub_llm_gateway.usage import UNSEEN_TOKENS_PER_S
+
+Positive = Annotated[float, Field(gt=0)]
 
 
 class GatewaySettings(BrokerSettings):
@@ -42,11 +44,11 @@ class GatewaySettings(BrokerSettings):
     gateway_spool: str = ""  # "": a temporary folder, whose bodies are lost with the process
 
     # How long a dead gateway's reservations are held before another one charges them.
-    gateway_lease_s: float = 30.0
-    upstream_first_byte_s: float = 600.0  # a long prompt on a small machine takes minutes
-    upstream_idle_s: float = 120.0
+    gateway_lease_s: Positive = 30.0
+    upstream_first_byte_s: Positive = 600.0  # a long prompt on a small machine takes minutes
+    upstream_idle_s: Positive = 120.0
     # Tokens that a stream is taken to think in each second of silence; 0: none. See usage.py.
-    gateway_unseen_tokens_per_s: float = UNSEEN_TOKENS_PER_S
+    gateway_unseen_tokens_per_s: Annotated[float, Field(ge=0)] = UNSEEN_TOKENS_PER_S
 
     def base_url(self) -> str:
         """Raises: SystemExit that names the variable."""
@@ -71,6 +73,20 @@ class GatewaySettings(BrokerSettings):
         except ValueError as e:
             raise SystemExit(f"bad settings: {name}: {e}") from e
 
+    @property
+    def url_name(self) -> str:
+        """The variable that the base URL is from, or that would set it."""
+        if self.llm_base_url:
+            return "LLM_BASE_URL"
+        own = {
+            "ollama": ("OLLAMA_HOST", True),
+            "openai": ("OPENAI_BASE_URL", self.openai_base_url),
+            "anthropic": ("ANTHROPIC_BASE_URL", self.anthropic_base_url),
+            "gemini": ("GEMINI_BASE_URL", self.gemini_base_url),
+        }
+        name, given = own.get(self.llm_provider, ("", False))
+        return name if given else "LLM_BASE_URL"
+
     def keys(self) -> tuple[str, ...]:
         """What must stand in no record."""
         keys = (
@@ -80,12 +96,19 @@ class GatewaySettings(BrokerSettings):
         return tuple(key for key in keys if key)
 
     def api_key(self) -> str:
+        """Raises: SystemExit that names the variable."""
+        name, key = "OPENAI_API_KEY", self.openai_api_key
         match self.llm_provider:
             case "anthropic":
-                return self.anthropic_api_key
+                name, key = "ANTHROPIC_API_KEY", self.anthropic_api_key
             case "gemini":
-                return self.gemini_api_key or self.google_api_key
-        return self.openai_api_key
+                name, key = "GEMINI_API_KEY", self.gemini_api_key
+                if not key:
+                    name, key = "GOOGLE_API_KEY", self.google_api_key
+        try:
+            return dialects.checked_key(key)
+        except ValueError as e:
+            raise SystemExit(f"bad settings: {name}: {e}") from e
 
     def dialect(self) -> Dialect:
         """Raises: SystemExit that names the variable."""

@@ -42,5 +42,8 @@ def data_of(event: bytes) -> str | None:
     return "\n".join(lines) if lines else None
 
 
-def event_of(data: str) -> bytes:
-    return b"".join(b"data: " + line.encode() + b"\n" for line in data.split("\n")) + b"\n"
+def event_of(data: str, kind: str = "") -> bytes:
+    """`data` is JSON: half a surrogate pair, which UTF-8 cannot say, is written as its escape."""
+    lines = [f"event: {kind}"] if kind else []
+    lines += [f"data: {line}" for line in data.split("\n")]
+    return ("\n".join(lines) + "\n\n").encode(errors="backslashreplace")

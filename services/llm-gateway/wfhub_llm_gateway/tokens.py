@@ -5,6 +5,8 @@ answer for INTROSPECT_CACHE_S at most, and forgets it at once when the scheduler
 attempt ended. That hint may be lost: then the cache's age and the lease's end do the same, later.
 Who asked a model in the last minutes waits for no answer: all of them are asked about together, so
 often that none of the answers gets that old. Where that fails, each is asked about when it is used.
+A lease ends when the scheduler's answer says, counted from our question on a monotonic clock: what
+this machine's calendar says, or how it jumps, changes nothing.
 Fails closed: a token that cannot be checked is not let in, an open stream whose token ran out and
 cannot be checked is cut.
 Raises: Rejected (401 `token-missing`, `token-inactive`), RetryLater.
@@ -14,7 +16,9 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 
 from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.httpauth import ATTEMPT_TOKEN_PREFIX, bearer, token_sha256
@@ -36,13 +40,34 @@ IntrospectMany = Callable[[tuple[str, ...]], Awaitable[tuple[TokenInfo, ...]]]
 log = get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class Known:
+    """An answer of the scheduler's. `asked_at` and `until` (of the lease) are monotonic."""
+
+    info: TokenInfo
+    asked_at: float
+    until: float
+
+    @property
+    def left_s(self) -> float:
+        return self.until - time.monotonic()
+
+
+def known(info: TokenInfo, asked_at: float) -> Known:
+    left_s = info.valid_for_s
+    if left_s is None:
+        until = info.valid_until
+        left_s = inf if until is None else (until - datetime.now(UTC)).total_seconds()
+    return Known(info, asked_at, asked_at + left_s)
+
+
 class Tokens:
     def __init__(self, introspect: Introspect, introspect_many: IntrospectMany) -> None:
         """They ask the scheduler, by SHA-256."""
         self._introspect, self._introspect_many = introspect, introspect_many
         self._used: OrderedDict[str, float] = OrderedDict()  # when, the last one last
-        self._cached: OrderedDict[str, tuple[float, TokenInfo]] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[TokenInfo]] = {}
+        self._cached: OrderedDict[str, Known] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[Known]] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
 
     async def check(self, authorization: str | None) -> tuple[str, TokenInfo]:
@@ -58,11 +83,10 @@ class Tokens:
         if len(token) > TOKEN_CHARS_MAX:
             raise Rejected("token-inactive", "this is not a token of the scheduler", status=401)
         digest = token_sha256(token)
-        asked_at, info = self._cached.get(digest, (0.0, None))
-        age_s = time.monotonic() - asked_at
-        if info is None or age_s > INTROSPECT_CACHE_S:
-            info = await self.ask(digest)
-        live = self._live(info)
+        found = self._cached.get(digest)
+        if found is None or time.monotonic() - found.asked_at > INTROSPECT_CACHE_S:
+            found = await self.ask(digest)
+        live = self._live(found).info
         self._used[digest] = time.monotonic()
         self._used.move_to_end(digest)
         if len(self._used) > FRESH_TOKENS_MAX:
@@ -89,10 +113,11 @@ class Tokens:
         for digest, info in zip(digests, await self._introspect_many(digests), strict=True):
             if not info.active:
                 self._used.pop(digest, None)
-            if asked_at > self._cached.get(digest, (0.0, info))[0]:
-                self._remember(digest, asked_at, info)
+            earlier = self._cached.get(digest)
+            if earlier is None or asked_at > earlier.asked_at:
+                self._remember(digest, known(info, asked_at))
 
-    async def ask(self, digest: str) -> TokenInfo:
+    async def ask(self, digest: str) -> Known:
         """Past the cache; requests at the same time share one question."""
         asking = self._asking.get(digest)
         if asking is None:
@@ -100,32 +125,34 @@ class Tokens:
             asking.add_done_callback(lambda done: self._answered(digest, done))
         return await asyncio.shield(asking)
 
-    def _answered(self, digest: str, done: asyncio.Task[TokenInfo]) -> None:
+    def _answered(self, digest: str, done: asyncio.Task[Known]) -> None:
         self._asking.pop(digest, None)
         if not done.cancelled() and (error := done.exception()) is not None:
             # Whoever waits for it is told; all of them may be gone.
             log.debug("token not asked about", why=str(error))
 
-    async def _ask(self, digest: str) -> TokenInfo:
-        info = await self._introspect(digest)
-        self._remember(digest, time.monotonic(), info)
-        return info
+    async def _ask(self, digest: str) -> Known:
+        asked_at = time.monotonic()
+        found = known(await self._introspect(digest), asked_at)
+        self._remember(digest, found)
+        return found
 
-    def _remember(self, digest: str, at: float, info: TokenInfo) -> None:
-        self._cached[digest] = (at, info)
+    def _remember(self, digest: str, found: Known) -> None:
+        self._cached[digest] = found
         self._cached.move_to_end(digest)
         if len(self._cached) > TOKENS_CACHED_MAX:
             self._cached.popitem(last=False)
 
-    def _live(self, info: TokenInfo) -> TokenInfo:
+    def _live(self, found: Known) -> Known:
+        info = found.info
         # The hint may overtake the answer to an earlier question: it wins.
-        if not info.active or self.is_ended(info.attempt_id) or _left_s(info) <= 0:
+        if not info.active or self.is_ended(info.attempt_id) or found.left_s <= 0:
             raise Rejected(
                 "token-inactive",
                 "the token is not (or no longer) that of a running attempt",
                 status=401,
             )
-        return info
+        return found
 
     def ended(self, attempt_id: str) -> None:
         """The scheduler says so. For good: an attempt id is never reused."""
@@ -136,21 +163,16 @@ class Tokens:
     def is_ended(self, attempt_id: str) -> bool:
         return attempt_id in self._ended
 
-    async def watch(self, digest: str, info: TokenInfo, cut: Callable[[WfhubError], None]) -> None:
+    async def watch(self, digest: str, cut: Callable[[WfhubError], None]) -> None:
         """For as long as a stream is open: ask again when its token runs out."""
-        while info.valid_until is not None:
-            await asyncio.sleep(max(_left_s(info), RECHECK_S_MIN))
+        found = self._cached.get(digest)
+        while found is None or found.until < inf:
+            left_s = 0.0 if found is None else found.left_s
+            await asyncio.sleep(max(left_s, RECHECK_S_MIN))
             try:
-                info = self._live(await self.ask(digest))
+                found = self._live(await self.ask(digest))
             except WfhubError as e:
-                log.info(
-                    "stream cut at the end of its lease", attempt_id=info.attempt_id, why=str(e)
-                )
+                attempt_id = "" if found is None else found.info.attempt_id
+                log.info("stream cut at the end of its lease", attempt_id=attempt_id, why=str(e))
                 cut(e)
                 return
-
-
-def _left_s(info: TokenInfo) -> float:
-    if info.valid_until is None:
-        return float("inf")
-    return (info.valid_until - datetime.now(UTC)).total_seconds()

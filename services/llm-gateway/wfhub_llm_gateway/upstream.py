@@ -21,6 +21,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -44,6 +45,16 @@ _AUTH = (401, 403, 407)
 _PASSED_HEADERS = ("content-type", "retry-after")
 
 
+@dataclass(frozen=True)
+class SettingNames:
+    """By what an operator sets this server's address, key and times: errors say which to check."""
+
+    url: str
+    key: str
+    first_byte: str = "UPSTREAM_FIRST_BYTE_S"
+    idle: str = "UPSTREAM_IDLE_S"
+
+
 class HttpProvider:
     replayed = False
     note = ""
@@ -55,6 +66,7 @@ class HttpProvider:
         api_key: str,
         dialect: Dialect,
         *,
+        names: SettingNames,
         first_byte_s: float,
         idle_s: float,
     ) -> None:
@@ -62,7 +74,7 @@ class HttpProvider:
         `idle_s`: silence allowed within its body."""
         self.name = name
         self.speaks = dialect.speaks
-        self._dialect = dialect
+        self._dialect, self._names = dialect, names
         self._base_url = base_url
         self._first_byte_s = first_byte_s
         self._idle_s = idle_s
@@ -159,7 +171,7 @@ class HttpProvider:
                 "upstream-timeout",
                 f"the model server at {self._where} did not begin to answer within "
                 f"{self._first_byte_s:g} s; see whether it is overloaded or still loading a model "
-                "(UPSTREAM_FIRST_BYTE_S sets the limit)",
+                f"({self._names.first_byte} sets the limit)",
                 status=504,
             ) from e
         except (aiohttp.ClientError, OSError, ValueError) as e:
@@ -177,7 +189,7 @@ class HttpProvider:
             raise UpstreamFailed(
                 "upstream-idle",
                 f"the model server at {self._where} went silent for {self._idle_s:g} s in the "
-                "middle of its answer (UPSTREAM_IDLE_S sets the limit)",
+                f"middle of its answer ({self._names.idle} sets the limit)",
                 status=504,
             ) from e
         except (aiohttp.ClientError, OSError) as e:
@@ -187,7 +199,7 @@ class HttpProvider:
         return UpstreamFailed(
             "upstream-unreachable",
             f"the model server at {self._where} cannot be reached ({why}); check that it runs and "
-            "that LLM_BASE_URL of the gateway is right as seen from where the gateway runs",
+            f"that {self._names.url} of the gateway is right as seen from where the gateway runs",
             status=status,
         )
 
@@ -207,7 +219,7 @@ class HttpProvider:
             return UpstreamFailed(
                 "upstream-auth",
                 f"the model server at {self._where} refused the gateway's credential (HTTP "
-                f"{status}); check {self._dialect.key_name} of the gateway",
+                f"{status}); check {self._names.key} of the gateway",
                 upstream_status=status,
             )
         excerpt = b""

@@ -31,6 +31,8 @@ def base(url: str, version: str = "v1") -> str:
     parts = urlsplit(url.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{shown(url)!r} is not a URL like http://host:port/v1")
+    if re.search(r"\s", parts.netloc + parts.path) or parts.port == 0:  # looking raises for others
+        raise ValueError(f"{shown(url)!r} is not a URL: it has white space, or no port")
     if parts.query or parts.fragment:
         raise ValueError(f"{shown(url)!r} must not have a query or a fragment")
     path = parts.path.rstrip("/")

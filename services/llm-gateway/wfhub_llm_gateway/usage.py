@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from wfhub_common.model_paths import MODEL_CHARS_MAX
+
 from wfhub_llm_gateway import completion, sse
 
 CHARS_PER_TOKEN = 4
@@ -134,8 +136,8 @@ class Tap:
             else:
                 self.reported = merged(self.reported or self.begun, seen.tokens)
                 self.unseen = 0
-        if isinstance(seen.model, str) and not self.model:
-            self.model = seen.model
+        if isinstance(seen.model, str) and not self.model and seen.model.isprintable():
+            self.model = seen.model[:MODEL_CHARS_MAX]
         return seen.chars
 
 

@@ -24,7 +24,7 @@ from wfhub_scheduler.core import Core
 
 _TOKENS = text("""
 SELECT a.token_sha256, a.attempt_id, a.task_id, a.project_id, a.lease_until, t.spec, p.name,
-       p.budget, p.cassette
+       p.budget, p.cassette, extract(epoch FROM a.lease_until - now())::float8 AS valid_for_s
   FROM sched.attempt a JOIN sched.task t ON t.current_attempt = a.attempt_id
   JOIN sched.project p ON p.project_id = a.project_id
  WHERE a.token_sha256 = ANY(CAST(:token_sha256s AS text[]))
@@ -68,4 +68,5 @@ def _info(row: Row) -> TokenInfo:
         cassette_mode=cassette.mode if cassette else "",
         cassette=cassette.name if cassette else "",
         valid_until=row.lease_until,
+        valid_for_s=row.valid_for_s,
     )

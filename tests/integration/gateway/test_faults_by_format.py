@@ -9,6 +9,19 @@ import httpx
 import pytest
 
 FORMATS = ("chat", "responses", "messages", "gemini")
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "gemini": "/v1beta/models/m:generateContent",
+}
+DEEP = b"[" * 700 + b"]" * 700
+BODIES = {
+    "chat": b'{"messages": [{"role": "user", "content": "hello"}]}',
+    "responses": b'{"input": "hello"}',
+    "messages": b'{"max_tokens": 50, "messages": [{"role": "user", "content": "hello"}]}',
+    "gemini": b'{"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}',
+}
 BOTH = [(name, stream) for name in FORMATS for stream in (False, True)]
 Ask = Callable[..., Awaitable[httpx.Response]]
 
@@ -38,6 +51,10 @@ def ask() -> Ask:
         return await gateway.post(path, json=body | fields, headers=headers)
 
     return send
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
 
 
 def error_of(name: str, answer: httpx.Response) -> tuple[str, str]:
@@ -141,6 +158,18 @@ async def test_an_error_in_the_middle_of_a_stream(
         assert exchange.note == f"{code}; usage not reported"
 
 
+async def test_a_stream_that_is_nested_too_deeply_is_the_servers_fault(
+    start_gateway, scheduler, upstream, ask
+):
+    head = b"HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+    deep = b'{"a": ' * 700 + b"0" + b"}" * 700  # looking into it takes more of the stack than lists
+    upstream.script = lambda _: head + b'data: {"choices": [{"delta": %b}]}\n\n' % deep
+    gateway = await start_gateway(llm_base_url=upstream.url("script"))
+    token, _ = scheduler.grant()
+    answer = await ask(gateway, token, "chat", stream=True)
+    assert last_of("chat", answer)[0] == "upstream-malformed"
+
+
 async def test_an_answer_of_ten_megabytes_comes_through(start_gateway, scheduler, upstream, ask):
     gateway = await start_gateway(llm_base_url=upstream.url("huge"))
     for name in FORMATS:
@@ -189,20 +218,68 @@ async def test_malformed_json_is_a_400_in_the_format(start_gateway, scheduler, u
     gateway = await start_gateway(llm_base_url=upstream.url("ok"))
     for name in FORMATS:
         token, info = scheduler.grant()
-        paths = {
-            "chat": "/v1/chat/completions",
-            "responses": "/v1/responses",
-            "messages": "/v1/messages",
-            "gemini": "/v1beta/models/m:generateContent",
-        }
         # As Google's clients may put it, which is for their paths alone.
         params = {"key": token} if name == "gemini" else {}
         headers = {} if params else {"Authorization": f"Bearer {token}"}
-        answer = await gateway.post(paths[name], content=body, params=params, headers=headers)
+        answer = await gateway.post(PATHS[name], content=body, params=params, headers=headers)
         assert answer.status_code == 400
         assert error_of(name, answer)[0] == "request-malformed"
         assert upstream.heads == []
         assert (await scheduler.exchanges(info.attempt_id)).exchanges == ()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"NaN",
+        b'0, "model": "a\\u0000b"',
+        b'0, "model": "a\\ud800b"',
+        # Looked through for pictures, which takes more of the stack than reading it does.
+        b'"image_url input_image inlineData", "tools": %b' % DEEP,
+    ],
+    ids=["no number", "nul", "half a pair", "deep"],
+)
+async def test_json_that_nobody_can_use_is_a_400_in_the_format_and_nothing_is_sent(
+    start_gateway, scheduler, upstream, odd
+):
+    """Never the gateway's own failure, and nothing of it in the ledger."""
+    gateway = await start_gateway(llm_base_url=upstream.url("ok"))
+    # Gemini's model is in its path.
+    for name in ("chat", "responses", "messages") if b"model" in odd else FORMATS:
+        token, info = scheduler.grant(budget_tokens=10_000)
+        body = BODIES[name].replace(b"{", b'{"x": %b, ' % odd, 1)
+        answer = await gateway.post(PATHS[name], content=body, headers=bearer(token))
+        assert answer.status_code == 400, answer.text
+        assert error_of(name, answer)[0] == "request-malformed"
+        assert (await scheduler.exchanges(info.attempt_id)).exchanges == ()
+    assert upstream.heads == []
+
+
+async def test_half_a_smiley_goes_on_as_it_came_whatever_is_done_with_the_request(
+    start_gateway, scheduler, upstream
+):
+    """An agent that cuts what a tool printed may cut it there, and JSON can say it."""
+    gateway = await start_gateway(llm_base_url=upstream.url("ok"))
+    for name in FORMATS:
+        # Passed on, translated, with a length put in; its usage asked for, in a chat stream.
+        for budget_tokens in (None, 10_000):
+            for stream in (b"", b'"stream": true, ') if name == "chat" else (b"",):
+                token, _ = scheduler.grant(budget_tokens=budget_tokens)
+                body = BODIES[name].replace(b"hello", b"cut \\ud83d", 1)
+                body = body.replace(b"{", b"{" + stream, 1)
+                answer = await gateway.post(PATHS[name], content=body, headers=bearer(token))
+                assert answer.status_code == 200, answer.text
+                assert b"cut \\ud83d" in upstream.bodies.pop()
+
+
+async def test_a_length_beyond_what_any_model_can_is_as_good_as_the_most(
+    start_gateway, scheduler, upstream, ask
+):
+    gateway = await start_gateway(llm_base_url=upstream.url("ok"))
+    for name, field in (("chat", "max_tokens"), ("messages", "max_tokens")):
+        token, _ = scheduler.grant()
+        answer = await ask(gateway, token, name, stream=False, **{field: 10**30})
+        assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize(

@@ -186,3 +186,25 @@ async def test_a_model_that_no_route_names_is_a_404_in_which_the_routes_stand(
     assert upstream.requests[-1]["model"] == "m"
     listed = await gateway.get("/v1/models", headers={"authorization": f"Bearer {token}"})
     assert [model["id"] for model in listed.json()["data"]] == ["m", "alias"]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "named"),
+    [
+        ("unauthorized", "check providers.unauthorized.api_key_env (in LLM_CONFIG)"),
+        ("hang", "providers.hang.first_byte_s (in LLM_CONFIG) sets the limit"),
+        ("stream-hang", "providers.stream-hang.idle_s (in LLM_CONFIG) sets the limit"),
+        ("down", "providers.down.base_url (in LLM_CONFIG)"),
+    ],
+)
+async def test_an_error_names_the_line_of_the_file_that_is_to_be_looked_at(
+    start_gateway, scheduler, upstream, post, routes, behaviour, named
+):
+    own = {"first_byte_s": 0.5, "idle_s": 0.5}
+    if behaviour == "down":
+        own["base_url"] = "http://127.0.0.1:9"
+    settings = routes({"m": [behaviour]}, {behaviour: own}, retries={"attempts_max": 1})
+    gateway = await start_gateway(**settings)
+    token, _ = scheduler.grant()
+    answer = await post(gateway, token, model="m", stream=behaviour == "stream-hang")
+    assert named in answer.text

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 from scheduler_hub import SPEC, Hub, Runner, scheduler, until
-from wfhub_common import ids, subjects
+from wfhub_common import ids, limits, subjects
 from wfhub_common.errors import Rejected
 from wfhub_common.httpauth import token_sha256
 from wfhub_common.messages import (
@@ -256,6 +256,7 @@ async def test_a_token_dies_with_its_attempt(hub: Hub) -> None:
     assert (token.active, token.task_id) == (True, submitted.task_id)
     assert (token.budget_tokens, token.models) == (1000, None)
     assert token.valid_until == assignment.lease_until
+    assert 0 < token.valid_for_s <= limits.LEASE_TTL_S
     await fail(runner, assignment.attempt_id)
     assert not (await info(hub, assignment.token)).active
     assert assignment.attempt_id.encode() in (await ended.next_msg(timeout=5)).data

@@ -187,9 +187,29 @@ async def test_a_stream_whose_token_cannot_be_checked_is_cut(monkeypatch):
     reasons = []
     scheduler = Scheduler(RetryLater("timeout", "no answer"))
     tokens = Tokens(scheduler, scheduler.many)
-    ending = live(valid_until=datetime.now(UTC))
-    await asyncio.wait_for(tokens.watch("digest", ending, reasons.append), 5)
+    await asyncio.wait_for(tokens.watch("digest", reasons.append), 5)
     assert [reason.code for reason in reasons] == ["timeout"]
+
+
+async def test_how_long_a_lease_has_left_is_the_databases_word_whatever_our_clock_says():
+    hour = timedelta(hours=1)
+    ahead = Scheduler(live(valid_until=datetime.now(UTC) - hour, valid_for_s=30.0))
+    await Tokens(ahead, ahead.many).check(HEADER)
+    behind = Scheduler(live(valid_until=datetime.now(UTC) + hour, valid_for_s=0.0))
+    with pytest.raises(Rejected):
+        await Tokens(behind, behind.many).check(HEADER)
+
+
+async def test_a_stream_is_cut_when_its_lease_is_over_by_the_databases_clock():
+    reasons = []
+    scheduler = Scheduler(
+        live(valid_until=datetime.now(UTC) + timedelta(hours=1), valid_for_s=0.05)
+    )
+    tokens = Tokens(scheduler, scheduler.many)
+    digest, _ = await tokens.check(HEADER)
+    scheduler.answer = TokenInfo(active=False)
+    await asyncio.wait_for(tokens.watch(digest, reasons.append), 5)
+    assert [reason.code for reason in reasons] == ["token-inactive"]
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch):

@@ -70,3 +70,34 @@ def test_a_url_is_shown_without_its_password():
     with pytest.raises(ValueError, match="ftp://h") as caught:
         urls.base("ftp://me:secret@h")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h:99999/v1", "http://h:0", "http://h o/v1", "http://h/a b"]
+)
+def test_a_url_that_no_request_could_be_sent_to_is_refused_at_the_start(url):
+    with pytest.raises(SystemExit, match=r"^bad settings: LLM_BASE_URL: "):
+        GatewaySettings.from_env({"LLM_BASE_URL": url}).base_url()
+
+
+def test_a_key_may_have_the_line_end_of_its_file_and_nothing_else_that_no_header_takes():
+    assert GatewaySettings.from_env({"OPENAI_API_KEY": "sk-1\n"}).api_key() == "sk-1"
+    for key in ("sk\n1", "sk-\u00e9", "sk\x001"):
+        env = {"LLM_PROVIDER": "gemini", "GOOGLE_API_KEY": key}
+        with pytest.raises(SystemExit, match=r"^bad settings: GOOGLE_API_KEY: ") as caught:
+            GatewaySettings.from_env(env).api_key()
+        assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({}, "LLM_BASE_URL"),
+        ({"OPENAI_BASE_URL": "http://a"}, "OPENAI_BASE_URL"),
+        ({"OPENAI_BASE_URL": "http://a", "LLM_BASE_URL": "http://b"}, "LLM_BASE_URL"),
+        ({"LLM_PROVIDER": "ollama"}, "OLLAMA_HOST"),
+        ({"LLM_PROVIDER": "dmr"}, "LLM_BASE_URL"),
+    ],
+)
+def test_an_error_names_the_variable_that_the_address_is_from(env, named):
+    assert GatewaySettings.from_env(env).url_name == named

@@ -36,6 +36,9 @@ class TokenInfo(Fact):
     cassette_mode: str = ""  # record, replay
     cassette: str = ""  # its name, in the project
     valid_until: datetime | None = None
+    # The same as the database's clock counts it, when it was asked: two machines' clocks differ.
+    # None from a scheduler of before: then `valid_until` is what there is.
+    valid_for_s: float | None = None
 
 
 class TokenInfos(Fact):

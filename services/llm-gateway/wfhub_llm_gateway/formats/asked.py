@@ -14,6 +14,8 @@ from typing import Any, Literal
 from wfhub_common.errors import Corrupt, LeaseLost, Rejected, RetryLater, WfhubError
 from wfhub_common.model_paths import MODEL_CHARS_MAX, Format, ModelPath
 
+from wfhub_llm_gateway.usage import TOKENS_MAX
+
 DEFAULT_MODEL = "default"  # what an agent says that leaves the choice to the gateway
 
 Operation = Literal["generate", "count", "embed"]
@@ -71,8 +73,12 @@ class Head:
 
 def json_object(raw: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(raw, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as e:
+        # UTF-8 alone: of bytes, Python would guess, and the server might not.
+        text = raw.decode()
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except RecursionError as e:
+        raise too_deep() from e
+    except ValueError as e:
         raise malformed(f"the body is not JSON: {e}") from e
     if not isinstance(value, dict):
         raise malformed("the body must be a JSON object")
@@ -80,6 +86,19 @@ def json_object(raw: bytes) -> dict[str, Any]:
         if _DECIDED.get(name.casefold(), name) != name:
             raise malformed(f"write {name!r} as {_DECIDED[name.casefold()]!r}")
     return value
+
+
+def json_bytes(value: Any) -> bytes:
+    """Of what `json_object` read. Half a surrogate pair (an agent cut a text in the middle of a
+    smiley) can be said in JSON and not in UTF-8: it stays the escape that it was."""
+    try:
+        return json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace")
+    except RecursionError as e:
+        raise too_deep() from e
+
+
+def _no_constant(name: str) -> Any:
+    raise malformed(f"the body is not JSON: it has no number {name}")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -93,9 +112,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def named_model(value: dict[str, Any]) -> str | None:
     model = value.get("model")
-    if model is not None and not (isinstance(model, str) and len(model) <= MODEL_CHARS_MAX):
-        raise malformed(f"model must be a string of at most {MODEL_CHARS_MAX} characters")
-    return model
+    if model is None or (isinstance(model, str) and is_name(model)):
+        return model
+    raise malformed(f"model must be a string of at most {MODEL_CHARS_MAX} printable characters")
+
+
+def is_name(text: str) -> bool:
+    """What may stand in the ledger, in a log and in a span."""
+    return len(text) <= MODEL_CHARS_MAX and text.isprintable()
 
 
 def resolved_model(named: str | None, default_model: str) -> str:
@@ -120,8 +144,9 @@ def objects(value: dict[str, Any], key: str, what: str) -> list[dict[str, Any]]:
 
 
 def positive(*candidates: Any) -> int | None:
-    """The first that is a count."""
-    return next((n for n in candidates if type(n) is int and n > 0), None)
+    """The first that is a count. More than any model can is as good as that."""
+    found = next((n for n in candidates if type(n) is int and n > 0), None)
+    return None if found is None else min(found, TOKENS_MAX)
 
 
 def check_model(asked: Asked, allowed: tuple[str, ...] | None) -> None:
@@ -134,6 +159,10 @@ def check_model(asked: Asked, allowed: tuple[str, ...] | None) -> None:
         + (", ".join(allowed) or "none"),
         status=403,
     )
+
+
+def too_deep() -> Rejected:
+    return malformed("the body is nested too deeply to be read")
 
 
 def malformed(message: str) -> Rejected:

@@ -67,7 +67,7 @@ class _Chat:
             }
         if not changed:
             return asked.raw
-        return json.dumps({**asked.value, **changed}, ensure_ascii=False).encode()
+        return read.json_bytes({**asked.value, **changed})
 
     def look(self, value: dict[str, Any]) -> Seen:
         chars = 0

@@ -3,12 +3,11 @@
 Needed where no stream can be cut. Each format has its own name for it.
 """
 
-import json
 import re
 from dataclasses import replace
 from typing import Any
 
-from wfhub_llm_gateway.formats.asked import Asked
+from wfhub_llm_gateway.formats.asked import Asked, json_bytes
 
 # OpenAI's models that think know the one name only, older servers the other only.
 _THINKS = re.compile(r"(o[0-9]|gpt-[5-9])")
@@ -19,8 +18,7 @@ def clamped(asked: Asked, tokens: int) -> Asked:
     if asked.completion_max is not None and asked.completion_max <= tokens:
         return asked
     value = {**asked.value, **_limit(asked, tokens)}
-    raw = json.dumps(value, ensure_ascii=False).encode()
-    return replace(asked, raw=raw, value=value, completion_max=tokens)
+    return replace(asked, raw=json_bytes(value), value=value, completion_max=tokens)
 
 
 def _limit(asked: Asked, tokens: int) -> dict[str, Any]:

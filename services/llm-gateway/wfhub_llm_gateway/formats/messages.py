@@ -11,6 +11,7 @@ from typing import Any
 from wfhub_common.errors import WfhubError
 from wfhub_common.model_paths import Format
 
+from wfhub_llm_gateway import sse
 from wfhub_llm_gateway.formats import asked as read
 from wfhub_llm_gateway.formats.asked import Asked, Head
 from wfhub_llm_gateway.usage import Seen, Tap, Tokens, counted, estimate, text_chars
@@ -58,7 +59,7 @@ class _Messages:
     def outgoing(self, asked: Asked) -> bytes:
         if not asked.model_changed:
             return asked.raw
-        return json.dumps({**asked.value, "model": asked.model}, ensure_ascii=False).encode()
+        return read.json_bytes({**asked.value, "model": asked.model})
 
     def look(self, value: dict[str, Any]) -> Seen:
         match value.get("type"):
@@ -98,8 +99,7 @@ class _Messages:
         return {"type": "error", "error": fields}
 
     def error_event(self, error: WfhubError, tap: Tap) -> bytes:
-        data = json.dumps(self.error_value(error), ensure_ascii=False)
-        return f"event: error\ndata: {data}\n\n".encode()
+        return sse.event_of(json.dumps(self.error_value(error), ensure_ascii=False), "error")
 
 
 def reported(value: dict[str, Any]) -> Tokens | None:

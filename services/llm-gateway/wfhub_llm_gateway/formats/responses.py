@@ -10,6 +10,7 @@ from typing import Any
 from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.model_paths import Format
 
+from wfhub_llm_gateway import sse
 from wfhub_llm_gateway.formats import asked as read
 from wfhub_llm_gateway.formats.asked import Asked, Head, malformed
 from wfhub_llm_gateway.formats.chat import CHAT
@@ -51,7 +52,7 @@ class _Responses:
     def outgoing(self, asked: Asked) -> bytes:
         if not asked.model_changed:
             return asked.raw
-        return json.dumps({**asked.value, "model": asked.model}, ensure_ascii=False).encode()
+        return read.json_bytes({**asked.value, "model": asked.model})
 
     def look(self, value: dict[str, Any]) -> Seen:
         kind = value.get("type")
@@ -85,7 +86,7 @@ class _Responses:
             "sequence_number": tap.sent_count,
             "response": response,
         }
-        return f"event: response.failed\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+        return sse.event_of(json.dumps(data, ensure_ascii=False), "response.failed")
 
 
 def reported(whole: dict[str, Any]) -> Tokens | None:

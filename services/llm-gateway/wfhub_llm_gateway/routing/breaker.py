@@ -37,9 +37,3 @@ class CircuitBreaker:
         self.failures += 1
         if self.opened_at is not None or self.failures >= self.failures_max:
             self.opened_at, self.tried_at = now, None
-
-    def waits_until(self, now: float) -> float:
-        """The clock's time at which it is worth asking again."""
-        if self.opened_at is None:
-            return now
-        return max(now, self.opened_at + self.open_s, (self.tried_at or 0.0) + self.open_s)

@@ -183,10 +183,21 @@ def parse(value: Any) -> Routes:
     )
 
 
+_SAID = {  # of what pydantic says in words of Python's
+    "extra_forbidden": "there is no such setting",
+    "missing": "is missing",
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "string_type": "must be a text",
+}
+
+
 def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
-    return f"{path.removeprefix('.').removesuffix('.[key]')}: {first['msg']}"
+    said = _SAID.get(first["type"], first["msg"])
+    return f"{path.removeprefix('.').removesuffix('.[key]')}: {said}"
 
 
 def _aliases(file: _File) -> dict[str, Name]:

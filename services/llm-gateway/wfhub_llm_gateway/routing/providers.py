@@ -11,7 +11,7 @@ from wfhub_llm_gateway import dialects, urls
 from wfhub_llm_gateway.dialects import Dialect
 from wfhub_llm_gateway.routing.config import ConfigError, ProviderConfig, Routes
 from wfhub_llm_gateway.settings import GatewaySettings
-from wfhub_llm_gateway.upstream import HttpProvider
+from wfhub_llm_gateway.upstream import HttpProvider, SettingNames
 
 USUAL_KEYS = {
     "openai": ("OPENAI_API_KEY",),
@@ -31,7 +31,7 @@ def made(
 ) -> tuple[dict[str, HttpProvider], tuple[str, ...]]:
     """By name; and their keys, which must stand in no record."""
     keys = {
-        name: _key(config, environment, f"providers.{name}")
+        name: _checked(_key(config, environment, f"providers.{name}"), f"providers.{name}")
         for name, config in routes.providers.items()
     }
     providers = {}
@@ -42,6 +42,7 @@ def made(
             url,
             keys[name],
             _dialect(config, url),
+            names=_names(config, name),
             first_byte_s=config.first_byte_s or settings.upstream_first_byte_s,
             idle_s=config.idle_s or settings.upstream_idle_s,
         )
@@ -71,6 +72,22 @@ def _dialect(config: ProviderConfig, url: str) -> Dialect:
     return dialects.openai(("chat", "responses") if url == urls.OPENAI_BASE_URL else ("chat",))
 
 
+def _names(config: ProviderConfig, name: str) -> SettingNames:
+    def in_file(field: str) -> str:
+        return f"providers.{name}.{field} (in LLM_CONFIG)"
+
+    usual = () if config.base_url else USUAL_KEYS.get(config.kind, ())
+    key = config.api_key_env or config.api_key_file or next(iter(usual), in_file("api_key_env"))
+    return SettingNames(in_file("base_url"), key, in_file("first_byte_s"), in_file("idle_s"))
+
+
+def _checked(key: str, where: str) -> str:
+    try:
+        return dialects.checked_key(key)
+    except ValueError as e:
+        raise ConfigError(f"{where}: {e}") from e
+
+
 def _key(config: ProviderConfig, environment: Mapping[str, str], where: str) -> str:
     if config.api_key_env:
         if not (key := environment.get(config.api_key_env, "")):
@@ -78,7 +95,7 @@ def _key(config: ProviderConfig, environment: Mapping[str, str], where: str) -> 
         return key
     if config.api_key_file:
         try:
-            return Path(config.api_key_file).read_text(encoding="utf-8").strip()
+            return Path(config.api_key_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as e:
             raise ConfigError(f"{where}.api_key_file: cannot be read: {e}") from e
     if config.base_url:

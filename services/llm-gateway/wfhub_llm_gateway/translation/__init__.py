@@ -18,13 +18,26 @@ from wfhub_common.model_paths import Format
 from wfhub_llm_gateway import sse
 from wfhub_llm_gateway.completion import DONE, chunk_of
 from wfhub_llm_gateway.formats import BY_NAME
-from wfhub_llm_gateway.formats.asked import Asked, UpstreamFailed, unsupported
+from wfhub_llm_gateway.formats.asked import (
+    Asked,
+    UpstreamFailed,
+    json_bytes,
+    malformed,
+    too_deep,
+    unsupported,
+)
 from wfhub_llm_gateway.provider import Answer, Provider
-from wfhub_llm_gateway.translation import pieces, streams
+from wfhub_llm_gateway.translation import streams
 from wfhub_llm_gateway.translation.canonical import Request
 from wfhub_llm_gateway.translation.port import TRANSLATORS
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024  # of a whole answer, which is held to be translated
+# What reading and writing meet in an answer that no server should give. Rejected is theirs for a
+# request; here nobody asked wrongly.
+_NOT_AS_IT_SHOULD_BE = (
+    *(ValueError, LookupError, TypeError, AttributeError, RecursionError, AssertionError),
+    Rejected,
+)
 
 
 @asynccontextmanager
@@ -59,14 +72,14 @@ def translation(asked: Asked, spoken: Format) -> tuple[Request, Asked]:
     try:
         request = TRANSLATORS[asked.format].read_request(asked)
         value = TRANSLATORS[spoken].write_request(request)
-    except (KeyError, TypeError, AttributeError, ValueError) as e:
-        message = f"the request is not as its format has it ({type(e).__name__}: {e})"
-        raise Rejected("request-malformed", message, status=400) from e
-    raw = json.dumps(value, ensure_ascii=False).encode()
+    except (LookupError, TypeError, AttributeError, ValueError) as e:
+        raise malformed(f"the request is not as its format has it ({_said(e)})") from e
+    except RecursionError as e:
+        raise too_deep() from e
     return request, Asked(
         format=spoken,
         operation=asked.operation,
-        raw=raw,
+        raw=json_bytes(value),
         value=value,
         model=asked.model,
         named_model=asked.model,
@@ -80,14 +93,14 @@ async def _whole(answer: Answer, request: Request, spoken: Format, wanted: Forma
     body = await _read(answer)
     try:
         found = TRANSLATORS[spoken].read_answer(json.loads(body))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, Rejected) as e:
+        found = streams.customised(found, request.custom_tools)
+        value = TRANSLATORS[wanted].write_answer(found, request, int(time.time()))
+        return json_bytes(value)
+    except _NOT_AS_IT_SHOULD_BE as e:
         raise UpstreamFailed(
             "upstream-malformed",
-            f"the model server's answer is not as its format has it ({type(e).__name__}: {e})",
+            f"the model server's answer is not as its format has it ({_said(e)})",
         ) from e
-    found = streams.customised(found, request.custom_tools)
-    value = TRANSLATORS[wanted].write_answer(found, request, int(time.time()))
-    return json.dumps(value, ensure_ascii=False).encode()
 
 
 async def _read(answer: Answer) -> bytes:
@@ -110,22 +123,29 @@ async def _streamed(
     custom = streams.Customised(request.custom_tools)
     splitter = sse.Splitter()
 
-    def written(raw: bytes) -> bytes:
-        value = _value(raw)
-        found = decoder.feed(value) if value else []
-        return b"".join(out for event in custom.passed(found) for out in encoder.feed(event))
+    def written(raw: bytes | None) -> bytes:
+        """None: there is no more."""
+        try:
+            if raw is None:
+                found = decoder.end()
+            else:
+                value = _value(raw)
+                found = decoder.feed(value) if value else []
+            return b"".join(out for event in custom.passed(found) for out in encoder.feed(event))
+        except _NOT_AS_IT_SHOULD_BE as e:
+            raise streams.odd(f"it is not as its format has it ({_said(e)})") from e
 
     async for chunk in chunks:
         try:
-            for event in splitter.feed(chunk):
-                if out := written(event):
-                    yield out
+            events = list(splitter.feed(chunk))
         except ValueError as e:
             raise streams.odd(str(e)) from e
+        for event in events:
+            if out := written(event):
+                yield out
     if splitter.rest and (out := written(splitter.rest)):
         yield out
-    ending = custom.passed(decoder.end())
-    yield b"".join(out for event in ending for out in encoder.feed(event))
+    yield written(None)
 
 
 def _value(event: bytes) -> dict[str, object] | None:
@@ -153,13 +173,17 @@ async def _refused(answer: Answer, wanted: Format) -> Answer:
 
 
 def _error_body(error: WfhubError, wanted: Format) -> bytes:
-    return pieces.dumped(BY_NAME[wanted].error_value(error)).encode()
+    return json_bytes(BY_NAME[wanted].error_value(error))
 
 
 def _estimated(asked: Asked) -> Answer:
     """Nobody is asked: a provider of another format counts in no way that the client knows."""
     value = BY_NAME[asked.format].count_value(asked.prompt_estimate)
-    return Answer(200, False, _once(pieces.dumped(value).encode()))
+    return Answer(200, False, _once(json_bytes(value)))
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

@@ -7,6 +7,7 @@ Decoder raises: UpstreamFailed when what comes is no such stream, or ends before
 
 from typing import Any
 
+from wfhub_llm_gateway import sse
 from wfhub_llm_gateway.formats.messages import reported
 from wfhub_llm_gateway.translation import pieces
 from wfhub_llm_gateway.translation.canonical import (
@@ -138,4 +139,4 @@ class Encoder:
 
 
 def _event(kind: str, **fields: Any) -> bytes:
-    return f"event: {kind}\ndata: {pieces.dumped({'type': kind, **fields})}\n\n".encode()
+    return sse.event_of(pieces.dumped({"type": kind, **fields}), kind)

@@ -8,6 +8,7 @@ Decoder raises: UpstreamFailed when what comes is no such stream, or ends before
 
 from typing import Any
 
+from wfhub_llm_gateway import sse
 from wfhub_llm_gateway.formats.responses import reported
 from wfhub_llm_gateway.translation import pieces
 from wfhub_llm_gateway.translation.canonical import (
@@ -219,7 +220,7 @@ class Encoder:
     def _event(self, kind: str, **fields: Any) -> bytes:
         data = {"type": kind, "sequence_number": self._sequence, **fields}
         self._sequence += 1
-        return f"event: {kind}\ndata: {pieces.dumped(data)}\n\n".encode()
+        return sse.event_of(pieces.dumped(data), kind)
 
 
 _CALLS = {
