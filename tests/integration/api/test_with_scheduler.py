@@ -2,19 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
-import pytest
-import real_api
 from real_api import WAIT_S
-
-
-@pytest.fixture
-async def api(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with real_api.serving(database_url, nats_url, tmp_path) as http:
-        yield http
 
 
 async def test_a_task_is_submitted_seen_followed_and_cancelled(api: httpx.AsyncClient) -> None:

@@ -1,12 +1,10 @@
 """Workflows over REST and with `wfhub workflow`: the real API and the real scheduler."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import real_api
 
 YAML = """
@@ -19,12 +17,6 @@ tasks:
 """
 FAULTY = YAML.replace("needs: [build],", "needs: [biuld, test],")
 AS_YAML = {"Content-Type": "application/yaml"}
-
-
-@pytest.fixture
-async def api(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with real_api.serving(database_url, nats_url, tmp_path) as http:
-        yield http
 
 
 async def test_a_workflow_is_submitted_shown_listed_and_cancelled(api: httpx.AsyncClient) -> None:
