@@ -188,6 +188,25 @@ async def test_without_an_answer_the_page_says_so_and_goes_on_by_itself(
     await page.until("document.querySelector('[role=alert]') === null")
 
 
+async def test_what_happens_while_an_answer_is_under_way_is_looked_at_again(
+    page: chromium.Page,
+) -> None:
+    looks = await page.js("""(async () => {
+      const { again, repeat } = await import("/page/live.js");
+      const done = new AbortController();
+      let looks = 0;
+      const looked = new Promise((over) => repeat(done.signal, 3_600_000, async () => {
+        looks += 1;
+        if (looks === 1) again();
+        else over();
+      }, over));
+      await Promise.race([looked, new Promise((late) => setTimeout(late, 10_000))]);
+      done.abort();
+      return looks;
+    })()""")
+    assert looks == 2
+
+
 async def test_what_is_not_there_is_said_in_the_apis_words(hub: Any, page: chromium.Page) -> None:
     task_id = ids.new_task_id()
     await go(page, f"/tasks/{task_id}")
