@@ -120,3 +120,7 @@ async def test_the_command_line_does_the_same(api: httpx.AsyncClient, tmp_path: 
     assert {task["state"] for task in found["tasks"]} == {"cancelled"}
     waited = await wfhub("submit", "good.yaml", "--key", "k", "--wait", code=1)
     assert workflow_id in waited
+    (tmp_path / "again.json").write_text(await wfhub("document", workflow_id))
+    again = (await wfhub("submit", "again.json")).strip()
+    assert again != workflow_id
+    assert await wfhub("document", again) == await wfhub("document", workflow_id)
