@@ -57,8 +57,9 @@ async def test_a_task_that_ended_is_submitted_again_as_it_was(api: httpx.AsyncCl
         "review_s": 60,
         "run_at": "2020-01-01T00:00:00Z",
     }
-    task_id = (await api.post("/v1/tasks", json=spec)).json()["task_id"]
-    path, key = f"/v1/tasks/{task_id}/retry", {"Idempotency-Key": "again"}
+    key = {"Idempotency-Key": "again"}
+    task_id = (await api.post("/v1/tasks", json=spec, headers=key)).json()["task_id"]
+    path = f"/v1/tasks/{task_id}/retry"
     early = await api.post(path)
     assert (early.status_code, early.json()["code"]) == (409, "not-ended")
     await api.post(f"/v1/tasks/{task_id}/cancel")

@@ -1,6 +1,7 @@
 """Tasks: submit, list, look at, cancel, review, submit again."""
 
 import asyncio
+import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -144,7 +145,8 @@ async def retry_task(
             status=409,
         )
     spec = TaskSpec.model_validate(task.spec)
-    return await _submitted(hub, caller, response, task.project_id, spec, idempotency_key)
+    key = None if idempotency_key is None else _retry_key(task_id, idempotency_key)
+    return await _submitted(hub, caller, response, task.project_id, spec, key)
 
 
 @router.post(
@@ -209,6 +211,11 @@ async def tell_task(hub: HubDep, task_id: TaskId, message: AgentMessage) -> Stee
 async def hand_in_task(hub: HubDep, task_id: TaskId) -> Steered:
     """What it has is verified and published like any result. Every agent can be told this."""
     return await hub.ask("steer_task", SteerTask(task_id=task_id, hand_in=True), Steered)
+
+
+def _retry_key(task_id: str, key: str) -> str:
+    """Not the key that the task itself may have been submitted with: it would be that task."""
+    return "retry-" + hashlib.sha256(f"{task_id} {key}".encode()).hexdigest()
 
 
 async def _submitted(
