@@ -33,6 +33,7 @@ BODIES: dict[str, Any] = {
     "patch /v1/projects/{ref}": {"queue_limit": 77},
     "patch /v1/pools/{pool}": {"running_limit": 3},
     "post /v1/runners/{runner_id}/drain": {"drain": True},
+    "post /v1/tokens": {"name": "bob"},
     "post /v1/tasks": TASK,
     "post /v1/tasks:batch": {"tasks": [TASK]},
     "post /v1/tasks/{task_id}/messages": {"text": "be brief"},
@@ -111,6 +112,8 @@ class World:
 
     def path(self, operation: Operation, **other: str) -> str:
         path = operation.path
+        if path.endswith("/retry"):  # of one that has ended
+            other = {"task_id": self.values["second_task_id"], **other}
         for name in operation.takes:
             known = name in {**self.values, **other}
             assert known, f"say in api_world what {{{name}}} of {operation.name} may be"
@@ -189,6 +192,10 @@ async def _filled(made: World, proof_store: Any) -> None:
     proof_id, runner_id = ids.new_proof_id(), ids.new_runner_id()
     proof_store.exports[proof_id] = {"proof_id": proof_id}
     attempt_id = await _claimed(made, runner_id, task["task_id"])
+    ended = await _ok(http.post("/v1/tasks", json=TASK))
+    await _ok(http.post(f"/v1/tasks/{ended['task_id']}/cancel"))
+    token = await _ok(http.post("/v1/tokens", json={"name": "alice"}))
+    values |= {"second_task_id": ended["task_id"], "token_id": token["token_id"]}
     receipt = proof_store.receipt(attempt_id, "agent.log", b"hello")
     await made.pg.execute(
         "UPDATE sched.attempt SET receipts = $2 WHERE attempt_id = $1",

@@ -1,4 +1,7 @@
-"""Test support: the real API and the real scheduler, served from this process over real HTTP."""
+"""Test support: the real API and the real scheduler, served from this process over real HTTP.
+
+The database is to have been migrated (`migrate`): a folder's tests copy one that was.
+"""
 
 import asyncio
 import contextlib
@@ -21,6 +24,13 @@ TOKEN = "wht_real"
 WAIT_S = 30.0
 
 
+def migrate(database_url: str) -> None:
+    """The API's schema and the scheduler's. Blocking."""
+    wfhub_scheduler.main.migrate(database_url)
+    api = wfhub_api.main
+    db.migrate(database_url, schema=api.SCHEMA, migrations=api.MIGRATIONS)
+
+
 @contextlib.asynccontextmanager
 async def serving(
     database_url: str, nats_url: str, folder: Path, **api_settings: str
@@ -41,9 +51,6 @@ async def serving(
         admin_token_sha256=token_sha256(TOKEN),
         **api_settings,
     )
-    await asyncio.to_thread(wfhub_scheduler.main.migrate, database_url)
-    schema, migrations = wfhub_api.main.SCHEMA, wfhub_api.main.MIGRATIONS
-    await asyncio.to_thread(db.migrate, database_url, schema=schema, migrations=migrations)
     stops = Stop(), Stop()
     running = [
         asyncio.create_task(wfhub_scheduler.main.serve(scheduler, stops[0])),

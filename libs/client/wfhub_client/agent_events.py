@@ -14,7 +14,7 @@ SHOWN_CHARS_MAX = 300
 
 def show(task_id: str, attempt: str | None, *, as_json: bool) -> None:
     """Of the latest attempt, or of that with the number or id `attempt`."""
-    with connected(_say) as session:
+    with connected() as session:
         attempts = session.client.get(task_id).raw.get("attempts") or []
         found = chosen([a for a in attempts if a["kind"] == "agent"], attempt)
         if not any(kept["name"] == ARTIFACT for kept in found.get("artifacts") or []):

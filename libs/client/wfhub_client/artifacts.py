@@ -13,7 +13,7 @@ def show(
     task_id: str, name: str | None, attempt: str | None, output: Path | None, *, as_json: bool
 ) -> None:
     """Without `name`: the list, of the latest attempt or that with the number or id `attempt`."""
-    with connected(lambda text: print(text, file=sys.stderr, flush=True)) as session:
+    with connected() as session:
         attempts = session.client.get(task_id).raw.get("attempts") or []
         found = chosen([a for a in attempts if a["kind"] == "agent"], attempt)
         at = found["attempt_id"]

@@ -15,6 +15,7 @@ from wfhub_client.cli_dead_letter import dead_letter_app
 from wfhub_client.cli_operations import pool_app, project_app, runner_app
 from wfhub_client.cli_proof import proof_app
 from wfhub_client.cli_schedule import schedule_app
+from wfhub_client.cli_token import token_app
 from wfhub_client.cli_webhook import webhook_app
 from wfhub_client.cli_workflow import workflow_app
 from wfhub_client.commands import Commands
@@ -35,6 +36,7 @@ app.add_typer(dead_letter_app, name="dead-letter")
 app.add_typer(schedule_app, name="schedule")
 app.add_typer(workflow_app, name="workflow")
 app.add_typer(webhook_app, name="webhook")
+app.add_typer(token_app, name="token")
 
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="A task's id, tsk_…")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
@@ -213,7 +215,24 @@ def run(
         spec["apply"] = True
     if not spec["prompt"] and "argv" not in spec["agent"]:
         raise Usage("--prompt: say what is to be done")
-    raise typer.Exit(run_task(spec, project=project, detach=detach, as_json=as_json))
+    work = run_task(lambda c: c.submit(spec, project=project), detach=detach, as_json=as_json)
+    raise typer.Exit(work)
+
+
+@app.command()
+def retry(
+    task_id: TaskId,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Submit, print the id, do not wait.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The result as the last line of stdout.")
+    ] = False,
+) -> None:
+    """Submit a task that has ended again, as a new one, and follow it as `run` does."""
+    from wfhub_client.run import run as run_task
+
+    raise typer.Exit(run_task(lambda c: c.retry(task_id), detach=detach, as_json=as_json))
 
 
 @app.command()

@@ -37,6 +37,14 @@ def show(workflow_id: WorkflowId, as_json: Json = False) -> None:
     workflows.show(workflow_id, as_json=as_json)
 
 
+@workflow_app.command()
+def document(workflow_id: WorkflowId) -> None:
+    """Print the document as it was submitted, as JSON: to submit it again."""
+    from wfhub_client import workflows
+
+    workflows.document(workflow_id)
+
+
 @workflow_app.command("list")
 def list_(
     project: Annotated[str | None, typer.Option(help="A name or an id.")] = None,

@@ -65,6 +65,12 @@ class Client:
         raw = self._json("POST", "/v1/tasks", json={**spec, "project": project}, headers=headers)
         return shapes.Submission(raw["task_id"], raw["state"], raw["created"])
 
+    def retry(self, task_id: str, *, idempotency_key: str | None = None) -> shapes.Submission:
+        """A new task with all that one was asked. Raises: Refused (409) where it has not ended."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        raw = self._json("POST", f"/v1/tasks/{_part(task_id)}/retry", headers=headers)
+        return shapes.Submission(raw["task_id"], raw["state"], raw["created"])
+
     def get(self, task_id: str) -> shapes.Task:
         return shapes.task(self._json("GET", f"/v1/tasks/{_part(task_id)}"))
 
@@ -95,7 +101,7 @@ class Client:
             params["cursor"] = page["next_cursor"]
 
     def cancel(self, task_id: str) -> str:
-        """The state it is cancelled from. Raises: Refused (409) when it is too late."""
+        """Its state: what is at work ends soon. Raises: Refused (409) when it is too late."""
         return str(self._json("POST", f"/v1/tasks/{_part(task_id)}/cancel")["state"])
 
     def review(self, task_id: str, decision: str, comment: str = "") -> str:
@@ -222,6 +228,10 @@ class Client:
         path = f"/v1/workflows/{_part(workflow_id)}"
         return self._json("GET", path, params={"tasks": _flag(tasks)})
 
+    def workflow_document(self, workflow_id: str) -> dict[str, Any]:
+        """As it was submitted."""
+        return self._json("GET", f"/v1/workflows/{_part(workflow_id)}/document")
+
     def workflows(
         self, *, project: str | None = None, states: tuple[str, ...] = (), limit: int
     ) -> Iterator[dict[str, Any]]:
@@ -263,6 +273,18 @@ class Client:
     def decide_dead_letter(self, dead_letter_id: str, what: str) -> dict[str, Any]:
         """`what`: replay or discard. A letter is decided once; again is the same answer."""
         return self._json("POST", f"/v1/dead-letters/{_part(dead_letter_id)}/{what}")
+
+    # --- tokens -----------------------------------------------------------------------------
+
+    def create_token(self, name: str) -> dict[str, Any]:
+        """With `token`, which is shown this once. For the admin's own token, as all of these."""
+        return self._json("POST", "/v1/tokens", json={"name": name})
+
+    def tokens(self) -> Iterator[dict[str, Any]]:
+        yield from self._json("GET", "/v1/tokens")["tokens"]
+
+    def revoke_token(self, token_id: str) -> None:
+        self._answer("DELETE", f"/v1/tokens/{_part(token_id)}")
 
     # --- what happens -----------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ BODY_CHARS_SHOWN = 4000
 
 
 def list_(state: str | None, source: str | None, limit: int, *, as_json: bool) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         for letter in session.client.dead_letters(state=state, source=source, limit=limit):
             if as_json:
                 print(json.dumps(letter))
@@ -25,7 +25,7 @@ def list_(state: str | None, source: str | None, limit: int, *, as_json: bool) -
 
 
 def show(dead_letter_id: str, *, as_json: bool) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         letter = session.client.dead_letter(dead_letter_id)
     if as_json:
         print(json.dumps(letter))
@@ -39,7 +39,7 @@ def show(dead_letter_id: str, *, as_json: bool) -> None:
 
 
 def decide(dead_letter_id: str, what: str, *, as_json: bool) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         decided = session.client.decide_dead_letter(dead_letter_id, what)
     print(json.dumps(decided) if as_json else _sentence(decided))
 

@@ -53,7 +53,7 @@ def summary(task: Task) -> list[str]:
     facts = {
         "task": task.task_id,
         "state": task.state,
-        "waits for": _wanted(task) if task.state == "ready" else "",
+        "waits": "; ".join(task.raw.get("waits_because") or ()),
         "reason": task.reason,
         "message": task.message,
         "decide by": task.raw.get("review_until") or "",
@@ -67,14 +67,6 @@ def summary(task: Task) -> list[str]:
     }
     lines = [f"{name:>9}  {one_line(value, 2000)}" for name, value in facts.items() if value != ""]
     return [*lines, *(f"{'look':>9}  {how}" for how in how_to_look(task))]
-
-
-def _wanted(task: Task) -> str:
-    """The runners that may take it: as `wfhub runner list` has them."""
-    spec = task.raw.get("spec") or {}
-    labels = " ".join(spec.get("labels") or ())
-    where = f"a runner of pool {spec['pool']}" if spec.get("pool") else ""
-    return f"{where} with {labels}" if where and labels else where
 
 
 def how_to_look(task: Task) -> list[str]:

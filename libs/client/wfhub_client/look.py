@@ -1,7 +1,6 @@
 """`wfhub status | list | logs | events | cancel | approve | …`: look at tasks, act on them."""
 
 import json
-import sys
 from collections.abc import Iterable
 
 from wfhub_client import describe
@@ -14,7 +13,7 @@ _LIVE_STATES = ("blocked", "ready", "running", "sealing", "review", "publishing"
 
 def status(task_id: str | None, *, as_json: bool) -> None:
     """One task, or every task that has not ended."""
-    with connected(_say) as session:
+    with connected() as session:
         if task_id is None:
             _table(session.client.list(states=_LIVE_STATES), as_json=as_json)
             return
@@ -28,7 +27,7 @@ def status(task_id: str | None, *, as_json: bool) -> None:
 def list_(
     project: str | None, states: list[str], workflow: str | None, limit: int, *, as_json: bool
 ) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         found = session.client.list(
             project=project, states=tuple(states), workflow=workflow, limit=limit
         )
@@ -36,13 +35,13 @@ def list_(
 
 
 def logs(task_id: str, attempt: str | None, *, follow: bool) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         for line in session.client.logs(task_id, attempt=attempt, follow=follow):
             print(safe(line), flush=follow)
 
 
 def events(task_id: str, after: str | None, *, follow: bool, as_json: bool) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         for event in session.client.events(task_id, after=after, follow=follow):
             if as_json:
                 print(json.dumps(event.raw), flush=True)
@@ -52,25 +51,26 @@ def events(task_id: str, after: str | None, *, follow: bool, as_json: bool) -> N
 
 
 def cancel(task_id: str) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         state = session.client.cancel(task_id)
-    print(f"{task_id}: asked to cancel; it was {state}")
+    ended = state in FINAL_STATES
+    print(f"{task_id}: {state}" if ended else f"{task_id}: asked to cancel; it is {state}")
 
 
 def review(task_id: str, decision: str, comment: str) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         state = session.client.review(task_id, decision, comment)
     print(f"{task_id}: {decision}; it is {state}")
 
 
 def tell(task_id: str, text: str) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         session.client.steer(task_id, text)
     print(f"{task_id}: told; its agent reads it before its next step")
 
 
 def hand_in(task_id: str) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         session.client.steer(task_id, None)
     print(f"{task_id}: asked to hand in what it has")
 
@@ -81,9 +81,15 @@ def _table(tasks: Iterable[Task], *, as_json: bool) -> None:
             print(json.dumps(task.raw))
             continue
         at = task.created_at.astimezone().strftime("%m-%d %H:%M")
-        what = one_line(task.title or (task.raw.get("spec") or {}).get("prompt") or "", 60)
+        what = one_line(_name(task), 60)
         state = task.state if task.state in FINAL_STATES or not task.reason else f"{task.state}*"
         print(f"{task.task_id}  {at}  {state:<10}  {one_line(task.project, 20):<12}  {what}")
+
+
+def _name(task: Task) -> str:
+    spec = task.raw.get("spec") or {}
+    program = (spec.get("agent") or {}).get("argv") or ()
+    return task.title or spec.get("prompt") or " ".join(program)
 
 
 def _attempt_lines(task: Task) -> list[str]:
@@ -97,7 +103,3 @@ def _attempt_lines(task: Task) -> list[str]:
             end = command["exit_code"] if command["exit_code"] is not None else command["outcome"]
             lines.append(f"{'verify':>9}  {one_line(command['command'], 80)} → {end} ({took})")
     return lines
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -4,7 +4,6 @@ API says it.
 
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -147,5 +146,5 @@ def _print(found: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 @contextmanager
 def _client() -> Iterator[Client]:
-    with connected(lambda text: print(text, file=sys.stderr, flush=True)) as session:
+    with connected() as session:
         yield session.client

@@ -22,7 +22,7 @@ EXIT_REFUSED = 1
 
 
 def show(id_: str) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         export = _fetched(session, id_)
     payload = base64.b64decode(export["envelope"]["payload"])
     print("not verified; `wfhub proof verify` does that", file=sys.stderr)
@@ -30,7 +30,7 @@ def show(id_: str) -> None:
 
 
 def export(id_: str, output: Path) -> None:
-    with connected(_say) as session:
+    with connected() as session:
         fetched = _fetched(session, id_)
     try:
         output.write_text(json.dumps(fetched, indent=1, ensure_ascii=False) + "\n")
@@ -75,7 +75,7 @@ def accept(*, replace: bool) -> None:
     """Remember the service's key, and say so: from then on it is what proofs must match."""
     from wfhub_common.signing import key_id, load_public_key
 
-    with connected(_say) as session:
+    with connected() as session:
         pem = session.client.public_key()
         folder, name = session.settings.config_dir, session.trust_name
     identity = key_id(load_public_key(pem))
@@ -91,7 +91,7 @@ def _given(source: str) -> dict[str, Any]:
     if not path.exists():
         if not source.startswith(("prf_", "tsk_")):
             raise Usage(f"there is no file {source}, and it is no proof's or task's id")
-        with connected(_say) as session:
+        with connected() as session:
             return _fetched(session, source)
     try:
         if path.stat().st_size > EXPORT_BYTES_MAX:

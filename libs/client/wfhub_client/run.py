@@ -1,4 +1,4 @@
-"""`wfhub run`: submit a task, follow it to its end, say how it ended.
+"""`wfhub run` and `wfhub retry`: submit a task, follow it to its end, say how it ended.
 
 Ctrl-C once asks to cancel the task and keeps following; twice leaves (the task goes on).
 """
@@ -6,13 +6,13 @@ Ctrl-C once asks to cancel the task and keeps following; twice leaves (the task 
 import json
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable
 
 from wfhub_client import describe, trust
 from wfhub_client.client import Client
 from wfhub_client.errors import ClientError, Refused, Usage
 from wfhub_client.session import Session, connected
-from wfhub_client.shapes import Task
+from wfhub_client.shapes import Submission, Task
 from wfhub_client.views import View, view_on
 
 FOLLOW_PATIENCE_S = 120.0  # an accepted task outlives a restart of the service, so do we
@@ -20,16 +20,16 @@ LOG_END_WAIT_S = 3.0
 EXIT_FAILED = 1
 
 
-def run(spec: dict[str, Any], *, project: str, detach: bool, as_json: bool) -> int:
+def run(submit: Callable[[Client], Submission], *, detach: bool, as_json: bool) -> int:
     """The exit code: 0 only when the task succeeded (or was handed over with `detach`)."""
     progress = sys.stderr if as_json else sys.stdout
-    with connected(lambda text: print(text, file=sys.stderr, flush=True)) as session:
+    with connected() as session:
         if detach and not session.outlives:
             raise Usage(
                 "--detach: the service must outlive this command; start one with `wfhub up`"
             )
         client = session.client
-        submission = client.submit(spec, project=project)
+        submission = submit(client)
         if detach:
             task = client.get(submission.task_id)
             print(json.dumps(describe.result(task)) if as_json else task.task_id, flush=True)

@@ -60,7 +60,7 @@ def show(name: str, project: str, *, as_json: bool) -> None:
         f"    when  {one_line(spec['cron'])} {one_line(spec['time_zone'])}",
         f"  policy  overlap {spec['overlap']}, at most {spec['backfill_max']} made up for"
         + (f", up to {spec['jitter_s']} s later" if spec["jitter_s"] else ""),
-        f"    next  {_state(found)}",
+        f"    next  {_state(found).removeprefix('next at ')}",
     ]
     for one in found["firings"]:
         named = (one["task_id"], one["task_state"], one["workflow_id"], one["workflow_state"])
@@ -113,5 +113,5 @@ def _print(found: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 @contextmanager
 def _client() -> Iterator[Client]:
-    with connected(lambda text: print(text, file=sys.stderr, flush=True)) as session:
+    with connected() as session:
         yield session.client

@@ -6,7 +6,8 @@ The stack comes from the entry point group `wfhub.stack`, name `local`: a contex
 nothing of it. Raises: Usage when there is neither, Unreachable when the stack does not start.
 """
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,6 @@ from wfhub_client.settings import ClientSettings, of_process
 CALL_PATIENCE_S = 5.0  # a person waits at the prompt
 STACK_GROUP, STACK_NAME = "wfhub.stack", "local"
 
-Notify = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Session:
@@ -32,7 +31,7 @@ class Session:
 
 
 @contextmanager
-def connected(notify: Notify) -> Iterator[Session]:
+def connected() -> Iterator[Session]:
     settings = of_process()
     if settings.url:
         with Client(settings.url, settings.token, patience_s=CALL_PATIENCE_S) as client:
@@ -41,7 +40,7 @@ def connected(notify: Notify) -> Iterator[Session]:
         return
     with ExitStack() as at_end:
         try:
-            stack = at_end.enter_context(_ephemeral()(notify=notify))
+            stack = at_end.enter_context(_ephemeral()(notify=_say))
         except SystemExit as e:  # how a stack says that it cannot start
             raise Unreachable(f"no local stack: {e}") from e
         client = Client(stack.url, stack.token, patience_s=CALL_PATIENCE_S)
@@ -61,3 +60,7 @@ def _ephemeral() -> Any:
         raise Usage(
             f"no local stack here ({e}): install the `local` extra, or set WFHUB_URL"
         ) from e
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,7 +1,6 @@
 """`wfhub webhook …`: what each command does. With --json one object a line, as the API says it."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,5 +108,5 @@ def _print(found: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 @contextmanager
 def _calls() -> Iterator[WebhookCalls]:
-    with connected(lambda text: print(text, file=sys.stderr, flush=True)) as session:
+    with connected() as session:
         yield session.client.webhooks

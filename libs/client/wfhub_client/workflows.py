@@ -49,6 +49,11 @@ def show(workflow_id: str, *, as_json: bool) -> None:
     _print(found, _described(found), as_json=as_json)
 
 
+def document(workflow_id: str) -> None:
+    with _session() as session:
+        print(json.dumps(session.client.workflow_document(workflow_id), indent=2))
+
+
 def list_(project: str | None, states: list[str], limit: int, *, as_json: bool) -> None:
     with _session() as session:
         for found in session.client.workflows(project=project, states=tuple(states), limit=limit):
@@ -111,5 +116,5 @@ def _print(found: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 @contextmanager
 def _session() -> Iterator[Session]:
-    with connected(lambda text: print(text, file=sys.stderr, flush=True)) as session:
+    with connected() as session:
         yield session

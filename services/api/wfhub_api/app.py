@@ -34,6 +34,7 @@ from wfhub_api.routes import (
     proofs,
     schedules,
     tasks,
+    tokens,
     webhooks,
     workflows,
 )
@@ -111,6 +112,7 @@ def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, s
         schedules,
         workflows,
         webhooks,
+        tokens,
     ):
         app.include_router(module.router, dependencies=token)
     app.router.routes.extend(page_files.routes(page))

@@ -1,8 +1,8 @@
 """Edge: what happens to every request before a handler sees it, outermost first.
 
 1. security headers on every response; 2. a valid token, or 401 (health checks and the web page's
-files excepted);
-3. the body read up to REQUEST_BYTES_MAX, or 413 (a little more is read then, and dropped).
+files excepted); 3. a line in the log for each request that may change something: who, what, answer;
+4. the body read up to REQUEST_BYTES_MAX, or 413 (a little more is read then, and dropped).
 Plain ASGI, so that event streams pass through unbuffered.
 """
 
@@ -14,11 +14,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wfhub_common import problems
 from wfhub_common.errors import WfhubError
+from wfhub_common.log import get_logger
 
 REQUEST_BYTES_MAX = 1024 * 1024  # what fits into a message to the scheduler, JSON-escaped
 DROPPED_BYTES_MAX = 4 * REQUEST_BYTES_MAX
 DROPPED_WAIT_S = 2.0
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+
+PATH_CHARS_MAX = 300  # in the log
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+log = get_logger(__name__)
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -79,7 +84,28 @@ class Authenticated:
             await refused(scope, receive, send)
             return
         scope["wfhub_caller"] = caller
-        await self._app(scope, receive, send)
+        if scope["method"] in _READS:
+            await self._app(scope, receive, send)
+        else:
+            await _noted(self._app, scope, receive, send)
+
+
+async def _noted(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Of one that was cut off before it was answered, `status` is 0: it may have been done."""
+    status = 0
+
+    async def seen(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        await send(message)
+
+    try:
+        await app(scope, receive, seen)
+    finally:
+        path = scope["path"][:PATH_CHARS_MAX]
+        by = scope["wfhub_caller"]
+        log.info("request", by=by, method=scope["method"], path=path, status=status)
 
 
 class BodyLimit:
@@ -87,7 +113,7 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
+        if scope["type"] != "http" or scope["method"] in _READS:
             await self._app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")

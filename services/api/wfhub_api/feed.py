@@ -6,7 +6,7 @@ Units: seconds.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -41,7 +41,6 @@ async def stream(
     follow: bool,
     woken: asyncio.Event,
     stop: Stop,
-    still_allowed: Callable[[], Awaitable[bool]],
 ) -> AsyncIterator[bytes]:
     quiet_since = asyncio.get_running_loop().time()
     yield KEEP_ALIVE  # headers leave at once, before there is an event
@@ -56,8 +55,6 @@ async def stream(
         if over:
             return
         if asyncio.get_running_loop().time() - quiet_since >= KEEP_ALIVE_S:
-            if not await still_allowed():
-                return
             yield KEEP_ALIVE
             quiet_since = asyncio.get_running_loop().time()
         await wakeups.wait(woken, POLL_S)

@@ -1,11 +1,13 @@
 """Held streams: a streamed response that holds one of the caller's stream slots until it ends.
 
 The slot is taken before the response's head leaves (so that too many is a 429) and given back
-however the response ends, one that never started included.
+however the response ends, one that never started included. It ends too when the caller's token
+was revoked: each ALLOWED_S, what comes is held until the token was looked at again.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -13,6 +15,7 @@ from wfhub_common.errors import Rejected
 
 STREAMS_MAX = 512  # open event and log streams of one process
 STREAMS_PER_CALLER_MAX = 64
+ALLOWED_S = 15.0  # a token that was revoked reads on for so long
 
 
 class Streams:
@@ -50,8 +53,10 @@ class HeldStream(StreamingResponse):
         media_type: str,
         streams: Streams,
         caller: str,
+        still_allowed: Callable[[], Awaitable[bool]],
     ) -> None:
-        super().__init__(content, media_type=media_type, headers={"X-Accel-Buffering": "no"})
+        allowed = _while_allowed(content, still_allowed)
+        super().__init__(allowed, media_type=media_type, headers={"X-Accel-Buffering": "no"})
         streams.take(caller)
         self._content, self._streams, self._caller = content, streams, caller
 
@@ -61,6 +66,19 @@ class HeldStream(StreamingResponse):
         finally:
             self._streams.give_back(self._caller)
             await self._content.aclose()
+
+
+async def _while_allowed(
+    chunks: AsyncIterator[bytes], still_allowed: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[bytes]:
+    clock = asyncio.get_running_loop().time
+    asked_at = clock()
+    async for chunk in chunks:
+        if clock() - asked_at >= ALLOWED_S:
+            if not await still_allowed():
+                return
+            asked_at = clock()
+        yield chunk
 
 
 async def primed(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -5,6 +5,7 @@ Raises: RetryLater when a neighbour does not answer.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import subjects
 from wfhub_common.broker import ask
-from wfhub_common.errors import RetryLater
+from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.httpauth import bearer
 from wfhub_common.service import Stop
 
@@ -79,5 +80,25 @@ def _caller(request: Request) -> str:
     return str(request.scope["wfhub_caller"])
 
 
+def _still_allowed(request: Request) -> Callable[[], Awaitable[bool]]:
+    """Asks whether the caller's token is live."""
+    hub, given = _hub(request), request.headers.get("authorization")
+
+    async def asked() -> bool:
+        return await hub.caller_of(given) is not None
+
+    return asked
+
+
+def _admin(request: Request) -> str:
+    """Who asks. Raises: Rejected (403) for whoever has not the bootstrap token."""
+    admin_sha256 = _hub(request).settings.admin_token_sha256
+    if not tokens.is_admin(bearer(request.headers.get("authorization")), admin_sha256):
+        raise Rejected("admins-only", "this is for the admin's own token alone", status=403)
+    return _caller(request)
+
+
 HubDep = Annotated[Hub, Depends(_hub)]
 Caller = Annotated[str, Depends(_caller)]
+Admin = Annotated[str, Depends(_admin)]
+StillAllowed = Annotated[Callable[[], Awaitable[bool]], Depends(_still_allowed)]

@@ -11,6 +11,7 @@ from wfhub_api.shapes import Problem
 _CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _SENTENCES = {
     401: "no valid token",
+    403: "this is for the admin's token",
     404: "there is no such thing",
     405: "this path has no such method",
     409: "too late, or in conflict with what is there",

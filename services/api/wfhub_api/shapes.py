@@ -6,7 +6,7 @@ Times are RFC 3339 in UTC (`*_at`), durations seconds (`*_s`), sizes bytes.
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import Path
+from fastapi import Header, Path
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from wfhub_common import limits
 from wfhub_common.messages import (
@@ -31,6 +31,9 @@ TaskId = Annotated[str, Path(pattern=r"^tsk_[a-z2-7]{24}$")]
 AttemptId = Annotated[str, Path(pattern=r"^att_[a-z2-7]{24}$")]
 ProofId = Annotated[str, Path(pattern=r"^prf_[a-z2-7]{24}$")]
 POSITION = r"^[0-9]{1,9}-[0-9]{1,18}$"  # of an event: generation-pos
+KeyHeader = Annotated[  # the parameter that has it is called idempotency_key
+    str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")
+]
 ProjectRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
@@ -164,6 +167,7 @@ class TaskDetail(TaskSummary):
     duration_s: float = Field(description="from submission to the end, or to now")
     tokens: int | None = Field(description="model tokens used; null: the gateway did not answer")
     usage: Usage | None
+    waits_because: list[str] = Field([], description="ready: why it has not begun")
 
 
 class EventPage(Shape):

@@ -6,6 +6,7 @@ Raises: RetryLater when the database cannot be reached.
 """
 
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,14 @@ from wfhub_common.errors import Rejected
 from wfhub_common.httpauth import API_TOKEN_PREFIX, new_token, token_sha256
 
 ADMIN = "admin"  # the caller's name behind the bootstrap token
+TOKENS_MAX = 1000  # live ones
+NAME, NAME_CHARS_MAX = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$", 100
+
+_CREATE = text("""
+INSERT INTO api.token (token_id, sha256, name)
+SELECT :id, :d, :n WHERE (SELECT count(*) FROM api.token WHERE revoked_at IS NULL) < :most
+RETURNING token_id
+""")
 
 
 @dataclass(frozen=True)
@@ -31,9 +40,9 @@ async def caller_of(engine: AsyncEngine, token: str | None, admin_sha256: str) -
     """The name behind a live token, or None."""
     if token is None or not token.startswith(API_TOKEN_PREFIX):
         return None
-    digest = token_sha256(token)
-    if admin_sha256 and hmac.compare_digest(digest, admin_sha256):
+    if is_admin(token, admin_sha256):
         return ADMIN
+    digest = token_sha256(token)
     async with db.transaction(engine) as connection:
         row = (
             await connection.execute(
@@ -46,13 +55,27 @@ async def caller_of(engine: AsyncEngine, token: str | None, admin_sha256: str) -
     return str(row.name)
 
 
+def is_admin(token: str | None, admin_sha256: str) -> bool:
+    """Whether it is the bootstrap token."""
+    if token is None or not admin_sha256:
+        return False
+    return hmac.compare_digest(token_sha256(token), admin_sha256)
+
+
 async def create(engine: AsyncEngine, name: str) -> tuple[str, str]:
-    """(token_id, token); the token is shown this once."""
+    """(token_id, token); the token is shown this once. Raises: Rejected."""
+    if name == ADMIN or len(name) > NAME_CHARS_MAX or not re.search(NAME, name):
+        raise Rejected(
+            "token-name",
+            f"name who has it: {NAME_CHARS_MAX} printable characters at most, and not {ADMIN}",
+        )
     token_id, token = "tok_" + secrets.token_hex(8), new_token(API_TOKEN_PREFIX)
     async with db.transaction(engine) as connection:
-        await connection.execute(
-            text("INSERT INTO api.token (token_id, sha256, name) VALUES (:id, :d, :n)"),
-            {"id": token_id, "d": token_sha256(token), "n": name},
+        values = {"id": token_id, "d": token_sha256(token), "n": name, "most": TOKENS_MAX}
+        row = (await connection.execute(_CREATE, values)).first()
+    if row is None:
+        raise Rejected(
+            "too-many-tokens", f"there may be {TOKENS_MAX} live tokens: revoke one", status=409
         )
     return token_id, token
 

@@ -4,6 +4,7 @@ about it, 405 with the methods that there are.
 The input itself is not repeated: it may hold a secret, or be huge.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +15,17 @@ from starlette.routing import Match
 from wfhub_common import problems
 
 ERRORS_LISTED_MAX = 20
+_ID = re.compile(r"\^([a-z]{3})_\[a-z2-7\]\{(\d+)\}\$")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def install(app: FastAPI) -> None:
-    async def invalid(_request: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         found = field_errors(error.errors())
+        if found[0]["field"] == "body" and not _is_json(request):
+            # What curl sends as a form: read as a text, which fits nothing.
+            found[0]["message"] = "send JSON, and say so: `Content-Type: application/json`"
         first = found[0]
         return problems.problem(
             422, "request-invalid", f"{first['field']}: {first['message']}", errors=found
@@ -45,9 +50,21 @@ def _answers(app: FastAPI, request: Request, method: str) -> bool:
 def field_errors(errors: Sequence[Any]) -> list[dict[str, str]]:
     """`[{field: "body.limits.run_s", message: …}]`."""
     return [
-        {"field": ".".join(_printable(part) for part in error["loc"]), "message": error["msg"]}
+        {"field": ".".join(_printable(part) for part in error["loc"]), "message": _sentence(error)}
         for error in errors[:ERRORS_LISTED_MAX]
     ]
+
+
+def _sentence(error: Any) -> str:
+    pattern = error.get("ctx", {}).get("pattern", "")
+    if error["type"] == "string_pattern_mismatch" and (found := _ID.match(pattern)):
+        return f"this is no id: one looks like {found[1]}_ and {found[2]} more letters and digits"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
 
 
 def _printable(part: Any) -> str:

@@ -53,6 +53,19 @@ async def test_run_follows_a_task_to_success_and_says_how_to_look(hub: Any, repo
     assert "wfhub proof verify prf_x" in done.out
 
 
+async def test_a_task_is_run_again_and_followed(hub: Any) -> None:
+    ends(hub, "succeeded")
+    task_id = await hub.scheduler.task(state="failed", spec={"repo": "/r", "prompt": "again"})
+    done = await hub.cli("retry", task_id, "--json")
+    assert (done.code, json.loads(done.out)["state"]) == (0, "succeeded"), done.err
+    assert json.loads(done.out)["task_id"] != task_id
+    detached = await hub.cli("retry", task_id, "--detach")
+    assert detached.out.startswith("tsk_")
+    assert [command.spec.prompt for command in hub.scheduler.submitted] == ["again", "again"]
+    malformed = await hub.cli("retry", "tsk_x")
+    assert (malformed.code, "looks like tsk_" in malformed.err) == (2, True)
+
+
 async def test_run_prints_one_object_last_and_progress_elsewhere(hub: Any, repo: Path) -> None:
     ends(hub, "failed", reason="verification-failed", message="tests fail")
     done = await hub.cli(
@@ -202,7 +215,8 @@ async def test_logs_events_cancel_and_projects(hub: Any) -> None:
     await hub.scheduler.event(task_id, "task.submitted")
     assert "a line" in (await hub.cli("logs", task_id)).out
     assert "submitted" in (await hub.cli("events", task_id, "--no-follow")).out
-    assert (await hub.cli("cancel", task_id)).code == 0
+    cancelled = await hub.cli("cancel", task_id)
+    assert (cancelled.code, cancelled.out) == (0, f"{task_id}: asked to cancel; it is running\n")
     assert hub.scheduler.cancels == [task_id]
     created = await hub.cli("project", "create", "team", "--running-limit", "3")
     assert "team" in created.out

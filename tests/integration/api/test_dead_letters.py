@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
 import httpx
-import pytest
 import real_api
 from wfhub_common import db, ids
 from wfhub_proof_store.main import MIGRATIONS, SCHEMA
@@ -20,12 +18,6 @@ CREATE TRIGGER poison BEFORE INSERT ON sched.task
     FOR EACH ROW WHEN (NEW.title = 'poison') EXECUTE FUNCTION sched.poison()
 """
 TASK = {"repo": "/r", "prompt": "p", "title": "poison"}
-
-
-@pytest.fixture
-async def api(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with real_api.serving(database_url, nats_url, tmp_path) as http:
-        yield http
 
 
 async def poisoned(api: httpx.AsyncClient, database_url: str) -> str:

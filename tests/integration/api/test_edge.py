@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from structlog.testing import capture_logs
 from wfhub_api import tokens
 from wfhub_api.edge import REQUEST_BYTES_MAX
 from wfhub_common import db
@@ -64,6 +65,40 @@ async def test_a_made_token_opens_until_it_is_revoked(hub: Any) -> None:
     await tokens.revoke(engine, token_id)
     assert_problem(await hub.http.get("/v1/tasks", headers=header), 401)
     await engine.dispose()
+
+
+async def test_who_changed_what_is_in_the_log_and_nothing_of_its_content(hub: Any) -> None:
+    body = {"repo": "/r", "prompt": "s3cret"}
+    with capture_logs() as told:
+        task_id = (await hub.http.post("/v1/tasks?x=s3cret", json=body)).json()["task_id"]
+        await hub.http.get("/v1/tasks")
+        await hub.http.patch("/v1/projects/nobody", json={"paused": True})
+        await hub.http.post("/v1/tasks", content=b"{")
+    of = [one for one in told if one["event"] == "request"]
+    assert [(one["by"], one["method"], one["path"], one["status"]) for one in of] == [
+        ("admin", "POST", "/v1/tasks", 201),
+        ("admin", "PATCH", "/v1/projects/nobody", 404),
+        ("admin", "POST", "/v1/tasks", 422),
+    ]
+    assert task_id
+    assert "s3cret" not in str(told)
+
+
+async def test_what_is_wrong_with_a_request_is_said_so_that_it_can_be_mended(hub: Any) -> None:
+    async def said(method: str, path: str, **more: Any) -> str:
+        return str(assert_problem(await hub.http.request(method, path, **more), 422)["detail"])
+
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    for headers in (form, {"content-type": "text/plain"}):
+        for content in (b'{"repo": "/r", "prompt": "p"}', b"{"):
+            detail = await said("POST", "/v1/tasks", content=content, headers=headers)
+            assert "Content-Type: application/json" in detail
+    detail = await said("POST", "/v1/tasks", json={"repo": "/r", "prompt": "a\x00"})
+    assert detail == "body: a text holds a NUL character, which no program can be given"
+    detail = await said("GET", "/v1/tasks/tsk_no")
+    assert (
+        detail == "path.task_id: this is no id: one looks like tsk_ and 24 more letters and digits"
+    )
 
 
 @pytest.mark.hostile(22)

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from wfhub_api import feed, held_streams
+from wfhub_api import feed, held_streams, tokens
+from wfhub_common import db, subjects
 
 
 async def events_of(hub: Any, path: str, **options: Any) -> AsyncIterator[dict[str, Any]]:
@@ -101,27 +102,70 @@ async def test_a_quiet_stream_is_kept_alive_by_comments(
                 return
 
 
-async def test_a_stream_ends_when_its_token_is_revoked(
+@pytest.fixture
+async def revocable(
     hub: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from wfhub_api import tokens
-    from wfhub_common import db
-
-    monkeypatch.setattr(feed, "KEEP_ALIVE_S", 0.0)
+) -> AsyncIterator[tuple[dict[str, str], Callable[[], Awaitable[None]]]]:
+    """Headers with a token, and what revokes it: seen at the next thing that is sent."""
+    monkeypatch.setattr(held_streams, "ALLOWED_S", 0.0)
     engine = db.make_engine(hub.database_url, application="test")
     token_id, token = await tokens.create(engine, "laptop")
+    yield {"Authorization": f"Bearer {token}"}, lambda: tokens.revoke(engine, token_id)
+    await engine.dispose()
+
+
+async def test_a_quiet_stream_ends_when_its_token_is_revoked(
+    hub: Any, revocable: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "KEEP_ALIVE_S", 0.0)
+    headers, revoke = revocable
     task_id = await hub.scheduler.task(state="running")
-    headers = {"Authorization": f"Bearer {token}"}
     async with asyncio.timeout(20):
         async with hub.http.stream(
             "GET", f"/v1/tasks/{task_id}/events", headers=headers
         ) as response:
             lines = response.aiter_lines()
             assert (await anext(lines)).startswith(":")
-            await tokens.revoke(engine, token_id)
+            await revoke()
             async for _ in lines:
                 pass
-    await engine.dispose()
+
+
+@pytest.mark.hostile(16)
+async def test_a_busy_stream_shows_nothing_more_once_its_token_is_revoked(
+    hub: Any, revocable: Any
+) -> None:
+    headers, revoke = revocable
+    task_id = await hub.scheduler.task(state="running")
+    attempt_id = await hub.scheduler.attempt(task_id)
+
+    async def happens(what: str) -> None:
+        await hub.scheduler.event(task_id, "attempt.step", {"step": what})
+        at = subjects.AttemptSubject("rnr_x", "prj_x", task_id, attempt_id)
+        js = hub.nats.jetstream()
+        await js.publish(subjects.log(at), f"{what}\n".encode(), headers={"wfhub-log": "agent"})
+
+    async def shown(path: str, seen: asyncio.Event) -> str:
+        text = ""
+        async with hub.http.stream("GET", path, headers=headers) as response:
+            async for line in response.aiter_lines():
+                text += line
+                if "before" in text:
+                    seen.set()
+        return text
+
+    seen = [asyncio.Event(), asyncio.Event()]
+    paths = (f"/v1/tasks/{task_id}/events", f"/v1/tasks/{task_id}/logs?follow=true")
+    async with asyncio.timeout(30):
+        reading = [
+            asyncio.create_task(shown(path, event)) for path, event in zip(paths, seen, strict=True)
+        ]
+        await happens("before")
+        await asyncio.gather(*(event.wait() for event in seen))
+        await revoke()
+        await happens("after")
+        for text in await asyncio.gather(*reading):  # both have ended
+            assert "after" not in text
 
 
 async def test_too_many_streams_are_refused_and_closed_ones_are_free_again(

@@ -27,6 +27,10 @@ UNHEARD = {
     "post /v1/tasks/{task_id}/messages": "task-not-running",
     "post /v1/tasks/{task_id}/hand-in": "task-not-running",
     "post /v1/tasks/{task_id}/review": "not-in-review",
+    # By another than the admin (test_tokens).
+    "post /v1/tokens": "admins-only",
+    "get /v1/tokens": "admins-only",
+    "delete /v1/tokens/{token_id}": "admins-only",
 }
 SAME_AGAIN = {"put /v1/schedules/{schedule}"}  # the schedule is there as it is put
 UPSERTS = {"put /v1/schedules/{schedule}", "patch /v1/pools/{pool}"}  # by a name of one's choice
@@ -40,6 +44,7 @@ UNKNOWN = {
     "webhook_id": ids.new_webhook_id,
     "schedule": ids.new_schedule_id,
     "ref": ids.new_project_id,
+    "token_id": lambda: "tok_" + "0" * 16,
 }
 MALFORMED = (
     "../../v1/projects",

@@ -26,12 +26,6 @@ R = TypeVar("R", bound=BaseModel)
 SPEC = {"repo": "/srv/repo", "prompt": "p"}
 
 
-@pytest.fixture
-async def api(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with real_api.serving(database_url, nats_url, tmp_path) as http:
-        yield http
-
-
 @dataclass(frozen=True)
 class Finished:
     code: int | None

@@ -6,6 +6,7 @@ import signal
 import sys
 from typing import Any
 
+import asyncpg
 import httpx
 import own_ports
 from wfhub_common.httpauth import token_sha256
@@ -74,9 +75,16 @@ async def test_a_stop_ends_open_streams_at_once(hub: Any) -> None:
                 pass
 
 
+async def emptied(database_url: str) -> None:
+    pg = await asyncpg.connect(database_url)
+    await pg.execute("DROP SCHEMA api CASCADE")
+    await pg.close()
+
+
 async def test_migrate_is_repeatable_and_tokens_are_made_listed_and_revoked(
     database_url: str,
 ) -> None:
+    await emptied(database_url)
     env = {"DATABASE_URL": database_url}
     for _ in range(2):
         code, _, err = await finished(await service("migrate", **env))

@@ -1,7 +1,6 @@
 """Schedules over REST and with `wfhub schedule`: the real API and the real scheduler."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,6 @@ SPEC: dict[str, Any] = {
     "time_zone": "Europe/Berlin",
     "task": {"repo": "/srv/repo", "prompt": "tidy up"},
 }
-
-
-@pytest.fixture
-async def api(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with real_api.serving(database_url, nats_url, tmp_path) as http:
-        yield http
 
 
 async def test_a_schedule_is_put_shown_fired_paused_and_deleted(api: httpx.AsyncClient) -> None:

@@ -34,6 +34,35 @@ async def test_the_same_key_gets_the_same_task_and_another_body_a_conflict(hub: 
     assert other.json()["code"] == "idempotency-conflict"
 
 
+async def test_a_task_waits_for_a_runner_that_is_there_and_has_its_labels(hub: Any) -> None:
+    task_id = await hub.scheduler.task(spec={"repo": "/r", "pool": "big", "labels": ["gpu"]})
+
+    async def waits() -> list[str]:
+        found: list[str] = (await hub.http.get(f"/v1/tasks/{task_id}")).json()["waits_because"]
+        return found
+
+    silent = "there is no active runner with the labels gpu"
+    await hub.scheduler.pool.execute(
+        "INSERT INTO sched.api_runner VALUES"
+        " ('rnr_a', 'one', 4, '[\"gpu\"]', 'bwrap', '1', true, now(), now(), 2),"
+        " ('rnr_b', 'two', 4, '[\"gpu\"]', 'bwrap', '1', false, now(), now() - interval '1h', 0),"
+        " ('rnr_c', 'three', 4, '[]', 'bwrap', '1', false, now(), now(), 0)"
+    )
+    assert await waits() == [silent]
+    await hub.scheduler.pool.execute("UPDATE sched.api_runner SET seen_at = now()")
+    assert await waits() == ["the runners of pool big with the labels gpu have no room yet"]
+    await hub.scheduler.pool.execute(
+        "INSERT INTO sched.api_pool VALUES ('big', 2, false, now(), 2);"
+        " UPDATE sched.api_project SET running_limit = 0"
+    )
+    assert await waits() == [
+        "project default has as many at work as it may: 0",
+        "pool big has as many at work as it may: 2",
+    ]
+    await hub.scheduler.update("api_task", task_id, state="running")
+    assert await waits() == []
+
+
 async def test_projects_are_made_once_and_listed_in_pages(hub: Any) -> None:
     for name in ("alpha", "beta"):
         assert (await hub.http.post("/v1/projects", json={"name": name})).status_code == 201

@@ -89,22 +89,16 @@ async def lease_over(scheduler: Any) -> None:
     await scheduler.pool.execute("UPDATE api.webhook_cursor SET lease_until = clock_timestamp()")
 
 
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receivers.receiving() as made:
-        yield made
-
-
 async def test_a_replica_that_is_killed_loses_nothing_and_repeats_one(
-    scheduler: Any, migrated: str, nats_url: str, tmp_path: Path, receiver: Receiver
+    scheduler: Any, database_url: str, nats_url: str, tmp_path: Path, receiver: Receiver
 ) -> None:
     for _ in range(EVENTS):
         await scheduler.event(ids.new_task_id(), "task.submitted", wake=False)
     receiver.answers[PATH].extend([200] * (HELD_AT - 1) + [receivers.hang])
     log = tmp_path / "log"
     async with (
-        replica(migrated, nats_url, log) as first,
-        replica(migrated, nats_url, log) as second,
+        replica(database_url, nats_url, log) as first,
+        replica(database_url, nats_url, log) as second,
     ):
         await asyncio.gather(first.ready(), second.ready())
         hook = await first.made(receiver.url + PATH)
@@ -121,7 +115,7 @@ async def test_a_replica_that_is_killed_loses_nothing_and_repeats_one(
 
 
 async def test_a_replica_that_stood_still_moves_nothing_and_sends_nothing_more(
-    scheduler: Any, migrated: str, nats_url: str, tmp_path: Path, receiver: Receiver
+    scheduler: Any, database_url: str, nats_url: str, tmp_path: Path, receiver: Receiver
 ) -> None:
     for _ in range(EVENTS):
         await scheduler.event(ids.new_task_id(), "task.submitted", wake=False)
@@ -129,8 +123,8 @@ async def test_a_replica_that_stood_still_moves_nothing_and_sends_nothing_more(
     receiver.answers[PATH].extend([200] * (HELD_AT - 1) + [receivers.held(free)])
     log = tmp_path / "log"
     async with (
-        replica(migrated, nats_url, log) as first,
-        replica(migrated, nats_url, tmp_path / "log2") as second,
+        replica(database_url, nats_url, log) as first,
+        replica(database_url, nats_url, tmp_path / "log2") as second,
     ):
         await asyncio.gather(first.ready(), second.ready())
         hook = await first.made(receiver.url + PATH)
@@ -151,12 +145,12 @@ async def test_a_replica_that_stood_still_moves_nothing_and_sends_nothing_more(
 
 
 async def test_a_stop_gives_webhooks_back_at_once(
-    scheduler: Any, migrated: str, nats_url: str, tmp_path: Path, receiver: Receiver
+    scheduler: Any, database_url: str, nats_url: str, tmp_path: Path, receiver: Receiver
 ) -> None:
     await scheduler.event(ids.new_task_id(), "task.submitted", wake=False)
     free = asyncio.Event()
     receiver.answers[PATH].append(receivers.held(free))
-    async with replica(migrated, nats_url, tmp_path / "log") as only:
+    async with replica(database_url, nats_url, tmp_path / "log") as only:
         await only.ready()
         await only.made(receiver.url + PATH)
         await receiver.got(PATH, 1)

@@ -1,12 +1,10 @@
 """Workflows over REST and with `wfhub workflow`: the real API and the real scheduler."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import real_api
 
 YAML = """
@@ -19,12 +17,6 @@ tasks:
 """
 FAULTY = YAML.replace("needs: [build],", "needs: [biuld, test],")
 AS_YAML = {"Content-Type": "application/yaml"}
-
-
-@pytest.fixture
-async def api(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with real_api.serving(database_url, nats_url, tmp_path) as http:
-        yield http
 
 
 async def test_a_workflow_is_submitted_shown_listed_and_cancelled(api: httpx.AsyncClient) -> None:
@@ -128,3 +120,7 @@ async def test_the_command_line_does_the_same(api: httpx.AsyncClient, tmp_path: 
     assert {task["state"] for task in found["tasks"]} == {"cancelled"}
     waited = await wfhub("submit", "good.yaml", "--key", "k", "--wait", code=1)
     assert workflow_id in waited
+    (tmp_path / "again.json").write_text(await wfhub("document", workflow_id))
+    again = (await wfhub("submit", "again.json")).strip()
+    assert again != workflow_id
+    assert await wfhub("document", again) == await wfhub("document", workflow_id)

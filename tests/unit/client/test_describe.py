@@ -52,12 +52,12 @@ def test_a_failure_points_at_the_logs_alone() -> None:
     assert describe.how_to_look(task) == ["wfhub logs tsk_x"]
 
 
-def test_a_task_that_waits_says_for_which_runners() -> None:
-    spec = {"repo": "/srv/app", "pool": "big", "labels": ["gpu", "arm"]}
-    waiting = shapes.task({**TASK, "state": "ready", "spec": spec})
-    assert "waits for  a runner of pool big with gpu arm" in describe.summary(waiting)
-    running = shapes.task({**TASK, "state": "running", "spec": spec})
-    assert not [line for line in describe.summary(running) if "waits for" in line]
+def test_a_task_that_waits_says_what_for() -> None:
+    why = ["project app is paused", "there is no active runner with the labels gpu"]
+    waiting = shapes.task({**TASK, "state": "ready", "waits_because": why})
+    assert f"    waits  {'; '.join(why)}" in describe.summary(waiting)
+    running = shapes.task({**TASK, "state": "running", "waits_because": []})
+    assert not [line for line in describe.summary(running) if "waits" in line]
 
 
 def test_events_are_lines() -> None:

@@ -30,6 +30,11 @@ export async function post(path, body, headers = {}) {
   return answer.json();
 }
 
+// An Idempotency-Key: what is asked again with the same one is done once. crypto.randomUUID is not
+// there where the page came over plain HTTP from elsewhere.
+export const newKey = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
 // `as`: with another token than the one that is kept.
 export async function open(path, { limitMs, signal, as, headers = {}, ...request } = {}) {
   const signals = [signal, limitMs ? AbortSignal.timeout(limitMs) : undefined].filter(Boolean);

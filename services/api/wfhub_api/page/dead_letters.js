@@ -4,7 +4,7 @@ import { get, post, query as search } from "./api.js";
 import { ask } from "./dialog.js";
 import { el, put, putList, shown } from "./dom.js";
 import { again, repeat } from "./live.js";
-import { button, code, facts, failure, note, pager, time } from "./parts.js";
+import { button, code, facts, failure, mark, note, pager, time } from "./parts.js";
 import { moment } from "./words.js";
 
 const LOOK_MS = 5_000;
@@ -36,7 +36,7 @@ function letter(found, signal) {
   return el(
     "section",
     { class: "card" },
-    el("div", { class: "title" }, el("h2", {}, shown(`${found.source}: ${found.code}`)), el("span", { class: `pill ${KINDS[found.state]}` }, found.state)),
+    el("div", { class: "title" }, el("h2", {}, shown(`${found.source}: ${found.code}`)), mark(found.state, KINDS[found.state])),
     shown(found.error, "p"),
     facts([
       ["Id", code(found.dead_letter_id)],

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { el, put, putIfChanged, shown } from "./dom.js";
 import { repeat } from "./live.js";
-import { code, failure, link, note, section, table, time } from "./parts.js";
+import { code, failure, link, mark, note, section, table, time } from "./parts.js";
 import { count } from "./words.js";
 
 const LOOK_MS = 5_000;
@@ -70,8 +70,6 @@ function runnerTable({ runners, next_cursor: more }) {
     ));
   return section("Runners", table(["Runner", "", "Running", "Heard of", "Labels", "Sandbox, version"], el("tbody", {}, rows)), more && only("wfhub runner list"));
 }
-
-const mark = (text, kind) => el("span", { class: `pill ${kind}` }, text);
 
 const only = (command) => note(`The first ${SHOWN_MAX}; ${command} lists all.`);
 

@@ -7,13 +7,17 @@ const WAIT_MS = [1_000, 15_000]; // first and longest pause after a failure
 // Runs `work` at once and then each `everyMs`, or slower where it takes long itself: the hub is not
 // asked more than a tenth of the time. `failed(error)` is told, and it goes on.
 export async function repeat(signal, everyMs, work, failed) {
-  let wait = WAIT_MS[0];
+  let [wait, asked] = [WAIT_MS[0], false];
+  // What happens while an answer is under way may not be in it.
+  addEventListener("wfhub-again", () => (asked = true), { signal });
   while (!signal.aborted) {
     await visible(signal);
     const began = performance.now();
+    asked = false;
     try {
       await work();
-      wait = Math.max(everyMs, 9 * (performance.now() - began));
+      const took = performance.now() - began;
+      wait = Math.max(asked ? 0 : everyMs, 9 * took);
     } catch (error) {
       if (signal.aborted) return;
       failed(error);

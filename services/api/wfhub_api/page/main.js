@@ -11,6 +11,8 @@ import { forget, token } from "./session.js";
 import { deadLetters } from "./dead_letters.js";
 import { fleet } from "./fleet.js";
 import { newTask } from "./new_task.js";
+import { scheduleList } from "./schedule_list.js";
+import { schedulePage } from "./schedule_page.js";
 import { signIn } from "./sign_in.js";
 import { taskList } from "./task_list.js";
 import { taskPage } from "./task_page.js";
@@ -23,12 +25,15 @@ const VIEWS = [
   [/^\/new$/, newTask, "New task"],
   [/^\/workflows$/, workflowList, "Workflows"],
   [/^\/workflows\/(wfl_[a-z2-7]{24})$/, workflowPage, "Workflow"],
+  [/^\/schedules$/, scheduleList, "Schedules"],
+  [/^\/schedules\/(sch_[a-z2-7]{24})$/, schedulePage, "Schedule"],
   [/^\/fleet$/, fleet, "Projects and runners"],
   [/^\/dead-letters$/, deadLetters, "Dead letters"],
 ];
 const NAV = [
   ["/tasks", "Tasks"],
   ["/workflows", "Workflows"],
+  ["/schedules", "Schedules"],
   ["/fleet", "Projects & runners"],
   ["/dead-letters", "Dead letters"],
   ["/new", "New task"],

@@ -3,7 +3,7 @@
 // One Idempotency-Key for as long as nothing is changed: sent twice, for want of an answer, it is
 // one task.
 
-import { get, post } from "./api.js";
+import { get, newKey, post } from "./api.js";
 import { el, put } from "./dom.js";
 import { failure, note } from "./parts.js";
 
@@ -115,7 +115,3 @@ function body(fields) {
 
 const labelled = (text, field, help) =>
   el("label", { class: "field" }, el("span", {}, text), field, help && el("small", {}, help));
-
-// crypto.randomUUID is not there where the page came over plain HTTP from elsewhere.
-const newKey = () =>
-  [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");

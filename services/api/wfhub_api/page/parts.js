@@ -7,6 +7,9 @@ import { STATE_WORDS, ago, moment } from "./words.js";
 export const pill = (state) =>
   el("span", { class: `pill ${state}`, title: STATE_WORDS[state] ?? "" }, shown(state));
 
+// What is no task's or attempt's state, in the colours of one.
+export const mark = (text, kind) => el("span", { class: `pill ${kind}` }, shown(text));
+
 export const time = (at) => el("time", { datetime: at, title: moment(at) }, ago(at));
 
 export const code = (text) => el("code", {}, shown(text));
@@ -52,5 +55,5 @@ export function table(names, body) {
   return el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), body));
 }
 
-export const pager = (first, next) =>
-  el("nav", { class: "pager", "aria-label": "Pages" }, first && link(first, "Newest"), next && link(next, "Older →"));
+export const pager = (first, next, [back, on] = ["Newest", "Older →"]) =>
+  el("nav", { class: "pager", "aria-label": "Pages" }, first && link(first, back), next && link(next, on));

@@ -39,7 +39,7 @@ export function signIn(main, done) {
       field,
       trouble,
       go,
-      note("wfhub up says in which file its token is; wfhub-api token new NAME makes one. It is kept until this tab is closed."),
+      note("wfhub up says in which file its token is; wfhub token new NAME makes others. It is kept until this tab is closed."),
     ),
   );
   field.focus();

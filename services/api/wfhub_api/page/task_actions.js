@@ -1,6 +1,6 @@
 // What somebody can do to a task, each only where it applies. The API decides; this only asks.
 
-import { post } from "./api.js";
+import { newKey, post } from "./api.js";
 import { ask } from "./dialog.js";
 import { el, shown } from "./dom.js";
 import { again } from "./live.js";
@@ -21,6 +21,7 @@ export function taskActions(task) {
   if (task.state === "running" && !task.cancel_requested) buttons.push(tell(task), handIn(does("hand-in")));
   if (CANCELLABLE.has(task.state) && !task.cancel_requested) buttons.push(cancel(does("cancel")));
   if (FINAL.has(task.state)) {
+    if (task.workflow_id === null) buttons.push(retry(task));
     buttons.push(el("a", { class: "button", href: `#/new?like=${task.task_id}` }, "Submit one like it"));
   }
   return el("div", { class: "row actions" }, buttons);
@@ -67,6 +68,20 @@ const handIn = (act) =>
       confirm: "Hand in",
       act,
     }));
+
+const retry = (task) =>
+  button("Run again…", () => {
+    const key = newKey(); // asked again, for want of an answer, it is one task
+    ask({
+      title: "Run it again?",
+      says: [el("p", {}, "A new task is submitted, with all that was asked of this one. This one stays as it is.")],
+      confirm: "Run again",
+      act: async () => {
+        const made = await post(`/v1/tasks/${task.task_id}/retry`, {}, { "Idempotency-Key": key });
+        location.hash = `#/tasks/${made.task_id}`;
+      },
+    });
+  });
 
 const cancel = (act) =>
   button("Cancel…", () =>

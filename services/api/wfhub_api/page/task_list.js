@@ -4,7 +4,7 @@ import { get, query as search } from "./api.js";
 import { el, put, putList, shown } from "./dom.js";
 import { repeat } from "./live.js";
 import { failure, link, note, pager, pill, table, time } from "./parts.js";
-import { FINAL, ago, between, count, reasonWords, taskName } from "./words.js";
+import { FINAL, ago, because, between, count, taskName } from "./words.js";
 
 const LOOK_MS = 3_000;
 const COUNT_MS = 10_000;
@@ -113,8 +113,7 @@ function row(task) {
 function why(task) {
   if (task.state === "succeeded") return el("small", {}, shown(task.branch));
   if (task.state === "review") return el("small", {}, "waits for your decision", task.review_until && ["; ends ", time(task.review_until)]);
-  const words = reasonWords(task.reason);
-  return (task.reason || task.message) && el("small", {}, shown([words || task.reason, task.message].filter(Boolean).join(" ")));
+  return (task.reason || task.message) && el("small", {}, shown(because(task)));
 }
 
 // What changes by itself.

@@ -52,7 +52,7 @@ export function taskPage(main, { id, signal }) {
 }
 
 const versionOf = (task) =>
-  JSON.stringify([task.state, task.reason, task.message, task.cancel_requested, task.branch, task.commit, task.review, task.current_attempt, task.review_until]);
+  JSON.stringify([task.state, task.reason, task.message, task.cancel_requested, task.branch, task.commit, task.review, task.current_attempt, task.review_until, task.waits_because]);
 
 function head(task) {
   const words = [STATE_WORDS[task.state], task.cancel_requested && !FINAL.has(task.state) && "somebody asked to cancel it"];
@@ -60,6 +60,7 @@ function head(task) {
     el("p", { class: "crumbs" }, link("#/tasks", "Tasks"), " / ", link(`#/tasks?project=${encodeURIComponent(task.project)}`, task.project), task.workflow_id && [" / ", link(`#/workflows/${task.workflow_id}`, "its workflow")]),
     el("div", { class: "title" }, el("h1", {}, shown(taskName(task))), pill(task.state)),
     el("p", { class: "lead" }, `${task.task_id}: ${words.filter(Boolean).join("; ")}.`, task.state === "review" && task.review_until && [" It ends without one ", time(task.review_until), "."]),
+    task.waits_because?.length > 0 && el("p", { class: "note" }, "It has not begun: ", shown(task.waits_because.join("; ")), "."),
     reason(task),
     taskActions(task),
   ];

@@ -20,15 +20,19 @@ export const STATE_WORDS = {
 const REASON_WORDS = {
   "agent-cannot-start": "The agent's program could not be started.",
   "agent-failed": "The agent ended with an error.",
+  "agent-needs-argv": "It names no program to run as its agent.",
   "agent-not-found": "The runner does not have this agent.",
+  "agent-unknown": "The runner knows no agent of that name.",
   "agent-unfinished": "The agent stopped before it was done.",
   "artifact-refused": "A log or result was refused by the proof-store.",
   "artifact-too-large": "A log or result is larger than the proof-store takes.",
+  "base-not-found": "The branch or commit to start from is not there.",
   "budget-exceeded": "Its budget of model use is spent.",
   "cancelled": "Somebody cancelled it.",
   "deadline": "Its deadline passed.",
   "disk-full": "The runner's disk is full.",
   "egress-forbidden": "It asks for a host that the operator does not allow.",
+  "git-credentials": "The runner has no credentials that the host takes.",
   "image-forbidden": "Its project may not use that image.",
   "infrastructure": "Its runner was lost, again and again.",
   "lease-expired": "Its runner was not heard of for too long.",
@@ -39,6 +43,9 @@ const REASON_WORDS = {
   "publish-unreachable": "The repository could not be reached to publish.",
   "queue-timeout": "No runner was free in time.",
   "rate-limited": "The model's provider asked for fewer requests.",
+  "repo-empty": "The repository has no commit yet.",
+  "repo-forbidden": "The runner may not use this repository.",
+  "repo-not-found": "The runner finds no repository there.",
   "review-declined": "A reviewer declined the result.",
   "review-timeout": "Nobody decided in time.",
   "runner-error": "Something failed in the runner; its log says what.",
@@ -55,6 +62,12 @@ export function reasonWords(reason) {
   if (Object.hasOwn(REASON_WORDS, reason)) return REASON_WORDS[reason];
   if (reason.startsWith("limit:")) return `It used more than its limit of ${limitWords(reason.slice(6))}.`;
   return "";
+}
+
+// Why something is as it is, in one line.
+export function because({ reason, message }) {
+  const words = reasonWords(reason);
+  return [words || reason, message].filter(Boolean).join(words ? " " : ": ");
 }
 
 const LIMIT_WORDS = {

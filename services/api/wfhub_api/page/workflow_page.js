@@ -6,7 +6,7 @@ import { el, put, putIfChanged, shown } from "./dom.js";
 import { graph } from "./graph.js";
 import { again, repeat } from "./live.js";
 import { button, failure, link, note, pill, section, table, time } from "./parts.js";
-import { reasonWords } from "./words.js";
+import { because } from "./words.js";
 import { progress } from "./workflow_list.js";
 
 const LOOK_MS = 3_000;
@@ -60,7 +60,7 @@ function tasks(flow) {
       "tr",
       {},
       el("td", {}, pill(t.state)),
-      el("td", { class: "what" }, link(`#/tasks/${t.task_id}`, shown(t.name)), (t.reason || t.message) && el("small", {}, shown([reasonWords(t.reason) || t.reason, t.message].filter(Boolean).join(" ")))),
+      el("td", { class: "what" }, link(`#/tasks/${t.task_id}`, shown(t.name)), (t.reason || t.message) && el("small", {}, shown(because(t)))),
       el("td", { class: "dim" }, shown(t.needs.join(", "))),
       el("td", { class: "dim" }, t.finished_at && time(t.finished_at)),
     ));

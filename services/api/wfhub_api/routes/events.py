@@ -3,12 +3,12 @@
 from collections.abc import AsyncGenerator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query
 from starlette.responses import StreamingResponse
 
 from wfhub_api import feed, views
 from wfhub_api.held_streams import HeldStream
-from wfhub_api.hub import Caller, HubDep
+from wfhub_api.hub import Caller, HubDep, StillAllowed
 from wfhub_api.openapi import errors
 from wfhub_api.positions import Position, parse_position
 from wfhub_api.shapes import POSITION, EventPage, TaskId
@@ -31,7 +31,7 @@ router = APIRouter(prefix="/v1", tags=["events"])
 async def task_events(
     hub: HubDep,
     caller: Caller,
-    request: Request,
+    still_allowed: StillAllowed,
     task_id: TaskId,
     after: Annotated[str | None, _AFTER] = None,
     last_event_id: Annotated[str | None, Header(pattern=POSITION)] = None,
@@ -39,9 +39,6 @@ async def task_events(
 ) -> HeldStream:
     start = parse_position(last_event_id or after)
     await views.task(hub.engine, task_id)  # 404 before the stream begins
-
-    async def still_allowed() -> bool:
-        return await hub.caller_of(request.headers.get("authorization")) is not None
 
     async def chunks() -> AsyncGenerator[bytes, None]:
         with hub.wakeups.of(task_id) as woken:
@@ -52,11 +49,16 @@ async def task_events(
                 follow=follow,
                 woken=woken,
                 stop=hub.stop,
-                still_allowed=still_allowed,
             ):
                 yield chunk
 
-    return HeldStream(chunks(), media_type="text/event-stream", streams=hub.streams, caller=caller)
+    return HeldStream(
+        chunks(),
+        media_type="text/event-stream",
+        streams=hub.streams,
+        caller=caller,
+        still_allowed=still_allowed,
+    )
 
 
 @router.get("/events", summary="Events after a position, to fill a gap", responses=errors())

@@ -15,7 +15,7 @@ from wfhub_common.messages import FINAL_TASK_STATES, LIVE_ATTEMPT_STATES, UnitKi
 
 from wfhub_api import log_sources, views, wakeups
 from wfhub_api.held_streams import HeldStream, primed
-from wfhub_api.hub import Caller, Hub, HubDep
+from wfhub_api.hub import Caller, Hub, HubDep, StillAllowed
 from wfhub_api.log_sources import POLL_S, Piece
 from wfhub_api.openapi import errors
 from wfhub_api.plain_text import PlainText
@@ -36,6 +36,7 @@ router = APIRouter(prefix="/v1/tasks", tags=["logs"])
 async def task_logs(
     hub: HubDep,
     caller: Caller,
+    still_allowed: StillAllowed,
     task_id: TaskId,
     attempt: Annotated[str | None, Query(pattern=r"^(att_[a-z2-7]{24}|[1-9][0-9]{0,3})$")] = None,
     follow: bool = False,
@@ -49,7 +50,13 @@ async def task_logs(
     chunks = as_text(pieces)
     if not follow:
         chunks = await primed(chunks)
-    return HeldStream(chunks, media_type="text/plain", streams=hub.streams, caller=caller)
+    return HeldStream(
+        chunks,
+        media_type="text/plain",
+        streams=hub.streams,
+        caller=caller,
+        still_allowed=still_allowed,
+    )
 
 
 async def as_text(pieces: AsyncIterator[Piece]) -> AsyncGenerator[bytes, None]:

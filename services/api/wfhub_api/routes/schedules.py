@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from wfhub_common.messages import (
     DeleteSchedule,
     FireSchedule,
@@ -25,7 +25,7 @@ from wfhub_api.schedule_shapes import (
     SchedulePage,
     ScheduleRef,
 )
-from wfhub_api.shapes import ProjectRef
+from wfhub_api.shapes import KeyHeader, ProjectRef
 
 PAGE_MAX = 200
 PREVIEW_MAX = 100
@@ -128,9 +128,7 @@ async def fire_schedule(
     schedule: ScheduleRef,
     response: Response,
     project: Project = "default",
-    idempotency_key: Annotated[
-        str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")
-    ] = None,
+    idempotency_key: KeyHeader = None,
 ) -> Firing:
     command = FireSchedule(
         project=project, schedule=schedule, idempotency_key=idempotency_key, fired_by=caller

@@ -1,10 +1,11 @@
-"""Tasks: submit, list, look at, cancel, review."""
+"""Tasks: submit, list, look at, cancel, review, submit again."""
 
 import asyncio
+import hashlib
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from wfhub_common.errors import Rejected, WfhubError
 from wfhub_common.messages import (
     FINAL_TASK_STATES,
@@ -16,17 +17,19 @@ from wfhub_common.messages import (
     SteerTask,
     SubmitTask,
     Submitted,
+    TaskSpec,
     TaskState,
     Usage,
     UsageOf,
 )
 
-from wfhub_api import views
+from wfhub_api import views, waiting
 from wfhub_api.hub import Caller, Hub, HubDep
 from wfhub_api.openapi import errors
 from wfhub_api.positions import Cursor, decode_cursor, encode_cursor
 from wfhub_api.shapes import (
     AgentMessage,
+    KeyHeader,
     NewTask,
     ProjectRef,
     Review,
@@ -41,6 +44,10 @@ PAGE_MAX = 200
 USAGE_TIMEOUT_S = 1.0  # tokens are a nicety: a task is shown without them rather than late
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+_KNOWN: dict[str, Any] = {
+    "model": Submitted,
+    "description": "this Idempotency-Key had submitted it before",
+}
 Workflow = Annotated[
     str | None, Query(pattern=r"^wfl_[a-z2-7]{24}$", description="only those of it")
 ]
@@ -52,7 +59,7 @@ Workflow = Annotated[
     response_model=Submitted,
     summary="Submit a task",
     responses={
-        200: {"model": Submitted, "description": "this Idempotency-Key had submitted it before"},
+        200: _KNOWN,
         **errors(404, 409, 413, 429),
     },
 )
@@ -61,20 +68,9 @@ async def submit_task(
     caller: Caller,
     body: NewTask,
     response: Response,
-    idempotency_key: Annotated[
-        str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")
-    ] = None,
+    idempotency_key: KeyHeader = None,
 ) -> Submitted:
-    command = SubmitTask(
-        project=body.project,
-        spec=body.task_spec(),
-        idempotency_key=idempotency_key,
-        submitted_by=caller,
-    )
-    submitted = await hub.ask("submit_task", command, Submitted)
-    response.status_code = 201 if submitted.created else 200
-    response.headers["Location"] = f"/v1/tasks/{submitted.task_id}"
-    return submitted
+    return await _submitted(hub, caller, response, body.project, body.task_spec(), idempotency_key)
 
 
 @router.get("", summary="List tasks, newest first", responses=errors())
@@ -113,13 +109,44 @@ async def get_task(hub: HubDep, task_id: TaskId) -> TaskDetail:
     task, usage = await asyncio.gather(views.task(hub.engine, task_id), _usage(hub, task_id))
     attempts = await views.attempts(hub.engine, task_id)
     ended = task.finished_at or datetime.now(UTC)
+    ready = task.state == TaskState.READY
     return TaskDetail(
         **dict(task),
         attempts=attempts,
         duration_s=round((ended - task.created_at).total_seconds(), 3),
         tokens=usage.prompt_tokens + usage.completion_tokens if usage else None,
         usage=usage,
+        waits_because=await waiting.reasons(hub.engine, task) if ready else [],
     )
+
+
+@router.post(
+    "/{task_id}/retry",
+    status_code=201,
+    response_model=Submitted,
+    summary="Submit a task that has ended again, as a new one",
+    responses={200: _KNOWN, **errors(404, 409, 429)},
+)
+async def retry_task(
+    hub: HubDep,
+    caller: Caller,
+    task_id: TaskId,
+    response: Response,
+    idempotency_key: KeyHeader = None,
+) -> Submitted:
+    """All that was asked of it is asked again, its limits as they were settled then."""
+    task = await views.task(hub.engine, task_id)
+    if task.state not in FINAL_TASK_STATES:
+        raise Rejected("not-ended", f"the task is {task.state}: wait, or cancel it", status=409)
+    if task.workflow_id is not None:
+        raise Rejected(
+            "of-a-workflow",
+            f"it begins with what others left: submit the document of {task.workflow_id} again",
+            status=409,
+        )
+    spec = TaskSpec.model_validate(task.spec)
+    key = None if idempotency_key is None else _retry_key(task_id, idempotency_key)
+    return await _submitted(hub, caller, response, task.project_id, spec, key)
 
 
 @router.post(
@@ -184,6 +211,21 @@ async def tell_task(hub: HubDep, task_id: TaskId, message: AgentMessage) -> Stee
 async def hand_in_task(hub: HubDep, task_id: TaskId) -> Steered:
     """What it has is verified and published like any result. Every agent can be told this."""
     return await hub.ask("steer_task", SteerTask(task_id=task_id, hand_in=True), Steered)
+
+
+def _retry_key(task_id: str, key: str) -> str:
+    """Not the key that the task itself may have been submitted with: it would be that task."""
+    return "retry-" + hashlib.sha256(f"{task_id} {key}".encode()).hexdigest()
+
+
+async def _submitted(
+    hub: Hub, caller: str, response: Response, project: str, spec: TaskSpec, key: str | None
+) -> Submitted:
+    command = SubmitTask(project=project, spec=spec, idempotency_key=key, submitted_by=caller)
+    submitted = await hub.ask("submit_task", command, Submitted)
+    response.status_code = 201 if submitted.created else 200
+    response.headers["Location"] = f"/v1/tasks/{submitted.task_id}"
+    return submitted
 
 
 def _cursor(last: TaskSummary) -> str:

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from wfhub_common import ids
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import CloudEvent
@@ -12,7 +12,7 @@ from wfhub_common.messages import CloudEvent
 from wfhub_api.hub import Caller, HubDep
 from wfhub_api.openapi import errors
 from wfhub_api.positions import Cursor, decode_cursor, encode_cursor
-from wfhub_api.shapes import ProjectRef
+from wfhub_api.shapes import KeyHeader, ProjectRef
 from wfhub_api.webhooks import retries, rows, targets
 from wfhub_api.webhooks.shapes import (
     NewWebhook,
@@ -47,9 +47,7 @@ async def create_webhook(
     caller: Caller,
     body: NewWebhook,
     response: Response,
-    idempotency_key: Annotated[
-        str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")
-    ] = None,
+    idempotency_key: KeyHeader = None,
 ) -> WebhookWithSecret:
     if not hub.settings.webhooks_enabled:
         raise Rejected("webhooks-off", "the operator has set WEBHOOKS_ENABLED=false", status=409)

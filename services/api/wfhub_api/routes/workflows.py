@@ -3,7 +3,7 @@
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import (
     CancelWorkflow,
@@ -17,7 +17,7 @@ from wfhub_api import workflow_views
 from wfhub_api.hub import Caller, HubDep
 from wfhub_api.openapi import errors
 from wfhub_api.positions import Cursor, decode_cursor, encode_cursor
-from wfhub_api.shapes import ProjectRef
+from wfhub_api.shapes import KeyHeader, ProjectRef
 from wfhub_api.workflow_documents import JSON_TYPE, YAML_TYPE, parsed
 from wfhub_api.workflow_shapes import (
     WorkflowDetail,
@@ -57,9 +57,7 @@ async def submit_workflow(
     request: Request,
     response: Response,
     project: Annotated[ProjectRef, Query(description="a name or an id")] = "default",
-    idempotency_key: Annotated[
-        str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")
-    ] = None,
+    idempotency_key: KeyHeader = None,
 ) -> WorkflowSubmitted:
     """A document that is at fault is refused with `faults`: each has its `path` and a `message`."""
     body = await request.body()

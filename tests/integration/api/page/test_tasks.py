@@ -136,6 +136,25 @@ async def test_a_result_is_approved_by_keyboard_with_a_comment(
     assert (review.task_id, review.decision, review.comment) == (task_id, "approved", "looks right")
 
 
+async def test_a_task_that_ended_is_run_again(hub: Any, page: chromium.Page) -> None:
+    spec = {"repo": "/srv/app", "prompt": "Fix it", "limits": {"run_s": 77}}
+    task_id = await hub.scheduler.task(state="failed", spec=spec, reason="agent-unknown")
+    await go(page, f"/tasks/{task_id}")
+    await page.click("Run again")
+    await page.click("Run again", "dialog")
+    await page.until(f"/tsk_/.test(location.hash) && !location.hash.endsWith('{task_id}')")
+    (command,) = hub.scheduler.submitted
+    assert (command.spec.prompt, command.spec.limits.run_s) == ("Fix it", 77)
+    assert command.idempotency_key
+
+
+async def test_a_task_that_waits_says_what_for(hub: Any, page: chromium.Page) -> None:
+    await hub.http.patch("/v1/projects/default", json={"paused": True})
+    task_id = await hub.scheduler.task(state="ready")
+    await go(page, f"/tasks/{task_id}")
+    await page.until_text("project default is paused", "main .note")
+
+
 async def test_what_the_api_refuses_is_said_in_its_words(hub: Any, page: chromium.Page) -> None:
     task_id = await hub.scheduler.task(state="review")
     await go(page, f"/tasks/{task_id}")

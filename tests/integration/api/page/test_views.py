@@ -1,8 +1,6 @@
 """The web page in a real browser: hostile texts, submitting, the other views, phones, no answer."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -54,11 +52,24 @@ async def test_hostile_texts_stay_texts_wherever_they_are_shown(
         "INSERT INTO sched.api_runner VALUES ('rnr_x', $1, 1, $2, $1, $1, false, now(), now())",
         *(text, json.dumps([text])),
     )
+    schedule_id = ids.new_schedule_id()
+    await hub.scheduler.pool.execute(
+        "INSERT INTO sched.api_schedule VALUES ($1, 'p', $2, $2, 1, $3, false, now(), now(), $2,"
+        " now(), now(), NULL)",
+        *(schedule_id, text, json.dumps({"cron": text, "time_zone": text, "task": spec})),
+    )
+    await hub.scheduler.pool.execute(
+        "INSERT INTO sched.api_firing VALUES ($1, now(), now(), 'missed', $2, $2, NULL, NULL, $2,"
+        " now())",
+        *(schedule_id, text),
+    )
     waits = {
         "/tasks": "td.what",
         f"/tasks/{task_id}": ".timeline li",
         f"/workflows/{flow_id}": ".node",
         "/fleet": "tbody",
+        "/schedules": "tbody",
+        f"/schedules/{schedule_id}": "tbody",
     }
     for address, selector in waits.items():
         await go(page, address)
@@ -131,6 +142,38 @@ async def test_projects_pools_runners_and_workflows_are_shown(
     await page.until("document.querySelector('.node.running') !== null")
 
 
+async def test_a_schedule_is_shown_paused_resumed_and_fired(hub: Any, page: chromium.Page) -> None:
+    body = {"cron": "30 2 * * *", "time_zone": "Europe/Berlin", "task": {"repo": "/r"}}
+    put = (await hub.http.put("/v1/schedules/nightly", json=body)).json()
+    await hub.scheduler.pool.execute(
+        "UPDATE sched.api_schedule SET next_fire_at = now() + interval '140 minutes'"
+    )
+    task_id = await hub.scheduler.task(state="failed")
+    await hub.scheduler.pool.execute(
+        "INSERT INTO sched.api_firing VALUES ($1, now(), now(), 'fired', '', '', $2, 'failed', '',"
+        " now()), ($1, now() - interval '1 day', now(), 'missed', 'outage', 'gone by', NULL, NULL,"
+        " '', now())",
+        *(put["schedule_id"], task_id),
+    )
+    await page.click("Schedules", "header")
+    await page.until_text("in 2 h", "tbody")
+    assert "Europe/Berlin" in await page.text("tbody")
+    await page.click("nightly", "tbody")
+    await page.until_text("gone by", "main")
+    assert await page.js(f"document.querySelector('a[href=\"#/tasks/{task_id}\"]') !== null")
+    await page.click("Pause")
+    await page.click("Pause", "dialog")
+    await page.until("document.querySelector('.title .pill').innerText === 'paused'")
+    await page.click("Resume")
+    await page.click("Resume", "dialog")
+    await page.until("document.querySelector('.title .pill').innerText === 'active'")
+    await page.click("Fire now")
+    await page.click("Fire", "dialog")
+    await page.until_text("by admin", "tbody")
+    fired = (await hub.http.get("/v1/schedules/nightly")).json()["firings"]
+    assert [one["outcome"] for one in fired].count("waiting") == 1
+
+
 async def test_without_an_answer_the_page_says_so_and_goes_on_by_itself(
     hub: Any, page: chromium.Page
 ) -> None:
@@ -145,6 +188,25 @@ async def test_without_an_answer_the_page_says_so_and_goes_on_by_itself(
     await page.until("document.querySelector('[role=alert]') === null")
 
 
+async def test_what_happens_while_an_answer_is_under_way_is_looked_at_again(
+    page: chromium.Page,
+) -> None:
+    looks = await page.js("""(async () => {
+      const { again, repeat } = await import("/page/live.js");
+      const done = new AbortController();
+      let looks = 0;
+      const looked = new Promise((over) => repeat(done.signal, 3_600_000, async () => {
+        looks += 1;
+        if (looks === 1) again();
+        else over();
+      }, over));
+      await Promise.race([looked, new Promise((late) => setTimeout(late, 10_000))]);
+      done.abort();
+      return looks;
+    })()""")
+    assert looks == 2
+
+
 async def test_what_is_not_there_is_said_in_the_apis_words(hub: Any, page: chromium.Page) -> None:
     task_id = ids.new_task_id()
     await go(page, f"/tasks/{task_id}")
@@ -157,11 +219,15 @@ async def test_a_phones_width_is_enough(hub: Any, page: chromium.Page) -> None:
     await page.look(size=chromium.PHONE, dark=True)
     long = "a-name-that-nobody-broke-" * 12
     task_id, _ = await with_result(hub, state="review", title=long, branch=long, message=long)
+    body = {"cron": "30 2 * * *", "task": {"repo": "/" + long}}
+    schedule = (await hub.http.put("/v1/schedules/nightly", json=body)).json()
     for address, selector in {
         "/tasks": "tbody tr",
         f"/tasks/{task_id}": ".diff",
         "/fleet": "tbody",
         "/workflows": ".note",
+        "/schedules": "tbody",
+        f"/schedules/{schedule['schedule_id']}": ".note",
         "/new": "form",
         "/dead-letters": ".groups",
     }.items():
@@ -170,12 +236,6 @@ async def test_a_phones_width_is_enough(hub: Any, page: chromium.Page) -> None:
         wide = await page.js("document.documentElement.scrollWidth")
         assert wide <= chromium.PHONE[0], address
     assert await page.js("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 28)"
-
-
-@pytest.fixture
-async def api(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with real_api.serving(database_url, nats_url, tmp_path) as http:
-        yield http
 
 
 async def test_dead_letters_of_a_real_scheduler_are_replayed_and_discarded(
