@@ -5,10 +5,13 @@ last line. Everything is the product's own: the mirror, the shared checkout, the
 sandbox with seccomp and limits, the commit built from the upper layer; as the runner's uid. The
 agent is one shell that edits five files, adds one and deletes one; the peers' is the same shell
 without a sandbox. Warm: the commit has been prepared once (prepare_cold_s), page cache filled.
-`prepare_next_s`: a commit that differs from it in 20 files.
+`prepare_next_s`: a commit that differs from it in 20 files. The repositories are measured in turn,
+attempt by attempt: new files cost what the disk was busy with before (ext4 without a journal looks
+past each inode that was freed in the last minute), and that is then the same for all.
 
 `worktree_ratio`: worktree add + edit + add -A + commit, over ours, on the repository of --files
-files. `flat_ratio`: ours there over ours at 1,000 files. `disk_mb_50`: what 50 leases, each with a
+files. `flat_ratio`: ours there over ours at 1,000 files; `no_op_flat_ratio`: the same of an agent
+that changes nothing, so that there is no commit. `disk_mb_50`: what 50 leases, each with a
 started sandbox, add below RUNNER_HOME before the agents write. Units: ms, s (*_s), MB (10^6 bytes).
 """
 
@@ -24,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +53,7 @@ CONCURRENT = 50
 NEXT_FILES = 20
 HOLD_S = 2.0
 WALL_S = 120.0
+RATIOS = ("worktree_ratio", "flat_ratio", "no_op_flat_ratio", "disk_mb_50")
 EDIT = "; ".join(
     [
         *(f"echo '# edited' >> {name_of(number)}" for number in (0, 199, 301, 555, 999)),
@@ -135,21 +140,27 @@ def medians(runs: list[Figures]) -> Figures:
     return {name: round(statistics.median(run[name] for run in runs), 2) for name in runs[0]}
 
 
-async def ours_on(ours: Ours, repo: Path, runs: int) -> dict[str, Any]:
+async def prepared(ours: Ours, repo: Path) -> Figures:
+    """Twice, with an attempt between, so that all is warm afterwards."""
     began = time.perf_counter()
     base = await ours.spaces.prepare(str(repo), None)
     cold_s = time.perf_counter() - began
     await ours.attempt(base, EDIT)
     began = time.perf_counter()
-    base = await ours.spaces.prepare(str(repo), None)
+    await ours.spaces.prepare(str(repo), None)
     warm_ms = (time.perf_counter() - began) * 1000
-    return {
-        "prepare_cold_s": round(cold_s, 2),
-        "prepare_warm_ms": round(warm_ms, 1),
-        "edits": medians([await ours.attempt(base, EDIT) for _ in range(runs)]),
-        "no_op": medians([await ours.attempt(base, "true") for _ in range(runs)]),
-        "prepare_next_s": round(await next_commit_s(ours, repo), 2),
-    }
+    return {"prepare_cold_s": round(cold_s, 2), "prepare_warm_ms": round(warm_ms, 1)}
+
+
+async def in_turn(ours: Ours, repos: dict[str, Path], runs: int) -> dict[str, dict[str, Figures]]:
+    scripts = {"edits": EDIT, "no_op": "true"}
+    bases = {name: await ours.spaces.prepare(str(repo), None) for name, repo in repos.items()}
+    found: dict[tuple[str, str], list[Figures]] = defaultdict(list)
+    for _ in range(runs):
+        for name, base in bases.items():
+            for kind, script in scripts.items():
+                found[name, kind].append(await ours.attempt(base, script))
+    return {name: {kind: medians(found[name, kind]) for kind in scripts} for name in repos}
 
 
 async def next_commit_s(ours: Ours, repo: Path) -> float:
@@ -217,22 +228,33 @@ async def measure(folder: Path, files: int, runs: int, peer_runs: int) -> dict[s
         "large": (files, 1),
     }
     ours = await Ours(folder / "home").start()
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {}
+    repos = {}
     for name, (count, commits) in sizes.items():
         say(f"{name}: {count} files, {commits} commits …")
-        repo = make(folder / name, files=count, commits=commits)
-        result = {"files": count, "commits": commits, **await ours_on(ours, repo, runs)}
-        result["peers_ms"] = {}
+        repos[name] = make(folder / name, files=count, commits=commits)
+        made = await prepared(ours, repos[name])
+        found[name] = {"files": count, "commits": commits, **made}
+    say("ours …")
+    for name, figures in (await in_turn(ours, repos, runs)).items():
+        found[name] |= figures
+    for name, repo in repos.items():
+        found[name]["prepare_next_s"] = round(await next_commit_s(ours, repo), 2)
+        found[name]["peers_ms"] = {}
         for peer, way in PEERS.items():
-            say(f"  {peer} …")
-            result["peers_ms"][peer] = peer_ms(way, repo, peer_runs)
-        found[name] = result
+            say(f"{name}: {peer} …")
+            found[name]["peers_ms"][peer] = peer_ms(way, repo, peer_runs)
     base = await ours.spaces.prepare(str(folder / "large"), None)
     disk = await ours.disk_bytes(base, CONCURRENT)
-    large, small = (found[name]["edits"]["total_ms"] for name in ("large", "small"))
+    large, small = found["large"], found["small"]
+    flat = {
+        kind: round(large[kind]["total_ms"] / small[kind]["total_ms"], 2)
+        for kind in ("edits", "no_op")
+    }
     return {
-        "worktree_ratio": round(found["large"]["peers_ms"]["git worktree"] / large, 1),
-        "flat_ratio": round(large / small, 2),
+        "worktree_ratio": round(large["peers_ms"]["git worktree"] / large["edits"]["total_ms"], 1),
+        "flat_ratio": flat["edits"],
+        "no_op_flat_ratio": flat["no_op"],
         "disk_mb_50": round(disk / 1e6, 2),
         "results": found,
         "backend": ours.sandbox.describe(),
@@ -287,7 +309,7 @@ def run(folder: Path, told: argparse.Namespace) -> None:
     table(found["results"])
     line = {
         "bench": "workspace",
-        **{name: found[name] for name in ("worktree_ratio", "flat_ratio", "disk_mb_50")},
+        **{name: found[name] for name in RATIOS},
         "files": told.files,
         "runs": told.runs,
         "peer_runs": told.peer_runs,

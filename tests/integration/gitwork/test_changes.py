@@ -18,6 +18,7 @@ from gitrepos import git
 from hypothesis import HealthCheck, assume, given, settings
 from wfhub_agent_runner.gitwork import changes, checkout
 from wfhub_agent_runner.gitwork.attempts import Layers
+from wfhub_agent_runner.gitwork.objects import AttemptObjects
 from wfhub_common.errors import Rejected
 
 from .edits import (
@@ -33,6 +34,7 @@ from .edits import (
 EXAMPLES = int(os.environ.get("EXAMPLES", "40"))
 EXAMPLE_S_MAX = 3  # some dozen git processes, on a busy machine; the long run takes its time
 INNER_COMMIT = "1" * 40
+HELD_BYTES_MAX = 100  # so little that a change of some files is more than one pack
 pytestmark = pytest.mark.timeout(max(120, EXAMPLES * EXAMPLE_S_MAX))
 quick = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -43,7 +45,7 @@ class Case:
 
     folder: Path
     repo: Path
-    store: DiskObjectStore
+    store: AttemptObjects
     base: ObjectID
     lower: Path
 
@@ -76,7 +78,7 @@ def case(initial: list[Edit], submodules: Sequence[str] = ()) -> Iterator[Case]:
             add_submodule(repo, path)
         base = ObjectID(git(repo, "write-tree").encode())
         objects = DiskObjectStore.init(folder / "objects")
-        store = DiskObjectStore(objects.path, alternates=[repo / ".git" / "objects"])
+        store = AttemptObjects(folder / "objects", repo / ".git" / "objects", HELD_BYTES_MAX)
         lower = folder / "lower"
         lower.mkdir()
         try:

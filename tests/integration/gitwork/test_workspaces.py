@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gitrepos
 import pytest
+from dulwich.object_store import DiskObjectStore
 from gitrepos import git
 from wfhub_agent_runner.gitwork import limits
 from wfhub_agent_runner.gitwork.client import RepoAccess
@@ -171,8 +172,11 @@ async def test_only_what_changed_costs(spaces: Workspaces, shared: Path) -> None
     files = {f"d{i % 50}/f{i}": b"%d\n" % i for i in range(2000)}
     lease = await leased(spaces, gitrepos.make(shared / "large", files))
     await made(spaces, lease, "echo x >> d1/f1")
-    written = [path for path in (lease.folder / "objects").rglob("*") if path.is_file()]
-    assert len(written) == 4  # blob, d1, top, commit
+    objects = lease.folder / "objects"
+    files_written = [path.suffix for path in objects.rglob("*") if path.is_file()]
+    assert sorted(files_written) == [".idx", ".pack"]
+    with contextlib.closing(DiskObjectStore(objects)) as store:
+        assert len(list(store)) == 4  # blob, d1, top, commit
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from dulwich.object_store import DiskObjectStore
-from dulwich.objects import ObjectID, RawObjectID, ShaFile, Tree
+from dulwich.objects import ObjectID
 from wfhub_common import workspace_folders
 from wfhub_common.limits import CHANGES_LISTED_MAX
 from wfhub_common.messages import Change
@@ -37,6 +36,7 @@ from wfhub_agent_runner.gitwork import (
 )
 from wfhub_agent_runner.gitwork.mirror import Mirror
 from wfhub_agent_runner.gitwork.names import shown
+from wfhub_agent_runner.gitwork.objects import AttemptObjects
 from wfhub_agent_runner.gitwork.removal import remove_tree
 from wfhub_agent_runner.gitwork.setups import SetUp
 
@@ -226,35 +226,9 @@ def keep_set_up(lease: Lease, home: Path, key: str, upper: Path) -> SetUp:
         )
 
 
-class _Remembering(DiskObjectStore):
-    """Keeps the trees it was asked for and what it was given, unless it is large: one snapshot
-    reads the same few again and again."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._trees: dict[Any, tuple[int, bytes]] = {}
-
-    def get_raw(self, name: RawObjectID | ObjectID) -> tuple[int, bytes]:
-        if name in self._trees:
-            return self._trees[name]
-        found: tuple[int, bytes] = super().get_raw(name)
-        if found[0] == Tree.type_num and len(self._trees) < limits.TREES_REMEMBERED_MAX:
-            self._trees[name] = found
-        return found
-
-    def add_object(self, obj: ShaFile) -> None:
-        super().add_object(obj)
-        content = obj.as_raw_string()
-        if (
-            len(content) <= limits.TREE_BYTES_REMEMBERED_MAX
-            and len(self._trees) < limits.TREES_REMEMBERED_MAX
-        ):
-            self._trees[obj.id] = (obj.type_num, content)
-
-
 @contextmanager
-def _store(lease: Lease) -> Iterator[DiskObjectStore]:
-    store = _Remembering(lease.folder / "objects", alternates=[lease.base.mirror.objects])
+def _store(lease: Lease) -> Iterator[AttemptObjects]:
+    store = AttemptObjects(lease.folder / "objects", lease.base.mirror.objects)
     try:
         yield store
     finally:
@@ -274,6 +248,7 @@ def snapshot(lease: Lease, about: commit.About) -> Snapshot | None:
             return None
         made = commit.build(tree, base, about)
         store.add_object(made)
+        store.flush()
         bundle_path, patch_path = lease.folder / "result.bundle", lease.folder / "result.patch"
         with bundle_path.open("wb") as f:
             # Whoever publishes into a plain folder has no other store with the base in it.

@@ -33,6 +33,7 @@ PATCH_S_MAX = 10.0
 TREES_PARSED_MAX = 256  # and TREE_BYTES_REMEMBERED_MAX of each: some 10 MiB, 100 at the very most
 TREE_BYTES_REMEMBERED_MAX = 64 * 1024
 TREES_REMEMBERED_MAX = 1000  # tree objects in memory while a snapshot is taken
+OBJECTS_HELD_BYTES_MAX = 32 * MIB  # new ones in memory before they are written as a pack
 LAYER_FILES_MAX = 20_000  # changed since the checkout below: with more it is written whole
 LAYERS_MAX = 8  # of one base checkout: each look-up goes through all of them
 TREES_KEPT_MAX = 64  # base checkouts and set-up layers kept for the next attempt
