@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from wfhub_agent_runner import claims, main, publication, toolchains
+from wfhub_agent_runner import claims, main, publication, registration, toolchains
 from wfhub_agent_runner.agents.probing import Versions
 from wfhub_agent_runner.attempt import AgentAttempt
 from wfhub_agent_runner.delivery import Delivery
@@ -215,7 +215,7 @@ async def serve(settings: RunnerSettings, history: History, stop: service.Stop) 
             pool=settings.runner_pool,
             run=run,
         )
-        registered = await main._register(settings, broker, incarnation, stop)
+        registered = await registration.register(settings, broker, incarnation, stop)
         if registered is None:
             return
         history.note(who, "registered", incarnation=incarnation, slots=settings.runner_slots)
@@ -224,7 +224,7 @@ async def serve(settings: RunnerSettings, history: History, stop: service.Stop) 
         working = [
             asyncio.create_task(claiming.loop()),
             asyncio.create_task(leases.keep(every_s=registered.heartbeat_s)),
-            asyncio.create_task(main._register_again(settings, broker, incarnation, leases, stop)),
+            asyncio.create_task(registration.again(settings, broker, incarnation, leases, stop)),
             asyncio.create_task(stop.wait()),
         ]
         leftovers = asyncio.create_task(parts.delivery.deliver_leftovers())

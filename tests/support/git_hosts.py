@@ -4,10 +4,8 @@ Both serve the bare repositories of one folder, know one credential, and can be 
 `cut_after` drops the reply of a request that was carried out, `at_request` is called with each.
 """
 
-import datetime
 import http.server
 import io
-import ipaddress
 import os
 import secrets
 import shlex
@@ -23,10 +21,7 @@ from typing import Any
 
 import gitrepos
 import paramiko
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import certificate_for
 
 CHUNK_BYTES = 64 * 1024
 
@@ -67,7 +62,8 @@ class HttpsHost(Host):
 @contextmanager
 def https(root: Path) -> Iterator[HttpsHost]:
     host = HttpsHost(root)
-    certificate, key, host.ca = _certificate(root)
+    certificate, key = certificate_for("127.0.0.1", root)
+    host.ca = certificate.read_text()
     handler = type("Handler", (_Handler,), {"host": host})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -156,38 +152,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-
-def _certificate(folder: Path) -> tuple[Path, Path, str]:
-    """A self-signed one for 127.0.0.1: its own authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test host")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = made.public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    files = folder / ".host.crt", folder / ".host.key"
-    for file, content in zip(files, (pem, private), strict=True):
-        file.write_bytes(content)
-    return *files, pem.decode()
 
 
 # --- ssh

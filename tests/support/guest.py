@@ -47,6 +47,16 @@ mount -t proc proc /proc
 mount -t hostfs -o $OUT none /out
 . /out/init.sh
 """
+# What runs this repository's tests in a guest, with the environment for it; files follow.
+PYTEST = (
+    *(sys.executable, "-m", "pytest", "-q", "-rs", "--color=no", "-p", "no:cacheprovider"),
+    *("-p", "pytest_asyncio", "-p", "pytest_timeout", "--basetemp", "/disk/tmp/pytest"),
+)
+ENV = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "TMPDIR": "/disk/tmp",
+}
 _INIT = Path(__file__).with_name("guest_init.sh")
 
 

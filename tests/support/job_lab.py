@@ -8,7 +8,6 @@ Needs root, and bwrap (it gives each container its paths, and claims nothing abo
 """
 
 import base64
-import ipaddress
 import os
 import shutil
 import signal
@@ -20,17 +19,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
+from certificates import certificate_for
 from chart_lab import CHART, Object, objects, pods, template
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from deploy_tools import ROOT
 from secrets_double import ApiServer
 from stack_lab import Stack, start
@@ -182,7 +177,7 @@ def job(folder: Path, backup: Path, passphrase: Path) -> Iterator[Job]:
         shutil.copy(backup, made.volume("backup") / "hub.wfhub")
         shutil.copy(passphrase, made.volume("passphrase") / "passphrase")
         (made.volume("token") / "token").write_text(TOKEN)
-        shutil.copy(folder / "ca.crt", made.volume("token") / "ca.crt")
+        shutil.copy(folder / "host.crt", made.volume("token") / "ca.crt")
         (folder / "hosts").write_text(f"{ADDRESS} hub-postgres.hub.svc\n")
         yield made
 
@@ -208,9 +203,9 @@ def api_server(held: ApiServer, folder: Path) -> Iterator[int]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    _certificate(folder)
+    certificate, key = certificate_for(ADDRESS, folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "ca.crt", folder / "ca.key")
+    context.load_cert_chain(certificate, key)
     server = ThreadingHTTPServer((ADDRESS, 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever)
@@ -221,24 +216,6 @@ def api_server(held: ApiServer, folder: Path) -> Iterator[int]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def _certificate(folder: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")])
-    now = datetime.now(UTC)
-    alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(ADDRESS))])
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(alternative, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem, encoding = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    (folder / "ca.crt").write_bytes(made.public_bytes(pem))
-    (folder / "ca.key").write_bytes(key.private_bytes(pem, encoding, serialization.NoEncryption()))
 
 
 def end(stack: Stack) -> None:

@@ -15,19 +15,24 @@ import secrets
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import httpx
-from faststream.nats import NatsBroker
 from wfhub_common import broker as rpc
 from wfhub_common import log as logs
 from wfhub_common import messages, metrics, privileges, service, starting, tracing
 from wfhub_common.broker import make_broker
-from wfhub_common.errors import Rejected, RetryLater
+from wfhub_common.errors import Rejected
 from wfhub_common.messages import UnitKind
 
-from wfhub_agent_runner import escape_watch, publication, shared_caches, steering, toolchains
+from wfhub_agent_runner import (
+    escape_watch,
+    publication,
+    registration,
+    shared_caches,
+    steering,
+    toolchains,
+)
 from wfhub_agent_runner.agents.probing import Versions
 from wfhub_agent_runner.attempt import AgentAttempt
 from wfhub_agent_runner.claims import Claims
@@ -52,7 +57,6 @@ from wfhub_agent_runner.spool import Spool
 
 HTTP_TIMEOUT_S = 30.0
 CONNECT_RETRY_S = 0.3
-REGISTER_RETRY_S = 0.5
 TIDY_EVERY_S = 600.0
 
 log = logs.get_logger(__name__)
@@ -253,7 +257,9 @@ async def _serve(
             settings.runner_home, spool, slots=settings.runner_slots, paused=claims.paused.is_set
         )
         watched = asyncio.create_task(metrics.serve(counts, settings.metrics_listen, stop))
-        registered = await _register(settings, broker, incarnation, stop, holds=tuple(records))
+        registered = await registration.register(
+            settings, broker, incarnation, stop, holds=tuple(records)
+        )
         if registered is None:
             await rpc.stop(broker)
             return
@@ -289,7 +295,7 @@ async def _serve(
             asyncio.create_task(service.beat(settings.ready_file)),
             asyncio.create_task(_tidy_again(workspaces)),
             asyncio.create_task(escape_watch.probe_again(settings.probe_every_s, sandbox, claims)),
-            asyncio.create_task(_register_again(settings, broker, incarnation, leases, stop)),
+            asyncio.create_task(registration.again(settings, broker, incarnation, leases, stop)),
             asyncio.create_task(stop.wait()),
         ]
         done, _ = await asyncio.wait(background[:2] + background[3:], return_when="FIRST_COMPLETED")
@@ -349,52 +355,6 @@ async def _connected(start: Callable[[], Awaitable[None]], stop: service.Stop) -
             await asyncio.sleep(CONNECT_RETRY_S)
         else:
             return
-
-
-async def _register(
-    settings: RunnerSettings,
-    broker: NatsBroker,
-    incarnation: str,
-    stop: service.Stop,
-    *,
-    holds: tuple[str, ...] = (),
-) -> messages.Registered | None:
-    request = messages.Register(
-        incarnation=incarnation,
-        name=settings.runner_name,
-        slots=settings.runner_slots,
-        labels=settings.labels(),
-        backend=settings.sandbox_backend,
-        version=version("workflow-hub"),
-        holds=holds,
-    )
-    told = ""
-    while not stop.event.is_set():
-        try:
-            return await rpc.ask(
-                broker, settings.runner_id, "register", request, messages.Registered
-            )
-        except (RetryLater, Rejected) as e:
-            if e.code != told:
-                log.info("not registered yet, asking on", error=e.code, reason=e.message)
-                told = e.code
-            await asyncio.sleep(REGISTER_RETRY_S)
-    return None
-
-
-async def _register_again(
-    settings: RunnerSettings,
-    broker: NatsBroker,
-    incarnation: str,
-    leases: Leases,
-    stop: service.Stop,
-) -> None:
-    """After a restored database the scheduler may not know this runner any more."""
-    while True:
-        await leases.unknown_here.wait()
-        leases.unknown_here.clear()
-        await _register(settings, broker, incarnation, stop)
-        await asyncio.sleep(REGISTER_RETRY_S)
 
 
 if __name__ == "__main__":

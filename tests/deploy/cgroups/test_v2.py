@@ -21,16 +21,7 @@ TESTS = "tests/integration/sandbox/test_cgroups.py"
 # It goes by what a process is told of its own time, which a guest samples: 0.94 s of two seconds,
 # where this machine counted less than a fifth of a core. That is what is tested below.
 BY_ITS_OWN_CLOCK = "not shares_out_cpu_time"
-PYTEST = (
-    *(sys.executable, "-m", "pytest", "-q", "-rs", "--color=no", "-p", "no:cacheprovider"),
-    *("-p", "pytest_asyncio", "-p", "pytest_timeout", "--basetemp", "/disk/tmp/pytest"),
-)
-ENV = {
-    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONPATH": str(ROOT / "tests/support"),
-    "TMPDIR": "/disk/tmp",
-}
+ENV = {**guest.ENV, "PYTHONPATH": str(ROOT / "tests/support")}
 GUEST_S_MAX = 600
 UP_S_MAX = 180.0
 MEASURED_S = 5.0
@@ -49,7 +40,7 @@ def debian() -> Iterator[Path]:
 
 
 def test_what_holds_on_this_machines_cgroups_holds_on_v2(debian: Path, tmp_path: Path) -> None:
-    argv = [*PYTEST, "-k", BY_ITS_OWN_CLOCK, TESTS]
+    argv = [*guest.PYTEST, "-k", BY_ITS_OWN_CLOCK, TESTS]
     with guest.booted(debian, argv, folder=tmp_path, env=ENV) as running:
         code = running.ended(GUEST_S_MAX)
     said = running.tail()

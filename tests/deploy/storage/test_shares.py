@@ -12,15 +12,6 @@ from pathlib import Path
 import guest
 import pytest
 
-PYTEST = (
-    *(sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"),
-    *("-p", "pytest_asyncio", "-p", "pytest_timeout", "--basetemp", "/disk/tmp/pytest"),
-)
-ENV = {
-    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "TMPDIR": "/disk/tmp",
-}
 # A guest has one core, which it shares with whatever else runs here.
 GUEST_S_MAX = 1800
 IN_PLACE = (
@@ -42,8 +33,8 @@ def debian() -> Iterator[Path]:
 
 def passes(debian: Path, folder: Path, kind: str, name: str) -> None:
     lab = [sys.executable, "tests/support/share_lab.py", kind]
-    argv = [*lab, *PYTEST, "--timeout", "600", f"tests/deploy/storage/shares/{name}"]
-    with guest.booted(debian, argv, folder=folder, env=ENV) as running:
+    argv = [*lab, *guest.PYTEST, "--timeout", "600", f"tests/deploy/storage/shares/{name}"]
+    with guest.booted(debian, argv, folder=folder, env=guest.ENV) as running:
         code = running.ended(GUEST_S_MAX)
     said = running.tail()
     print(said[said.find(guest.READY) :], file=sys.stderr)

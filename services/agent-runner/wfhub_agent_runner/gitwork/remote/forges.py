@@ -9,7 +9,7 @@ Raises: Rejected (`pull-request-refused`, `forge-unknown`), RetryLater (`forge-u
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -36,24 +36,6 @@ class Wanted:
     title: str
     body: str
     draft: bool
-
-
-class Adapter(Protocol):
-    headers: Mapping[str, str]
-
-    def found(self, wanted: Wanted) -> httpx.Request:
-        """Asks for requests with that head."""
-        ...
-
-    def first(self, answer: Any, wanted: Wanted) -> dict[str, Any] | None:
-        """The one with that head in the answer's JSON."""
-        ...
-
-    def creation(self, wanted: Wanted) -> httpx.Request: ...
-
-    def shown(self, made: dict[str, Any]) -> tuple[int, str]:
-        """(number, page)."""
-        ...
 
 
 class GitHub:
