@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import unprivileged
+from wfhub_agent_runner.sandbox import leftovers
 from wfhub_agent_runner.sandbox.etc import Etc
 
 OWN = {"passwd": "agent:x:1000\n"}
@@ -23,7 +24,7 @@ def host(tmp_path: Path) -> Path:
 
 
 def test_what_is_not_listed_is_not_in_it(tmp_path: Path, host: Path) -> None:
-    found = Etc(tmp_path / "etc", OWN, host).current()
+    found = Etc(tmp_path, OWN, host).current()
     assert sorted(os.listdir(found)) == ["localtime", "passwd", "ssl"]
     assert (found / "passwd").read_text() == OWN["passwd"]
     assert (found / "localtime").read_text() == "UTC"
@@ -33,7 +34,7 @@ def test_what_is_not_listed_is_not_in_it(tmp_path: Path, host: Path) -> None:
 def test_a_change_of_the_hosts_is_seen_by_the_next_run_and_by_none_before(
     tmp_path: Path, host: Path
 ) -> None:
-    etc = Etc(tmp_path / "etc", OWN, host)
+    etc = Etc(tmp_path, OWN, host)
     before = etc.current()
     assert etc.current() == before
     (host / "ssl" / "certs" / "two.pem").write_text("two")
@@ -42,18 +43,23 @@ def test_a_change_of_the_hosts_is_seen_by_the_next_run_and_by_none_before(
     assert not (before / "ssl/certs/two.pem").exists()
 
 
-def test_another_start_leaves_nothing_of_the_one_before(tmp_path: Path, host: Path) -> None:
-    before = Etc(tmp_path / "etc", OWN, host).current()
-    now = Etc(tmp_path / "etc", OWN, host).current()
-    assert [tmp_path / "etc" / name for name in os.listdir(tmp_path / "etc")] == [now]
-    assert not before.exists()
+def test_two_in_one_folder_do_not_touch_each_other_and_the_next_start_removes_both(
+    tmp_path: Path, host: Path
+) -> None:
+    one = Etc(tmp_path, OWN, host).current()
+    other = Etc(tmp_path, OWN, host).current()
+    assert one != other
+    assert sorted(os.listdir(one)) == sorted(os.listdir(other)) == ["localtime", "passwd", "ssl"]
+    leftovers.sweep(tmp_path)
+    assert not one.exists()
+    assert not other.exists()
 
 
 def test_what_the_runner_may_not_read_is_left_out(tmp_path: Path, host: Path) -> None:
     (host / "ssl" / "private").mkdir(mode=0)
 
     async def work() -> list[str]:
-        found = Etc(tmp_path / "etc", OWN, host).current()
+        found = Etc(tmp_path, OWN, host).current()
         return sorted(os.listdir(found / "ssl"))
 
     assert unprivileged.run(tmp_path, work) == ["certs"]

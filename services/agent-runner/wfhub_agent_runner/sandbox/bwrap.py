@@ -69,7 +69,7 @@ class BwrapSandbox:
         bwrap, self._version = find_bwrap()
         self._host = Host(bwrap, self.python, prefix_of(self.python), arguments.system_links())
         own = {"passwd": arguments.PASSWD, "group": arguments.GROUP}
-        self._etc = Etc(scratch.with_name(f"{scratch.name}-etc"), own)
+        self._etc = Etc(scratch, own)
         self._layer_kind = layers.probe(bwrap, scratch)
         self.overlays = Overlays()
         self._cgroups = Cgroups.open(cgroups) if cgroups else None

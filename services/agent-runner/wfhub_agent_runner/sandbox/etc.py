@@ -3,6 +3,7 @@
 Each bind has bwrap read the whole mount table, and one of the names took as long as all of them do
 now. The folder is a copy of the runner's, made at its start and made anew when the host's has
 changed (certificates are renewed, libraries installed): a look at the times of some files per run.
+An older copy stays for those who run with it, until the runner's next start.
 What the runner may not read is not in it, and no agent may write there.
 """
 
@@ -12,23 +13,19 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from wfhub_agent_runner.sandbox.layers import remove_tree
-
 HOST = Path("/etc")
+COPIES = "etc-"  # begins the name of each
 NAMES = ("ssl", "alternatives", "ld.so.cache", "localtime")
 CHANGING = (*NAMES, "ssl/certs")  # a folder's time tells what was added there, not below
 
 
 class Etc:
-    """`folder` is the runner's; what is in it of an earlier start is removed. `own` maps a name to
-    its content."""
+    """Copies are made in `folder`, the runner's; its next start removes them (see leftovers). `own`
+    maps a name to its content."""
 
     def __init__(self, folder: Path, own: dict[str, str], host: Path = HOST) -> None:
         self._folder, self._own, self._host = folder, own, host
         self._looked_at = [str(host / name) for name in CHANGING]
-        if folder.exists():
-            remove_tree(folder)
-        folder.mkdir(mode=0o700)
         self._seen = self._stamps()
         self._current = self._made()
 
@@ -50,7 +47,7 @@ class Etc:
 
     def _made(self) -> Path:
         """A new one: those that run have the old one before them."""
-        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        folder = Path(tempfile.mkdtemp(prefix=COPIES, dir=self._folder))
         folder.chmod(0o755)
         for name in NAMES:
             with contextlib.suppress(shutil.Error, OSError):  # absent, or not for this uid to read

@@ -1,4 +1,4 @@
-"""What runs of an earlier runner left: containers that did not end with it, and folders.
+"""What an earlier runner left: containers that did not end with it, and folders.
 
 A container ends when its runner does, since its first process sees to it; but an agent can get at
 that process, which is of its own uid, and a stopped one sees to nothing. So a runner's start ends
@@ -14,6 +14,7 @@ import select
 import signal
 from pathlib import Path
 
+from wfhub_agent_runner.sandbox.etc import COPIES
 from wfhub_agent_runner.sandbox.layers import remove_tree
 
 GONE_MS_MAX = 10_000
@@ -25,7 +26,7 @@ def sweep(scratch: Path) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError):
             noted = json.loads((folder / "state" / "wfhub" / "status").read_text())
             _end(int(noted["pid"]), int(noted["process-start-time"]))
-    for pattern in ("sandbox-*", "container-*"):
+    for pattern in ("sandbox-*", "container-*", f"{COPIES}*"):
         for folder in scratch.glob(pattern):
             remove_tree(folder)
 
