@@ -1,9 +1,10 @@
 """One test body over every sandbox backend that this machine can run.
 
 A folder's conftest imports `backend`, `container_image`, `container_python` and
-`pytest_generate_tests`. A test that
-opens a sandbox by `sandbox_lab` runs once for each of AVAILABLE, but for a test with the marker
-`only_backend(name)`. MISSING says of each other backend why it is not run here.
+`pytest_generate_tests`. A test that opens a sandbox by `sandbox_lab` runs once for each of
+AVAILABLE, but for a test with the marker `only_backend(name)` or `not_in_backend(name, why)`.
+MISSING says of each other backend why it is not run here. `runsc` is the container backend with
+gVisor: of the program that TEST_RUNSC names, or of the machine's.
 """
 
 import os
@@ -16,11 +17,13 @@ import image_lab
 import pytest
 import sandbox_lab
 import unprivileged
-from wfhub_agent_runner.sandbox import bundle
+from wfhub_agent_runner.sandbox import bundle, runtimes
 from wfhub_agent_runner.sandbox.bwrap import own_python
 from wfhub_agent_runner.sandbox.images import Image, ImageStore
 from wfhub_agent_runner.sandbox.interpreter import gathered
+from wfhub_common.errors import Rejected
 
+RUNSC = os.environ.get("TEST_RUNSC", "runsc")
 PROGRAMS = {"podman": "fetches and unpacks images", "crun": "starts containers"}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -28,18 +31,28 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def missing() -> dict[str, str]:
     absent = [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
     why = "; ".join(f"{name}, which {PROGRAMS[name]}, is not installed" for name in absent)
-    return {"container": why} if absent else {}
+    if absent:
+        return {"container": why, "runsc": why}
+    try:
+        runtimes.find(RUNSC)
+    except Rejected as e:
+        return {"runsc": e.message}
+    return {}
 
 
 MISSING = missing()
-AVAILABLE = tuple(name for name in ("bwrap", "container") if name not in MISSING)
+AVAILABLE = tuple(name for name in ("bwrap", "container", "runsc") if name not in MISSING)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = {"backend", "tmp_path"}  # no sandbox is opened anywhere else
     if wanted <= set(metafunc.fixturenames) and "sandbox_lab" in _modules_of(metafunc):
-        only = [mark.args[0] for mark in metafunc.definition.iter_markers("only_backend")]
-        metafunc.parametrize("backend", only or AVAILABLE, indirect=True)
+        definition = metafunc.definition
+        only = [mark.args[0] for mark in definition.iter_markers("only_backend")]
+        differs = [mark.args[0] for mark in definition.iter_markers("not_in_backend")]
+        wanted = [name for name in only or AVAILABLE if name not in differs]
+        chosen = [name for name in wanted if name != "runsc" or name in AVAILABLE]
+        metafunc.parametrize("backend", chosen, indirect=True)
 
 
 def _modules_of(metafunc: pytest.Metafunc) -> set[str]:
@@ -51,7 +64,8 @@ def _modules_of(metafunc: pytest.Metafunc) -> set[str]:
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Its name."""
     name = getattr(request, "param", "bwrap")
-    if name == "container":
+    if name != "bwrap":
+        sandbox_lab.runtime_in_use = RUNSC if name == "runsc" else runtimes.DEFAULT
         sandbox_lab.image_in_use = request.getfixturevalue("container_image")
         sandbox_lab.python_in_use = request.getfixturevalue("container_python")
     yield name

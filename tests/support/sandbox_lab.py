@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wfhub_agent_runner.sandbox import runtimes
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox, own_python
 from wfhub_agent_runner.sandbox.container import ContainerSandbox
 from wfhub_agent_runner.sandbox.images import Image
@@ -22,6 +23,7 @@ from wfhub_common.messages import Limits
 MIB = 1024 * 1024
 image_in_use: Image | None = None  # None: bwrap
 python_in_use: Path | None = None  # for a container, gathered once
+runtime_in_use = runtimes.DEFAULT
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,11 @@ def sandbox(scratch: Path, cgroups: tuple[Path, ...] = ()) -> BwrapSandbox | Con
     if python_in_use is not None and not kept.exists():
         shutil.copytree(python_in_use, kept)
     return ContainerSandbox(
-        scratch=scratch, images={image.name: image}, default=image.name, cgroups=cgroups
+        scratch=scratch,
+        images={image.name: image},
+        default=image.name,
+        runtime=runtime_in_use,
+        cgroups=cgroups,
     )
 
 

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from wfhub_common import privileges, shares
 from wfhub_common.errors import Rejected
 from wfhub_common.shares import Share as MountedShare
 
-from wfhub_agent_runner.sandbox import gvisor, layers
+from wfhub_agent_runner.sandbox import layers, runtimes
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox, find_bwrap
-from wfhub_agent_runner.sandbox.container import RUNTIME_DEFAULT, ContainerSandbox
+from wfhub_agent_runner.sandbox.container import ContainerSandbox
 from wfhub_agent_runner.sandbox.images import ENGINE_DEFAULT, Image, ImageStore, make_fit
 from wfhub_agent_runner.sandbox.layers import LayerKind
 from wfhub_agent_runner.sandbox.port import Sandbox
@@ -43,6 +43,15 @@ _USER_NAMESPACES = (
         "sysctl kernel.unprivileged_userns_clone=1",
     ),
     (Path("/proc/sys/user/max_user_namespaces"), "0", "sysctl user.max_user_namespaces=10000"),
+)
+RUNSC = "runsc"  # the container backend again, with gVisor
+_GVISOR_INSTALL = (
+    "use bwrap, or the container backend with crun; for gVisor install Debian 13's runsc and set"
+    " CONTAINER_RUNTIME=runsc"
+)
+_GVISOR_DIFFERS = (
+    "CONTAINER_RUNTIME=runsc chooses it. The agent is uid 0 of gVisor's kernel there, which some"
+    " agents refuse, and can tell the runner another exit code than its command had (ADR 46)"
 )
 _NOT_INSTALLED = {"image-no-engine", "image-engine-docker", "sandbox-no-runtime"}
 
@@ -118,7 +127,7 @@ def _hint() -> str:
     return "see docs/architecture.md; inside a container the runner needs a seccomp profile of ours"
 
 
-async def container(folder: Path) -> Backend:
+async def container(folder: Path, name: str, runtime: str) -> Backend:
     """Without an image: what every container has of the runner's own is enough for the probes."""
     image = Image("none", "", folder / "root", {})
     try:
@@ -129,22 +138,20 @@ async def container(folder: Path) -> Backend:
             scratch=folder / "scratch",
             images={image.name: image},
             default=image.name,
-            runtime=os.environ.get("CONTAINER_RUNTIME", RUNTIME_DEFAULT),
+            runtime=runtime,
         )
     except Rejected as e:
-        return Backend("container", False, e.message, _do(e))
-    return await _probed("container", sandbox)
+        return Backend(name, False, e.message, _do(e))
+    return await _probed(name, sandbox)
 
 
 def _do(error: Rejected) -> str:
     return "apt-get install podman crun" if error.code in _NOT_INSTALLED else _hint()
 
 
-def runsc(folder: Path) -> Backend:
-    found = gvisor.found(folder)
-    do = "use bwrap, or the container backend with crun"
-    facts = {"version": found.version, "starts": found.starts}
-    return Backend(gvisor.NAME, False, found.why, do, facts)
+async def gvisor(folder: Path) -> Backend:
+    found = await container(folder, RUNSC, RUNSC)
+    return replace(found, do=_GVISOR_DIFFERS if found.works else _GVISOR_INSTALL)
 
 
 def kubernetes() -> Backend:
@@ -170,12 +177,13 @@ def _examined(folder: Path, uid: int) -> int:
     if os.geteuid() == 0:
         os.chown(folder, uid, uid)
         privileges.drop(uid, uid, keep_visible=privileges.code_paths(), keep_writable=(folder,))
-    for name in ("container", "runsc"):
+    runtime = os.environ.get("CONTAINER_RUNTIME", runtimes.DEFAULT)
+    for name in ("container", RUNSC):
         (folder / name).mkdir()
     backends = [
         asyncio.run(bwrap(folder / "sandbox")),
-        asyncio.run(container(folder / "container")),
-        runsc(folder / "runsc"),
+        asyncio.run(container(folder / "container", "container", runtime)),
+        asyncio.run(gvisor(folder / RUNSC)),
         kubernetes(),
     ]
     ready = any(backend.works for backend in backends)

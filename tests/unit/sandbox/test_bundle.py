@@ -20,7 +20,7 @@ OWN = Own(
     binds={"/opt/python": Path("/opt/python")},
 )
 PLACE = Place.below(Path("/home/r/sandbox/container-1"))
-FDS = Passed(status=7, report=9, go=None)
+FDS = Passed(status=7, report=9, go=8)
 LAYER = Layer(
     Path("/layer/upper"),
     Path("/layer/work"),
@@ -66,9 +66,10 @@ def test_dev_is_read_only_and_shared_memory_bounded() -> None:
 
 def test_the_first_process_gets_its_descriptors_and_the_folder() -> None:
     made = bundle.config(spec(cwd="/workspace/a"), IMAGE, OWN, PLACE, seccomp=b"", fds=FDS)
-    assert made["process"]["args"][-6:] == [
+    assert made["process"]["args"][-7:] == [
         "/run/wfhub/first.py",
         "7",
+        "8",
         "-",
         "9",
         "/workspace/a",

@@ -7,6 +7,7 @@ Raises: Rejected for a bind, cache or file that would cover a part of the sandbo
 """
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from wfhub_agent_runner.sandbox import arguments
 from wfhub_agent_runner.sandbox.arguments import FIRST, GID, SHM_BYTES, STARTER, UID
-from wfhub_agent_runner.sandbox.first import NOTHING
+from wfhub_agent_runner.sandbox.first import NOT_TOLD, TOLD
 from wfhub_agent_runner.sandbox.images import Image
 from wfhub_agent_runner.sandbox.interpreter import Interpreter
 from wfhub_agent_runner.sandbox.layers import Layer
@@ -65,11 +66,12 @@ class Own:
 
 @dataclass(frozen=True)
 class Passed:
-    """Descriptors that the container's first process gets. `go`: it waits for a byte there."""
+    """Descriptors that the container's first process gets (see first)."""
 
     status: int
     report: int
-    go: int | None
+    go: int
+    is_told: bool = False
 
 
 def start(spec: SandboxSpec, image: Image, own: Own, fds: Passed, *, cpu_held: bool) -> Start:
@@ -120,7 +122,8 @@ def _bind(source: Path, inside: str) -> list[str]:
 def config(
     spec: SandboxSpec, image: Image, own: Own, place: Place, *, seccomp: bytes, fds: Passed
 ) -> dict[str, Any]:
-    given = [str(fds.status), str(fds.go or NOTHING), str(fds.report), spec.cwd]
+    told = TOLD if fds.is_told else NOT_TOLD
+    given = [str(fds.status), str(fds.go), told, str(fds.report), spec.cwd]
     words = [*own.interpreter.words, "-I", "-S", FIRST, *given, STARTER]
     return {
         "ociVersion": "1.0.2",
@@ -151,6 +154,40 @@ def config(
         },
         "annotations": {"run.oci.seccomp_bpf_data": base64.b64encode(seccomp).decode()},
     }
+
+
+def for_gvisor(config: dict[str, Any], place: Place) -> dict[str, Any]:
+    """The same for runsc, which wants its uid 0 mapped, takes no seccomp program, sees one file
+    system per mount that it is told of, hides nothing of its own /proc, and lets nobody write to a
+    device on a read-only file system."""
+    linux = config["linux"]
+    spaces = [each for each in linux["namespaces"] if each["type"] != "user"]
+    shown = [
+        {
+            "destination": at,
+            "type": "bind",
+            "source": f"{place.root}{at}",
+            "options": ["rbind", how],
+        }
+        for at, how in (("/tmp", "rw"), (HOME, "rw"), (RUN, "ro"), (WORKSPACE, "rw"))
+    ]
+    hidden = {
+        "destination": "/proc/sysrq-trigger",
+        "type": "bind",
+        "source": os.devnull,
+        "options": ["ro"],
+    }
+    return {
+        **config,
+        "process": {**config["process"], "user": {"uid": 0, "gid": 0}},
+        "mounts": [*map(_writable, config["mounts"]), *shown, hidden],
+        "linux": {"namespaces": spaces},
+        "annotations": {},
+    }
+
+
+def _writable(mount: dict[str, Any]) -> dict[str, Any]:
+    return {**mount, "options": [word for word in mount["options"] if word != "ro"]}
 
 
 def _mount(at: str, kind: str, *options: str) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wfhub_agent_runner.sandbox import leftovers
+from wfhub_agent_runner.sandbox import leftovers, runtimes
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox
-from wfhub_agent_runner.sandbox.container import RUNTIME_DEFAULT, ContainerSandbox
+from wfhub_agent_runner.sandbox.container import ContainerSandbox
 from wfhub_agent_runner.sandbox.images import ENGINE_DEFAULT, ImageStore, archive_in
 from wfhub_agent_runner.sandbox.port import Sandbox
 
@@ -25,7 +25,7 @@ class Choice:
     backend: str = BWRAP
     images: tuple[str, ...] = ()
     engine: str = ENGINE_DEFAULT
-    runtime: str = RUNTIME_DEFAULT
+    runtime: str = runtimes.DEFAULT
     engine_env: Mapping[str, str] = field(default_factory=dict)
 
     def files(self) -> tuple[Path, ...]:

@@ -14,13 +14,12 @@ import json
 import marshal
 import os
 import platform
-import re
 import secrets
-import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +32,7 @@ from wfhub_agent_runner.sandbox import (
     first,
     forwarder,
     layers,
+    runtimes,
     seccomp,
     stage,
     starter,
@@ -58,14 +58,10 @@ from wfhub_agent_runner.sandbox.port import (
 )
 from wfhub_agent_runner.sandbox.supervision import Started, supervise
 
-RUNTIME_DEFAULT = "crun"
-RUNTIME_TIMEOUT_S = 10.0
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 
 class ContainerSandbox:
-    """`images` by their names, of which `default` is the one without a name. `runtime`: crun's
-    name or path. `scratch` and `cgroups`: as BwrapSandbox's. Raises: Rejected."""
+    """`images` by their names, of which `default` is the one without a name. `runtime`: its
+    name or path (see runtimes). `scratch` and `cgroups`: as BwrapSandbox's. Raises: Rejected."""
 
     def __init__(
         self,
@@ -73,7 +69,7 @@ class ContainerSandbox:
         scratch: Path,
         images: Mapping[str, Image],
         default: str,
-        runtime: str = RUNTIME_DEFAULT,
+        runtime: str = runtimes.DEFAULT,
         cgroups: Sequence[Path] = (),
     ) -> None:
         if 0 in (*os.getresuid(), *os.getresgid()):
@@ -86,7 +82,7 @@ class ContainerSandbox:
         self.scratch = scratch
         self._images, self._default = dict(images), default
         self._image("")
-        self._runtime, self._version = find_runtime(runtime)
+        self._runtime = runtimes.find(runtime)
         kept = scratch.with_name(f"{scratch.name}-python")
         python = own_python()
         prefix = prefix_of(python)
@@ -118,7 +114,7 @@ class ContainerSandbox:
         chosen = self._image(image)
         return {
             "backend": "container",
-            "version": self._version,
+            "version": self._runtime.version,
             "image": chosen.name,
             "image_digest": chosen.digest,
             "uid": os.getuid(),
@@ -140,7 +136,9 @@ class ContainerSandbox:
                 )
                 folder = Path(tempfile.mkdtemp(prefix="container-", dir=self.scratch))
                 stack.push_async_callback(asyncio.to_thread, layers.remove_tree, folder)
-                group = self._cgroups.create(spec.limits) if self._cgroups else None
+                group = (
+                    self._cgroups.create(self._runtime.held(spec.limits)) if self._cgroups else None
+                )
                 if group is not None:
                     stack.callback(group.remove)
                 place = bundle.Place.below(folder)
@@ -164,22 +162,23 @@ class ContainerSandbox:
         output, output_writes = opened.pipe()
         status, status_writes = opened.pipe()
         report, report_writes = opened.pipe()
-        go, goes = opened.pipe() if group else (None, None)
-        fds = bundle.Passed(status_writes, report_writes, go)
+        go, goes = opened.pipe()
+        fds = bundle.Passed(status_writes, report_writes, go, self._runtime.is_gvisor)
         cpu_held = group is not None and "cpu" in group.paths
         start = bundle.start(spec, image, self._own, fds, cpu_held=cpu_held)
+        if self._runtime.is_gvisor:  # it takes none, and has system calls of its own to refuse
+            start = replace(start, seccomp=self._filter)
         self._write_files(spec, place, starter.made(start, platform.machine()))
         made = bundle.config(spec, image, self._own, place, seccomp=self._filter, fds=fds)
+        if self._runtime.is_gvisor:
+            made = bundle.for_gvisor(made, place)
         (place.bundle / "config.json").write_text(json.dumps(made))
         folder = place.folder
         planned = folder / "plan"
-        passed = [status_writes, report_writes, *(() if go is None else (go,))]
+        passed = [status_writes, report_writes, go]
         plan = bundle.plan(spec, image, self._own, layer, place)
-        plan["argv"] = [
-            *(str(self._runtime), "--root", str(folder / "state"), "--cgroup-manager", "disabled"),
-            *("run", "--bundle", str(place.bundle)),
-            *("--preserve-fds", str(max(passed) - 2), "wfhub"),  # 3 is the first of them
-        ]
+        plan["argv"] = self._runtime.words(folder / "state", place.bundle, passed)
+        plan["pids"] = self._runtime.is_gvisor
         planned.write_bytes(marshal.dumps(plan))
         process = subprocess.Popen(  # by this thread, whose end would be the sandbox's
             [*self._stage, str(planned)],
@@ -191,8 +190,12 @@ class ContainerSandbox:
             pass_fds=passed,
         )
         opened.close(*passed, output_writes)
-        overlays = Held(self.overlays, {**layer.mounts(), "/": place.root_upper})
-        return Started(process, output, status, report, goes, group, overlays, parent=True)
+        root = str(place.root) if self._runtime.is_gvisor else ""
+        mounts = {f"{root}{inside}": upper for inside, upper in layer.mounts().items()}
+        overlays = Held(self.overlays, {**mounts, root or "/": place.root_upper})
+        return Started(
+            process, output, status, report, goes, group, overlays, parent=True, root=root
+        )
 
     def _write_files(self, spec: SandboxSpec, place: bundle.Place, program: bytes) -> None:
         for number, path in enumerate(bundle.copied(spec)):
@@ -205,7 +208,9 @@ class ContainerSandbox:
                 (place.run / parent).mkdir(exist_ok=True)
                 (place.run / parent).chmod(0o755)
             file.write_bytes(data)
-            file.chmod(arguments.mode(path))
+            # gVisor's kernel has to read what it starts.
+            readable = self._runtime.is_gvisor and path == arguments.STARTER
+            file.chmod(0o555 if readable else arguments.mode(path))
         for _, path, _ in arguments.sockets(spec):
             (place.run / Path(path).relative_to(bundle.RUN)).touch()
 
@@ -236,27 +241,3 @@ def _kept(file: Path, module: ModuleType) -> Path:
     fresh = file.with_name(f"{file.name}-{secrets.token_hex(4)}")
     fresh.write_bytes(compiled(Path(str(module.__file__))))
     return fresh.rename(file)
-
-
-def find_runtime(name: str) -> tuple[Path, str]:
-    """crun, and its version. Raises: Rejected."""
-    found = shutil.which(name, path=_SYSTEM_PATH)
-    if found is None:
-        raise Rejected(
-            "sandbox-no-runtime", f"there is no {name} here: install crun, or set CONTAINER_RUNTIME"
-        )
-    try:
-        ran = subprocess.run(
-            [found, "--version"], capture_output=True, timeout=RUNTIME_TIMEOUT_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError) as e:
-        raise Rejected("sandbox-no-runtime", f"{found} does not run: {e}") from e
-    version = re.match(rb"crun version (\S+)", ran.stdout)
-    if version is None:
-        said = ran.stdout[:60].decode(errors="replace").strip()
-        raise Rejected(
-            "sandbox-runtime",
-            f"{found} is not crun ({said!r}): only crun maps an ordinary uid alone, and takes our"
-            " seccomp program as it is",
-        )
-    return Path(found), f"crun {version[1].decode()}"

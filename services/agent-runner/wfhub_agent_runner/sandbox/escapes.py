@@ -21,6 +21,7 @@ from typing import Any
 CLONE_NEWUSER, CLONE_NEWNS = 0x10000000, 0x00020000
 PTRACE_TRACEME, PTRACE_DETACH = 0, 17
 TIOCSTI = 0x5412
+PR_GET_NO_NEW_PRIVS = 39
 AF_ALG, AF_VSOCK = 38, 40
 PROCESSES_MAX = 8  # the reaper, the starter, this one and its children
 SETUID_PROGRAMS = ("su", "mount", "umount", "passwd", "newgrp", "gpasswd", "chsh", "chfn", "sudo")
@@ -112,8 +113,7 @@ def see_host_processes(facts: dict[str, Any]) -> Found:
 
 
 def gain_by_setuid(_: dict[str, Any]) -> Found:
-    with open("/proc/self/status") as status:
-        gains = "NoNewPrivs:\t1\n" not in status.read()
+    gains = libc.prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1
     for name in SETUID_PROGRAMS:
         path = f"/usr/bin/{name}"
         if os.path.exists(path) and not os.statvfs(path).f_flag & os.ST_NOSUID:

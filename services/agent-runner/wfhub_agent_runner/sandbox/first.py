@@ -1,10 +1,12 @@
 """The first process of a container: its reaper, and what ties it to the runner.
 
-Run by the runner's interpreter with `-I -S`: `first.py STATUS GO REPORT FOLDER argv…`. It says on
-STATUS that it is there, waits for a byte on GO if that is a descriptor (it is in its cgroup then),
-and starts argv in that folder, which gets REPORT. It takes leave of orphans, and ends with argv's
-process, or as soon as the runner has gone, which closes the other end of STATUS. Whatever ends it,
-the kernel ends every other process of the container. Signals from inside cannot: it is the first.
+Run by the runner's interpreter with `-I -S`: `first.py STATUS GO TOLD REPORT FOLDER argv…`. It says
+on STATUS that it is there, waits for a byte on GO (it is in its cgroup then), and starts argv in
+that folder, which gets REPORT. If TOLD is `told`, each further byte on GO is passed on as a SIGTERM
+to all but itself and argv's process: for gVisor, whose processes the runner cannot reach. It takes
+leave of orphans, and ends with argv's process, or as soon as the runner has gone, which closes the
+other ends. Whatever ends it, the kernel ends every other process of the container. Signals from
+inside cannot: it is the first.
 Says on stderr why argv cannot be started. Imports little: each start pays for it.
 """
 
@@ -14,7 +16,7 @@ import select
 import sys
 
 CANNOT_START = 127
-NOTHING = "-"
+TOLD, NOT_TOLD = "told", "-"
 
 
 def start(argv: list[str], folder: str) -> int:
@@ -31,13 +33,23 @@ def start(argv: list[str], folder: str) -> int:
     return child
 
 
+def tell(child: int) -> None:
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and int(name) not in (os.getpid(), child):
+            try:
+                os.kill(int(name), signal.SIGTERM)
+            except OSError:  # it has ended
+                continue
+
+
 def main(words: list[str]) -> None:
-    status, go, report, folder, *argv = words
+    status, go, told, report, folder, *argv = words
     os.write(int(status), b"first\n")
     os.set_inheritable(int(status), False)
-    if go != NOTHING:
-        os.read(int(go), 1)
-        os.close(int(go))
+    os.set_inheritable(int(go), False)
+    os.read(int(go), 1)
+    if told != TOLD:
+        os.close(int(go))  # the agent can look at what is open here, and write to it
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
     child = start(argv, folder)  # before there are handlers, which it would not have wanted
@@ -47,6 +59,8 @@ def main(words: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     poll = select.epoll()
     poll.register(woken, select.EPOLLIN)
+    if told == TOLD:
+        poll.register(int(go), select.EPOLLIN)
     poll.register(int(status), 0)  # an error is told all the same
     while True:
         ended = -1
@@ -55,9 +69,10 @@ def main(words: list[str]) -> None:
             if ended == child:
                 return
         for descriptor, _ in poll.poll():
-            if descriptor != woken:
+            if descriptor == int(status) or not os.read(descriptor, 4096):
                 return
-            os.read(woken, 4096)
+            if descriptor == int(go):
+                tell(child)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ class X86Code(Code):
     elf_machine = 62
     calls = _calls(
         "write=1 close=3 socket=41 bind=49 listen=50 setsockopt=54 clone=56 execve=59 "
-        "exit_group=231 wait4=61 fcntl=72 umask=95 dup3=292 prlimit64=302 "
+        "exit_group=231 wait4=61 fcntl=72 umask=95 dup3=292 prlimit64=302 prctl=157 seccomp=317 "
         "close_range=436"
     )
     _RESULT, _SCRATCH = 0, 1  # rax, rcx
@@ -209,8 +209,8 @@ class X86Code(Code):
 class ArmCode(Code):
     elf_machine = 183
     calls = _calls(
-        "dup3=24 fcntl=25 close=57 write=64 exit_group=94 umask=166 socket=198 "
-        "bind=200 listen=201 setsockopt=208 clone=220 execve=221 wait4=260 "
+        "dup3=24 fcntl=25 close=57 write=64 exit_group=94 umask=166 prctl=167 socket=198 "
+        "seccomp=277 bind=200 listen=201 setsockopt=208 clone=220 execve=221 wait4=260 "
         "prlimit64=261 close_range=436"
     )
     _SCRATCH = 9

@@ -2,9 +2,11 @@
 
 Run by the runner's interpreter with `-I -S` before the OCI runtime, which it then becomes. The
 argument is a file with a plan, marshalled: {"root": [layer…, upper, work, where], "steps": […],
-"argv": […]}. A step is ["overlay", target, lowers, upper, work], ["tmpfs", target, options],
-["bind", source, target] (read-only) or ["file", source, target, mode]; targets are below the root,
-and what is missing of them is made there. A link of the image's is never followed.
+"argv": […], "pids": false}. A step is ["overlay", target, lowers, upper, work], ["tmpfs", target,
+options], ["bind", source, target] (read-only) or ["file", source, target, mode]; targets are below
+the root, and what is missing of them is made there. A link of the image's is never followed.
+With `pids` the runtime is the first process of a pid namespace, so that its end is the end of all
+that it started; this one then waits for it.
 The user namespace that it makes maps its own uid to 0 and nothing else. Hosts with cgroup v1 and v2
 both are shown to the runtime as without any: some runtimes refuse a mixture, and ours uses none.
 Says on stderr why it cannot, and exits with 126. Imports little: each start pays for it.
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CANNOT_START = 126
-_NEWNS, _NEWUSER = 0x00020000, 0x10000000
+_NEWNS, _NEWUSER, _NEWPID = 0x00020000, 0x10000000, 0x20000000
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 _REMOUNT, _BIND, _REC, _PRIVATE = 32, 4096, 16384, 1 << 18
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
@@ -37,7 +39,7 @@ def main(path: str) -> None:
     with open(path, "rb") as file:
         plan = marshal.load(file)  # noqa: S302 - the runner's own
     parent = os.getppid()
-    _become_root_of_its_own()
+    _become_root_of_its_own(_NEWPID if plan.get("pids") else 0)
     _mount(None, "/", None, _REC | _PRIVATE)
     if os.path.isdir("/sys/fs/cgroup"):
         _mount("tmpfs", "/sys/fs/cgroup", "tmpfs", _PLAIN | _NOEXEC | _RDONLY, "size=4k,mode=755")
@@ -47,12 +49,24 @@ def main(path: str) -> None:
     for kind, *arguments in plan["steps"]:
         _STEPS[kind](root, *arguments)
     _prctl_dies_with(parent)
+    if plan.get("pids"):
+        _go_on_as_the_first(os.getpid())
     os.execv(plan["argv"][0], plan["argv"])  # noqa: S606 - to become the runtime
 
 
-def _become_root_of_its_own() -> None:
+def _go_on_as_the_first(parent: int) -> None:
+    """In a child; this process ends with it."""
+    child = os.fork()
+    if child:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
+    if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL), 0, 0, 0):
+        raise _failed("ask to end with the runner")
+    _mount("proc", "/proc", "proc", _PLAIN | _NOEXEC)
+
+
+def _become_root_of_its_own(more: int) -> None:
     uid, gid = os.geteuid(), os.getegid()
-    if _libc.unshare(_NEWUSER | _NEWNS):
+    if _libc.unshare(_NEWUSER | _NEWNS | more):
         raise _failed("make a user namespace")
     for name, content in (
         ("setgroups", "deny"),

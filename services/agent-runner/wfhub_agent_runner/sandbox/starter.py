@@ -31,13 +31,15 @@ _CLOSE_ON_EXEC, _SET_FLAGS = 1, 2
 _SHARES_MEMORY, _WAITS_FOR_EXEC = 0x100, 0x4000
 _ALL_ABOVE = 0xFFFFFFFF
 _ERRNO_MAX = 4095
+_SET_NO_NEW_PRIVS, _MODE_FILTER, _INSTRUCTION_BYTES = 38, 1, 8
 _ENVIRONMENT, _SOCKET, _ERROR = Slot(0), Slot(1), Slot(2)
 
 
 @dataclass(frozen=True)
 class Start:
     """`paths`: where argv[0] may be, tried in order. `ports` are listened to at 127.0.0.1, by
-    `forwarder`, which finds them at LISTENERS. `passed` are descriptors that bwrap had."""
+    `forwarder`, which finds them at LISTENERS. `passed` are descriptors that bwrap had. `seccomp`:
+    a filter that holds from here on, where nobody else can load it."""
 
     argv: Sequence[str]
     paths: Sequence[str]
@@ -46,6 +48,7 @@ class Start:
     passed: Sequence[int] = ()
     ports: Sequence[int] = ()
     forwarder: Sequence[str] = ()
+    seccomp: bytes = b""
 
 
 def check(machine: str) -> None:
@@ -66,6 +69,8 @@ def made(start: Start, machine: str) -> bytes:
     code.environment(_ENVIRONMENT)
     _descriptors(code, start)
     code.call("umask", 0o022)  # the runner's is tighter; a repository's files are for all to read
+    if start.seccomp:
+        _filter(code, data, start.seccomp)
     for name, number in start.limits.items():
         kind = getattr(resource, f"RLIMIT_{name}")
         code.call("prlimit64", 0, kind, data.add(struct.pack("<QQ", number, number)), 0)
@@ -86,6 +91,14 @@ def made(start: Start, machine: str) -> bytes:
     code.call("write", start.report, ended, _ENDED.size)
     code.call("exit_group", 0)
     return program(code, data)
+
+
+def _filter(code: Code, data: Data, program: bytes) -> None:
+    shape = struct.pack("<H6xQ", len(program) // _INSTRUCTION_BYTES, data.add(program))
+    code.call("prctl", _SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    code.jump_if_error("failed")
+    code.call("seccomp", _MODE_FILTER, 0, data.add(shape))
+    code.jump_if_error("failed")
 
 
 def _descriptors(code: Code, start: Start) -> None:

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from wfhub_agent_runner.sandbox import starter, telling_end
+from wfhub_agent_runner.sandbox import starter, telling_end, usage
 from wfhub_agent_runner.sandbox.arguments import cpu_time_s
 from wfhub_agent_runner.sandbox.cgroup import Group
 from wfhub_agent_runner.sandbox.layers import Layer
@@ -45,7 +45,10 @@ TAIL_BYTES = 2000  # of the output, for the message when bwrap itself fails
 @dataclass(frozen=True)
 class Started:
     """bwrap runs. `unblocks`: a byte here starts the command, once it is in its cgroup.
-    `parent`: the process is no bwrap but the init's parent; that the init runs, the init says."""
+    `parent`: the process is no bwrap but the init's parent; that the init runs, the init says.
+    `root`: where the init has the sandbox's root, if that is not its own. Then (it is gVisor) what
+    runs there has all of its memory in one file of the init's children, and hears of its end by a
+    byte on `unblocks`."""
 
     process: subprocess.Popen[bytes]
     output: int
@@ -55,6 +58,7 @@ class Started:
     group: Group | None
     overlays: Held
     parent: bool = False
+    root: str = ""
 
 
 async def supervise(
@@ -103,15 +107,16 @@ class _Life:
 
     async def run(self) -> Outcome | None:
         """Returns a limit that was exceeded, else None at the command's end."""
-        if self._started.group is None:  # then nothing is to be done before the agent runs
+        if self._started.unblocks is None:  # then nothing is to be done before the agent runs
             await self.report.first_line.wait()
         first = await self.begun()
         if first is None:  # bwrap failed and says why on its stderr
             await readable(self._bwrap)
             return None
-        if self._started.group is not None and self._started.unblocks is not None:
+        if self._started.unblocks is not None:
             try:  # in a thread: the kernel waits for a grace period before it moves a process
-                await asyncio.to_thread(self._started.group.add, self._started.process.pid, first)
+                if self._started.group is not None:
+                    await asyncio.to_thread(self._move, self._started.group, first)
             except OSError as e:
                 return CannotStart(f"cannot move the sandbox into its cgroup: {e}")
             os.write(self._started.unblocks, b"\0")
@@ -127,6 +132,7 @@ class _Life:
                 memory="memory" not in held,
                 cpu_s=None if "cpu" in held else cpu_time_s(self._spec),
                 killed=self._started.group.exceeded if self._started.group else None,
+                root=self._started.root,
             )
         )
         ending = asyncio.create_task(self.gone())
@@ -136,6 +142,13 @@ class _Life:
         finally:
             watching.cancel()
             ending.cancel()
+
+    def _move(self, group: Group, first: int) -> None:
+        """Until nobody new is there: gVisor's kernel starts processes before the agent's."""
+        moved: set[int] = set()
+        while new := {self._started.process.pid, *usage.processes(first)} - moved:
+            group.add(*sorted(new))
+            moved |= new
 
     async def begun(self) -> int | None:
         """Waits until bwrap has made the sandbox's init, or has failed. To kill bwrap before would
@@ -157,7 +170,10 @@ class _Life:
         first = await self.begun() if self.report.first_line.is_set() else None
         if first is None:
             return False
-        await asyncio.to_thread(telling_end.tell, first)
+        if self._started.root and self._started.unblocks is not None:
+            os.write(self._started.unblocks, b"\0")
+        else:
+            await asyncio.to_thread(telling_end.tell, first)
         return True
 
     def kill(self) -> None:

@@ -73,24 +73,26 @@ def resident_bytes(pids: list[int]) -> int:
     return total
 
 
-def proportional_bytes(pids: list[int]) -> int:
-    """Shared pages are divided among those who have them: the truth, and slow to ask for."""
+def proportional_bytes(pids: list[int], *, shared_too: bool = True) -> int:
+    """Shared pages are divided among those who have them: the truth, and slow to ask for. Without
+    `shared_too` shared memory is left out, where all of it is in files that are counted."""
+    words = ("Pss:",) if shared_too else ("Pss_Anon:", "Pss_File:")
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
             for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-                if line.startswith("Pss:"):
+                if line.startswith(words):
                     total += int(line.split()[1]) * 1024
     return total
 
 
-def tmpfs_usage(first: int) -> list[Usage]:
-    """Of each mount of TMPFS_MOUNTS, in that order."""
+def tmpfs_usage(first: int, root: str = "") -> list[Usage]:
+    """Of each mount of TMPFS_MOUNTS, in that order. `root`: where `first` sees them."""
     found = []
     for mount in TMPFS_MOUNTS:
         usage = Usage()
         with contextlib.suppress(OSError):
-            at = os.statvfs(f"/proc/{first}/root/{mount}")
+            at = os.statvfs(f"/proc/{first}/root{root}/{mount}")
             if at.f_files:  # a tmpfs with a size; the sandbox may not be set up yet
                 used = (at.f_blocks - at.f_bfree) * at.f_frsize
                 usage = Usage(used, at.f_files - at.f_ffree)

@@ -18,6 +18,7 @@ from wfhub_agent_runner.sandbox.usage import Usage
 MEMORY_POLL_S = 0.1
 CPU_POLL_S = 0.5
 DISK_POLL_S = 0.25
+GVISOR_BYTES = 64 * 1024**2  # of its kernel and its helpers, beside what the agent has
 DISK_DUTY = 10  # counting may take one part in this many of the time
 INODES_MAX = 500_000  # of the layer and the tmpfs mounts: each costs the host about 1 KiB
 
@@ -30,13 +31,14 @@ async def watch(
     memory: bool,
     cpu_s: float | None = None,
     killed: Callable[[], LimitExceeded | None] | None = None,
+    root: str = "",
 ) -> LimitExceeded:
     """`first` is the host's number of the sandbox's init; `disk` counts the layer. `memory`
     False: a cgroup holds it, and `killed` says whether the kernel had to kill for it. `cpu_s`: the
-    CPU time there is, where no cgroup shares it out."""
-    watches = [asyncio.create_task(_watch_disk(limits, first, disk))]
+    CPU time there is, where no cgroup shares it out. `root`: as Started's."""
+    watches = [asyncio.create_task(_watch_disk(limits, first, disk, root))]
     if memory:
-        watches.append(asyncio.create_task(_watch_memory(limits, first)))
+        watches.append(asyncio.create_task(_watch_memory(limits, first, root)))
     if cpu_s is not None:
         watches.append(asyncio.create_task(_watch_cpu(cpu_s, first)))
     if killed is not None:
@@ -49,11 +51,12 @@ async def watch(
             task.cancel()
 
 
-async def _watch_memory(limits: Limits, first: int) -> LimitExceeded:
+async def _watch_memory(limits: Limits, first: int, root: str) -> LimitExceeded:
+    most = limits.memory_bytes + (GVISOR_BYTES if root else 0)
     while True:
         await asyncio.sleep(MEMORY_POLL_S)
-        used = await asyncio.to_thread(memory_bytes, first, limits.memory_bytes)
-        if used > limits.memory_bytes:
+        used = await asyncio.to_thread(memory_bytes, first, most, root)
+        if used > most:
             return LimitExceeded("memory", used)
 
 
@@ -73,12 +76,14 @@ async def _watch_kernel(killed: Callable[[], LimitExceeded | None]) -> LimitExce
         await asyncio.sleep(MEMORY_POLL_S)
 
 
-async def _watch_disk(limits: Limits, first: int, disk: Callable[[], Usage]) -> LimitExceeded:
+async def _watch_disk(
+    limits: Limits, first: int, disk: Callable[[], Usage], root: str
+) -> LimitExceeded:
     pause_s = DISK_POLL_S
     while True:
         await asyncio.sleep(pause_s)
         began = time.monotonic()
-        used = await asyncio.to_thread(_disk, first, disk)
+        used = await asyncio.to_thread(_disk, first, disk, root)
         if used.bytes > limits.disk_bytes:
             return LimitExceeded("disk", used.bytes)
         if used.inodes > INODES_MAX:
@@ -86,16 +91,18 @@ async def _watch_disk(limits: Limits, first: int, disk: Callable[[], Usage]) -> 
         pause_s = max(DISK_POLL_S, DISK_DUTY * (time.monotonic() - began))
 
 
-def memory_bytes(first: int, limit: int) -> int:
+def memory_bytes(first: int, limit: int, root: str = "") -> int:
     """The cheap upper bound, unless it is over `limit`: then the exact figure."""
     pids = usage.processes(first)
-    shared = sum(mount.bytes for mount in usage.tmpfs_usage(first))
+    shared = sum(mount.bytes for mount in usage.tmpfs_usage(first, root))
     shared += usage.deleted_usage(pids)[1]
     bound = usage.resident_bytes(pids) + shared
-    return bound if bound <= limit else usage.proportional_bytes(pids) + shared
+    if bound <= limit:
+        return bound
+    return usage.proportional_bytes(pids, shared_too=not root) + shared
 
 
-def _disk(first: int, disk: Callable[[], Usage]) -> Usage:
-    tmp, home, _ = usage.tmpfs_usage(first)
+def _disk(first: int, disk: Callable[[], Usage], root: str) -> Usage:
+    tmp, home, _ = usage.tmpfs_usage(first, root)
     deleted = usage.deleted_usage(usage.processes(first))[0]
     return disk() + tmp + home + Usage(deleted)
