@@ -176,6 +176,19 @@ async def test_a_folder_that_cannot_be_written_ends_it(
     assert told.startswith(f"bad settings: {variable}: cannot write to ")
 
 
+@pytest.mark.parametrize(
+    ("schema", "variable"),
+    [*((schema, "METRICS_LISTEN") for schema in MODULES), ("api", "HTTP_LISTEN")],
+)
+async def test_an_address_that_cannot_be_had_ends_it(
+    schema: str, variable: str, database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    env = environment(tmp_path, database_url, nats_url)
+    told = await last_line(MODULES[schema], env | {variable: "192.0.2.1:9464"})
+    assert told.startswith("cannot listen on 192.0.2.1:9464: ")
+    assert told.endswith(f"choose another with {variable}")
+
+
 def test_another_users_folder_is_said_with_the_uid_that_it_should_have(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
 
