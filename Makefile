@@ -14,7 +14,7 @@ ALL_AGENTS := aider claude-code codex gemini-cli mini-swe-agent opencode qwen-co
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MODEL ?=
 
-.PHONY: demo test agents agents-test check lint types unit rest last security deploy-test chaos bench lock clean help
+.PHONY: demo test agents agents-test check lint types unit rest last security deploy-test deploy-needs chaos bench lock clean help
 
 help:
 	@echo "make demo          the main job from nothing, replayed, or live if LLM_BASE_URL is set (MODEL=local: a small model here)"
@@ -23,7 +23,7 @@ help:
 	@echo "make agents-test   each of them for real, in the sandbox, on a cassette"
 	@echo "make check         lint and types only"
 	@echo "make security      every hostile action, in each sandbox backend and against git, broker and API"
-	@echo "make deploy-test   images, compose on a real daemon, chart (as root; needs docker.io, debootstrap, iptables)"
+	@echo "make deploy-test   images, compose on a real daemon, chart, shares, upgrade (as root; an hour; PARTS=)"
 	@echo "make chaos         the whole product, replicated, under faults; SEED= TASKS= MINUTES= (or SHORT=1: CI's cut)"
 	@echo "make bench         measurements, one JSON line each; QUICK=--quick for the short ones"
 	@echo "make lock          resolve requirements/*.lock anew from pyproject.toml"
@@ -85,10 +85,14 @@ rest: $(DEPLOY_STAMP) $(AGENTS)/.quick | unit
 last: $(MODEL_STAMP) | rest
 	$(PYTEST) -n 0 -m "real_model or alone" $(REST)
 
-# A Docker daemon of its own in a network namespace: needs root and the Debian packages docker.io,
-# debootstrap and iptables.
-deploy-test: $(STAMP) $(DEPLOY_STAMP)
-	$(BIN)/pytest -q -s tests/deploy
+# A Docker daemon of its own in a network namespace, and guests: what the machine lacks for them is
+# said first. PARTS= some folders of it.
+PARTS ?= cgroups files live moving storage upgrade
+deploy-test: deploy-needs $(STAMP) $(DEPLOY_STAMP)
+	$(BIN)/pytest -q -s $(addprefix tests/deploy/,$(PARTS))
+
+deploy-needs:
+	@$(PYTHON) tests/support/deploy_needs.py
 
 check: lint types
 

@@ -21,6 +21,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "audit",
         LLM_PROVIDER="openai",
         LLM_BASE_URL="http://127.0.0.1:9",  # the discard port: no model server is there
+        WEBHOOK_PRIVATE_HOSTS="127.0.0.1",
+        WEBHOOK_HTTP_HOSTS="127.0.0.1",
     )
     yield running
     running.process.send_signal(signal.SIGINT)

@@ -88,6 +88,7 @@ def kept(first: Stack, tmp_path: Path, passphrase: Path) -> Path:
 
 def test_no_secret_stands_in_a_backup(first: Stack, kept: Path) -> None:
     content = kept.read_bytes()
+    assert b"PGDMP" not in content, "the database is sealed: a webhook's secret is in it"
     credentials = json.loads((first.data / "credentials.json").read_text())
     secrets = [credentials["admin_token"]]
     secrets += [

@@ -3,7 +3,11 @@ there: tests/deploy/files/test_pages.py.)"""
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import psutil
 
@@ -34,6 +38,31 @@ def ended(stack: Stack, task: str) -> str:
         return said if any(f"  {state}\n" in said for state in ("succeeded", "failed")) else ""
 
     return str(eventually(shown, within_s=60))
+
+
+@contextmanager
+def receiver(answers: list[int]) -> Iterator[str]:
+    """A URL that answers what is first in `answers`, which keeps its last."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(answers.pop(0) if len(answers) > 1 else answers[0])
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/hub"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_1_and_3_a_task_that_waits_is_explained_and_ended(stack: Stack, repository: Path) -> None:
@@ -119,3 +148,60 @@ def test_12_a_proof_verifies_without_its_blobs_and_says_what_does_not(
     refused = stack.wfhub("proof", "verify", str(proof))
     assert refused.returncode == 1
     assert "NOT VERIFIED: " in refused.stdout + refused.stderr
+
+
+def test_13_a_result_that_waits_for_a_person_is_found_looked_at_and_decided(
+    stack: Stack, repository: Path, tmp_path: Path
+) -> None:
+    def waiting(review_s: str) -> str:
+        task = detached(stack, repository, "--review-s", review_s, *AGENT)
+        eventually(lambda: task in typed(stack, "list", "--state", "review"), within_s=60)
+        return task
+
+    task = waiting("600")
+    assert "decide by" in typed(stack, "status", task)
+    assert "+x" in typed(stack, "artifacts", task, "result.patch")
+    typed(stack, "approve", task)
+    assert "succeeded" in ended(stack, task)
+    told = typed(stack, "events", task, "--no-follow", "--json")
+    events = [json.loads(line) for line in told.splitlines()]
+    assert [e for e in events if e["type"].endswith("task.state_changed")
+            and e["data"]["to"] == "review"]  # fmt: skip
+    declined = waiting("600")
+    typed(stack, "decline", declined)
+    assert "review-declined" in ended(stack, declined)
+
+    late = waiting("1")
+    assert "review-timeout" in ended(stack, late)
+    bundle = tmp_path / "r.bundle"
+    typed(stack, "artifacts", late, "result.bundle", "-o", str(bundle))
+    git("fetch", "-q", str(bundle), "refs/*:refs/rescued/*", cwd=repository)
+    assert git("show", f"refs/rescued/heads/wfhub/{late}:x.txt", cwd=repository) == "x"
+
+
+def test_14_a_webhook_that_is_not_delivered_says_why_and_goes_on_where_it_was(
+    stack: Stack, repository: Path
+) -> None:
+    answers = [401]
+    with receiver(answers) as url:
+        hook = typed(stack, "webhook", "add", url, "--event", "task.*").split()[0]
+        detached(stack, repository, *AGENT)
+        eventually(lambda: "failures (401)" in typed(stack, "webhook", "list"))
+        shown = typed(stack, "webhook", "show", hook)
+        assert all(word in shown for word in ("refused", "failing_since", "next_try_at")), shown
+        test = stack.wfhub("webhook", "test", hook)
+        assert (test.returncode, test.stdout.split()) == (1, ["refused", "401"])
+        position = shown.split("position")[1].split()[0]
+
+        answers[:] = [410]
+        typed(stack, "webhook", "resume", hook)  # tried at once
+        eventually(lambda: "disabled (" in typed(stack, "webhook", "list"))
+        assert position in typed(stack, "webhook", "show", hook), "nothing was passed over"
+        answers[:] = [200]
+        assert typed(stack, "webhook", "test", hook).split() == ["delivered", "200"]
+        typed(stack, "webhook", "resume", hook)
+        eventually(lambda: position not in typed(stack, "webhook", "show", hook))
+        assert "failures" not in typed(stack, "webhook", "list")
+        assert typed(stack, "webhook", "rotate", hook, "--overlap-s", "0").startswith("whsec_")
+    typed(stack, "webhook", "remove", hook)
+    assert typed(stack, "webhook", "list") == ""

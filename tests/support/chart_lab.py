@@ -36,8 +36,8 @@ def objects(text: str) -> list[Object]:
 
 def pods(found: list[Object]) -> Iterator[tuple[str, Object]]:
     for each in found:
-        if each["kind"] in {"Deployment", "StatefulSet", "Job"}:
-            template = each["spec"]["template"]
+        if each["kind"] in {"Deployment", "StatefulSet", "Job", "CronJob"}:
+            template = each["spec"].get("jobTemplate", each)["spec"]["template"]
             yield template["metadata"]["labels"]["app.kubernetes.io/component"], template["spec"]
 
 

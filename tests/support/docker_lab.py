@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import deploy_needs
 from deploy_tools import ROOT, tool
 
 COMPOSE = ROOT / "deploy" / "compose"
@@ -34,18 +35,10 @@ TARGETS = (
     *("admin", "nats", "postgres"),
 )
 START_S_MAX, STOP_S_MAX = 60, 60
-NEEDED = {
-    "dockerd": "docker.io",
-    "debootstrap": "debootstrap",
-    "iptables": "iptables",
-    "nsenter": "util-linux",
-}
 
 
 def check_tools() -> None:
-    missing = [package for program, package in NEEDED.items() if shutil.which(program) is None]
-    assert not missing, f"install the Debian packages {', '.join(missing)} (as root)"
-    assert os.geteuid() == 0, "run as root: a Docker daemon is started"
+    assert not (why := deploy_needs.missing(deploy_needs.DOCKER)), why
 
 
 def docker_client() -> str:

@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import deploy_needs
+
 ROOT = Path(__file__).parents[2]
 SUITE = "bookworm"
 PACKAGES = (
@@ -62,11 +64,7 @@ _INIT = Path(__file__).with_name("guest_init.sh")
 
 def missing() -> str:
     """Why no guest can be made here; empty: one can."""
-    if os.geteuid() != 0:
-        return "run as root: the guest's files have owners"
-    if shutil.which("debootstrap") is None and not _kept():
-        return "install the Debian package debootstrap"
-    return ""
+    return deploy_needs.missing(deploy_needs.GUEST)
 
 
 def _kept() -> Path | None:

@@ -1,5 +1,5 @@
-"""Containers of the chart's provisioning job, run as processes: its command lines, its environment,
-its mounts at their paths, its uid. `wfhub` of this tree takes the place of the images.
+"""Containers of the chart's jobs that provision and back up, run as processes: their command lines,
+environment, mounts at their paths, uid. `wfhub` of this tree takes the place of the images.
 
 For real: the programs, Postgres, files. Simulated: the API server (secrets_double, over TLS, with a
 service account's token as in a pod). Everything is at one loopback address, which the names of the
@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 from certificates import certificate_for
-from chart_lab import CHART, Object, objects, pods, template
+from chart_lab import CHART, Object, containers, objects, pods, template
 from deploy_tools import ROOT
 from secrets_double import ApiServer
 from stack_lab import Stack, start
@@ -46,10 +46,11 @@ DATABASE_URL = "postgresql://postgres:{password}@" + ADDRESS + ":5432/wfhub"
 
 @dataclass
 class Job:
-    """The pod of `hub-provision-1` for a backup named `hub.wfhub`, and what it finds."""
+    """The pods of `hub-provision-1`, for a backup named `hub.wfhub`, and of `hub-backup`, and what
+    they find. A volume of one name is the same for both."""
 
     folder: Path
-    pod: Object
+    pods: list[Object]
     api: ApiServer
     port: int
 
@@ -83,18 +84,30 @@ class Job:
             assert ran.returncode == 0, (name, ran.stderr)
 
     def run(self, name: str) -> subprocess.CompletedProcess[str]:
-        every = [*self.pod["initContainers"], *self.pod["containers"]]
-        (container,) = (each for each in every if each["name"] == name)
+        ((pod, container),) = (
+            (pod, each) for pod in self.pods for each in containers(pod) if each["name"] == name
+        )
         return subprocess.run(
-            [*self._bwrap(container), *container["command"]],
+            [*self._bwrap(pod, container), *container["command"]],
             env={},
             capture_output=True,
             text=True,
             timeout=CONTAINER_S_MAX,
         )
 
-    def _bwrap(self, container: Object) -> list[str]:
-        uid = str(self.pod["securityContext"]["runAsUser"])
+    def backed_up(self) -> Path:
+        """The file that the backups' job makes, with its Secret mounted."""
+        (mounted,) = (v["secret"] for p in self.pods for v in p["volumes"] if v["name"] == "state")
+        for item in mounted["items"]:
+            name = mounted["secretName"].removeprefix("hub-")
+            (self.volume("state") / item["path"]).write_text(self.secret(name, item["key"]))
+        before = {*self.volume("backup").iterdir()}
+        self.succeed("backup")
+        (made,) = {*self.volume("backup").iterdir()} - before
+        return made
+
+    def _bwrap(self, pod: Object, container: Object) -> list[str]:
+        uid = str(pod["securityContext"]["runAsUser"])
         words = [str(find_bwrap()[0]), "--unshare-user", "--uid", uid, "--gid", uid]
         for path, target in system_links().items():
             words += ["--symlink", target, path] if target else ["--ro-bind", path, path]
@@ -165,15 +178,16 @@ class Job:
 
 @contextmanager
 def job(folder: Path, backup: Path, passphrase: Path) -> Iterator[Job]:
-    done = template("--values", str(CHART / "examples" / "restored.yaml"))
+    examples = (CHART / "examples" / f"{name}.yaml" for name in ("restored", "backed-up"))
+    done = template(*(part for file in examples for part in ("--values", str(file))))
     assert done.returncode == 0, done.stderr
-    pod = dict(pods(objects(done.stdout)))["provision"]
+    found = [pod for name, pod in pods(objects(done.stdout)) if name in {"provision", "backup"}]
     folder.mkdir(mode=0o755)
     api = ApiServer()
     with api_server(api, folder) as port:
-        made = Job(folder, pod, api, port)
-        for volume in pod["volumes"]:
-            made.volume(volume["name"]).mkdir(parents=True)
+        made = Job(folder, found, api, port)
+        for volume in (each for pod in found for each in pod["volumes"]):
+            made.volume(volume["name"]).mkdir(parents=True, exist_ok=True)
         shutil.copy(backup, made.volume("backup") / "hub.wfhub")
         shutil.copy(passphrase, made.volume("passphrase") / "passphrase")
         (made.volume("token") / "token").write_text(TOKEN)

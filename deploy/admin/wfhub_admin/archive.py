@@ -1,11 +1,13 @@
-"""A backup as one file: a tar that can be checked whole, its keys under a passphrase.
+"""A backup as one file: a tar that can be checked whole, its keys and database under a passphrase.
 
 Members, in this order: `wfhub-backup.json` (format, version of the product, time), `secrets.json`
-(sealed: scrypt, then AES-256-GCM over credentials and signing key), `database.dump` (pg_dump's own
-format), `blobs/sha256/<2>/<2>/<64 hex>` (a blob is named by its digest), `digests.json` (sha256 of
-the first three, and how many blobs and bytes there are: a file that was cut lacks it).
+(sealed: scrypt, then AES-256-GCM over credentials, signing key and the dump's key),
+`database.dump` (pg_dump's own format, sealed by that key), `blobs/sha256/<2>/<2>/<64 hex>` (a blob
+is named by its digest), `digests.json` (sha256 of the first three, and how many blobs and bytes
+there are: a file that was cut lacks it).
 The database comes before the blobs: what a row names was on disk before the row, so no blob that
 the dump names is missing. Written beside its name and renamed when it is whole and synced.
+In format 1 the dump is as pg_dump wrote it; it is still read.
 Raises: SystemExit with what is wrong and what to do.
 """
 
@@ -15,19 +17,21 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+from wfhub_admin import sealing
 from wfhub_admin.credentials import Credentials
 from wfhub_admin.outlay import Truth
 
-FORMAT = 1
+FORMAT, PLAIN_DUMP_FORMAT = 2, 1
 ABOUT, SECRETS, DUMP, DIGESTS = "wfhub-backup.json", "secrets.json", "database.dump", "digests.json"
 BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/([0-9a-f]{2})/(\1\2[0-9a-f]{60})")
 CHUNK_BYTES = 1024 * 1024
@@ -47,18 +51,24 @@ class About:
 class Contents:
     about: About
     truth: Truth
+    dump_key: bytes | None = field(repr=False)  # None: it is not sealed
     blobs: int
     blob_bytes: int
     digest: str  # of its DIGESTS, so of all of it: which backup it is
 
 
 def write(path: Path, *, dump: Path, blobs: Path, truth: Truth, passphrase: str) -> Contents:
-    """`dump` was made before this is called; `blobs` is the proof-store's folder."""
+    """`dump` was made before this is called, and is sealed in its place; `blobs` is the
+    proof-store's folder."""
     about = About(FORMAT, version("workflow-hub"), datetime.now(UTC).isoformat(timespec="seconds"))
     documents = {
         ABOUT: json.dumps(asdict(about)).encode(),
-        SECRETS: sealed(truth, passphrase),
+        SECRETS: sealed(truth, passphrase, dump_key := os.urandom(sealing.KEY_BYTES)),
     }
+    plain = dump.rename(dump.with_suffix(".plain"))
+    with plain.open("rb") as source, dump.open("wb") as target:
+        sealing.seal(source, target, dump_key)
+    plain.unlink()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in documents.items()}
     with dump.open("rb") as file:
         digests[DUMP] = _digest(file)
@@ -79,7 +89,8 @@ def write(path: Path, *, dump: Path, blobs: Path, truth: Truth, passphrase: str)
         raw.flush()
         os.fsync(raw.fileno())
     new.replace(path)
-    return Contents(about, truth, count, size, hashlib.sha256(digests_document).hexdigest())
+    digest = hashlib.sha256(digests_document).hexdigest()
+    return Contents(about, truth, dump_key, count, size, digest)
 
 
 def check(path: Path, passphrase: str) -> Contents:
@@ -105,15 +116,24 @@ def check(path: Path, passphrase: str) -> Contents:
     digest = found.pop(DIGESTS)
     if end != {"sha256": found, "blobs": count, "blob_bytes": size}:
         raise SystemExit(f"{path} is damaged: what is in it is not what it says")
-    return Contents(about, opened(documents[SECRETS], passphrase), count, size, digest)
+    truth, dump_key = opened(documents[SECRETS], passphrase)
+    if (dump_key is None) != (about.format == PLAIN_DUMP_FORMAT):
+        raise SystemExit(f"{path} is damaged: it is not of the format that it says")
+    return Contents(about, truth, dump_key, count, size, digest)
 
 
-@contextmanager
-def member_of(path: Path, name: str) -> Iterator[IO[bytes]]:
+def write_dump(path: Path, contents: Contents, target: IO[bytes]) -> None:
+    """Of a backup that was checked, as pg_dump wrote it."""
     with _readable(path), tarfile.open(path) as tar:
-        content = tar.extractfile(name)
+        content = tar.extractfile(DUMP)
         assert content is not None
-        yield content
+        if contents.dump_key is None:
+            shutil.copyfileobj(content, target, CHUNK_BYTES)
+            return
+        try:
+            sealing.open_(content, target, contents.dump_key)
+        except sealing.Damaged as e:
+            raise SystemExit(f"{path} is damaged: its key does not open its database") from e
 
 
 @contextmanager
@@ -144,7 +164,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise SystemExit(f"cannot read {path}: {e.strerror or e}") from e
 
 
-def sealed(truth: Truth, passphrase: str) -> bytes:
+def sealed(truth: Truth, passphrase: str, dump_key: bytes) -> bytes:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     if len(passphrase) < PASSPHRASE_CHARS_MIN:
@@ -153,6 +173,7 @@ def sealed(truth: Truth, passphrase: str) -> bytes:
         "credentials": truth.credentials.to_json(),
         "signing_key": truth.signing_key,
         "public_key": truth.public_key,
+        "dump_key": dump_key.hex(),
     }
     salt, nonce = os.urandom(16), os.urandom(12)
     data = AESGCM(_key(passphrase, salt, SCRYPT)).encrypt(nonce, json.dumps(plain).encode(), None)
@@ -163,7 +184,8 @@ def sealed(truth: Truth, passphrase: str) -> bytes:
     ).encode()
 
 
-def opened(document: bytes, passphrase: str) -> Truth:
+def opened(document: bytes, passphrase: str) -> tuple[Truth, bytes | None]:
+    """And the dump's key, if it is sealed."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -176,7 +198,8 @@ def opened(document: bytes, passphrase: str) -> Truth:
     except InvalidTag as e:
         raise SystemExit("the passphrase does not open this backup's keys") from e
     credentials = Credentials.from_json(plain["credentials"])
-    return Truth(credentials, plain["signing_key"], plain["public_key"])
+    dump_key = bytes.fromhex(plain["dump_key"]) if "dump_key" in plain else None
+    return Truth(credentials, plain["signing_key"], plain["public_key"]), dump_key
 
 
 def _key(passphrase: str, salt: bytes, cost: dict[str, int]) -> bytes:
@@ -189,7 +212,7 @@ def _about(path: Path, documents: dict[str, bytes]) -> About:
     if not {ABOUT, SECRETS} <= documents.keys():
         raise SystemExit(f"{path} is no backup of ours")
     about = About(**json.loads(documents[ABOUT]))
-    if about.format != FORMAT:
+    if about.format not in (FORMAT, PLAIN_DUMP_FORMAT):
         raise SystemExit(
             f"{path} has format {about.format}, and this version reads {FORMAT}: restore it with"
             f" Workflow Hub {about.version}"

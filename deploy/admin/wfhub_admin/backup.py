@@ -52,17 +52,16 @@ def restore(path: Path, contents: Contents, *, plan: Plan, blobs: Path, uid: int
         return False
     # The blobs first: who finds its schema may ask for any of them.
     _restore_blobs(path, blobs, uid=uid)
-    _restore_database(path, plan)
+    _restore_database(path, contents, plan)
     asyncio.run(_end(plan, contents.digest))
     return True
 
 
-def _restore_database(path: Path, plan: Plan) -> None:
+def _restore_database(path: Path, contents: Contents, plan: Plan) -> None:
     with tempfile.TemporaryDirectory(prefix="wfhub-restore-") as name:
         dump = Path(name) / archive.DUMP
-        with archive.member_of(path, archive.DUMP) as content, dump.open("wb") as file:
-            while chunk := content.read(archive.CHUNK_BYTES):
-                file.write(chunk)
+        with dump.open("wb") as file:
+            archive.write_dump(path, contents, file)
         for schema in plan.schemas:
             if asyncio.run(_is_filled(plan, schema.name)):
                 continue  # by a try that was broken off

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,17 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--state", type=Path, default=Path("/state"))
         command.add_argument("--proofs", type=Path, default=Path("/proofs"))
         command.add_argument("--passphrase", type=Path, metavar="FILE")
-        if name == "restore":
+        command.add_argument(
+            "--plan", type=Path, help="the database as `secrets --plan` wrote it; else by --state's"
+        )
+        if name == "backup":
+            command.add_argument(
+                "--keep",
+                type=_count,
+                metavar="N",
+                help="the file is a folder: named by the time, and the N newest are kept",
+            )
+        else:
             command.add_argument(
                 "--keys-only",
                 action="store_true",
@@ -60,12 +71,14 @@ def parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="with --keys-only: as a Secret of this pod's namespace",
             )
-            command.add_argument(
-                "--plan",
-                type=Path,
-                help="the database as `secrets --plan` wrote it, and no keys; else by --state's",
-            )
     return made
+
+
+def _count(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def main() -> None:
@@ -143,16 +156,20 @@ def _planned(file: Path) -> "Plan":
 
 
 def _backup(told: argparse.Namespace) -> None:
-    from wfhub_admin import archive, backup, folders
+    from wfhub_admin import archive, backup, backups, folders
     from wfhub_admin.outlay import plan
     from wfhub_admin.settings import ProvisionSettings
 
     settings = ProvisionSettings.from_env(os.environ)
     secret = backup.passphrase_of(told.passphrase, settings.backup_passphrase, _no_passphrase)
     truth = folders.kept(told.state)
-    made = plan(truth.credentials, settings.where())
-    done = backup.backup(told.file, plan=made, blobs=told.proofs, truth=truth, passphrase=secret)
-    print(json.dumps(archive.said(done)))
+    made = _planned(told.plan) if told.plan else plan(truth.credentials, settings.where())
+    file = backups.new(told.file, datetime.now(UTC)) if told.keep else told.file
+    done = backup.backup(file, plan=made, blobs=told.proofs, truth=truth, passphrase=secret)
+    said = {**archive.said(done), "file": str(file)}
+    if told.keep:
+        said["removed"] = backups.remove_old(told.file, told.keep, datetime.now(UTC))
+    print(json.dumps(said))
 
 
 def _restore(told: argparse.Namespace) -> None:

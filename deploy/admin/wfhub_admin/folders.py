@@ -1,7 +1,8 @@
 """An installation's secrets as folders, one a reader: what compose mounts as volumes.
 
 `state` keeps the truth (credentials.json and the signing key). Each reader's folder holds its
-files, its uid's alone, written anew each time; a file that is no longer its own is removed.
+files, its uid's alone; a file that is no longer its own is removed, and one that is as it should be
+is left alone: a runner that works holds a lock on its identity's.
 Raises: SystemExit when the truth is lost but readers have files that were made from it.
 """
 
@@ -74,4 +75,12 @@ def write(made: Outlay, secrets: Path, uids: Mapping[str, int]) -> None:
             if old.name not in files:
                 old.unlink()
         for name, content in files.items():
-            private_file(folder / name, content, uids[reader])
+            if not _is_there(folder / name, content):
+                private_file(folder / name, content, uids[reader])
+
+
+def _is_there(file: Path, content: str) -> bool:
+    try:
+        return file.read_text() == content
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False

@@ -31,13 +31,6 @@ class ProvisionSettings(Settings):
     nats_servers: int = Field(1, ge=1, le=9)
     event_subscribers: str = ""  # subscribers.py has the form
 
-    @field_validator("database_url")
-    @classmethod
-    def _postgres(cls, value: str) -> str:
-        if value and not value.startswith(("postgresql://", "postgres://")):
-            raise ValueError("must begin with postgresql://")
-        return value
-
     @field_validator("event_subscribers")
     @classmethod
     def _subscribers(cls, value: str) -> str:

@@ -140,7 +140,8 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[Connection]:
     except (DBAPIError, PoolTimeoutError, ConnectionError, TimeoutError) as e:
         if not _is_down(e):
             raise
-        raise RetryLater("database-down", f"the database did not answer: {e}") from e
+        why = str(e) or type(e).__name__  # a timeout has no words
+        raise RetryLater("database-down", f"the database did not answer: {why}") from e
 
 
 async def retried(engine: AsyncEngine, work: Callable[[Connection], Awaitable[T]]) -> T:

@@ -34,6 +34,11 @@ def load_accepted(path: str) -> dict[str, str]:
         accepted = json.loads(Path(path).read_text())
     except (OSError, ValueError) as e:
         raise SystemExit(f"bad settings: SERVICE_TOKENS_FILE: cannot read {path}: {e}") from e
+    if not isinstance(accepted, dict):
+        raise SystemExit(
+            f"bad settings: SERVICE_TOKENS_FILE: {path} is no object: it is to be what"
+            " `wfhub-admin secrets` made"
+        )
     return {str(sender): str(digest) for sender, digest in accepted.items()}
 
 

@@ -125,8 +125,13 @@ async def serve_http(
     http: Literal["h11", "httptools"] = "h11",
 ) -> None:
     """Serve an ASGI app until `stop`; open requests get STOP_GRACE_S / 2 to finish. `httptools`
-    reads HTTP for a third of what h11 takes, and is native code: for who has much to read."""
-    listener = listen(address, setting=setting)
+    reads HTTP for a third of what h11 takes, and is native code: for who has much to read.
+    An address that cannot be had is the end of the process."""
+    try:
+        listener = listen(address, setting=setting)
+    except SystemExit as e:  # of one task among others: they are to end in order
+        stop.fatally(str(e))
+        return
     config = uvicorn.Config(
         app,
         http=http,

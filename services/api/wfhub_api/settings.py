@@ -4,6 +4,8 @@ Units: `*_s` seconds, `*_bytes` bytes. An unset ADMIN_TOKEN_SHA256 means that on
 with `wfhub-api token new` open the API.
 """
 
+import ssl
+
 from pydantic import Field, FilePath, field_validator, model_validator
 from wfhub_common import egress
 from wfhub_common.settings import BrokerSettings
@@ -29,6 +31,16 @@ class ApiSettings(BrokerSettings):
     @classmethod
     def _hosts(cls, value: str) -> str:
         return ",".join(egress.host(part) for part in egress.listed(value))
+
+    @field_validator("webhook_ca_file")
+    @classmethod
+    def _certificates(cls, value: FilePath | None) -> FilePath | None:
+        if value is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=value)
+            except OSError as e:  # ssl's own among them
+                raise ValueError(f"{value} is no certificate in PEM: {e}") from e
+        return value
 
     @model_validator(mode="after")
     def _lease_outlasts_requests(self) -> "ApiSettings":

@@ -111,9 +111,11 @@ def test_secrets_reach_each_pod_as_files_of_its_own(example: str) -> None:
     for name, pod in pods(objects(rendered(example))):
         mounted = {v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
         ours = {secret for secret in mounted if secret.startswith("hub-")}
-        own = {"agent-runner": {"hub-runners"}, "provision": {"hub-keeper"}}.get(
-            name, {f"hub-{name}"}
-        )
+        own = {
+            "agent-runner": {"hub-runners"},
+            "provision": {"hub-keeper"},
+            "backup": {"hub-keeper", "hub-state"},
+        }.get(name, {f"hub-{name}"})
         assert ours <= own, (name, ours)
         for container in containers(pod):
             for variable in container.get("env", []):
@@ -139,7 +141,7 @@ def test_probes_and_disruption_budgets_are_there(example: str) -> None:
         if each["kind"] == "PodDisruptionBudget"
     }
     for name, pod in pods(found):
-        if name == "provision":
+        if name in {"provision", "backup"}:
             continue
         assert name in budgets or name == "postgres"
         for container in pod["containers"]:
@@ -355,6 +357,9 @@ def test_nobody_has_rights_in_the_cluster_but_the_provisioner_over_its_own_secre
         (["restore.file=hub.wfhub"], "restore.claim is needed"),
         (["restore.file=hub.wfhub", "restore.claim=c"], "restore.passphraseSecret is needed"),
         (["restore.file=/etc/passwd"], "file"),
+        (["backup.schedule=30 2 * * *"], "backup.claim is needed"),
+        (["backup.schedule=30 2 * * *", "backup.claim=c"], "backup.passphraseSecret is needed"),
+        (["backup.schedule=nightly"], "schedule"),
         (["observability.metrics.podMonitor.enabled=true"], "needs observability.metrics.enabled"),
     ],
 )

@@ -81,6 +81,12 @@ def test_every_series_and_label_is_documented() -> None:
             assert named <= known.get(name, set()) | PROMETHEUS_OWN, expression
 
 
+def test_every_documented_metric_is_shown_or_watched() -> None:
+    used = set(METRIC.findall(" ".join(expressions())))
+    names = [name for name, _, _ in ROW.findall((ROOT / "docs" / "metrics.md").read_text())]
+    assert not [n for n in names if not used & {n, f"{n}_bucket", f"{n}_count", f"{n}_sum"}]
+
+
 def test_each_alert_leads_to_a_section_of_the_runbooks() -> None:
     text = (ROOT / "docs" / "runbooks.md").read_text()
     sections = {slug(line.lstrip("# ")) for line in text.splitlines() if line.startswith("#")}

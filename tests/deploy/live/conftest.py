@@ -44,7 +44,11 @@ def site(folder: Path, builder: Daemon) -> Iterator[Site]:
         made = Site(
             host,
             folder / "site",
-            ["LLM_BASE_URL=http://host.docker.internal:12434/engines/llama.cpp/v1"],
+            [
+                "LLM_BASE_URL=http://host.docker.internal:12434/engines/llama.cpp/v1",
+                "WEBHOOK_PRIVATE_HOSTS=host.docker.internal",
+                "WEBHOOK_HTTP_HOSTS=host.docker.internal",
+            ],
         )
         made.make()
         took_s = made.up()

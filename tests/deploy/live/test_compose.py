@@ -8,10 +8,23 @@ from pathlib import Path
 
 import pytest
 from docker_lab import Daemon, Site, build, git
+from wfhub_client.webhooks import verify
 
 pytestmark = pytest.mark.timeout(1500)
 
 SERVICES = ("api", "scheduler", "proof-store", "llm-gateway", "agent-runner")
+RECEIVER = """
+import http.server, json
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"])).decode()
+        print(json.dumps([dict(self.headers), body]))
+        self.send_response(200)
+        self.end_headers()
+server = http.server.ThreadingHTTPServer(("", 0), Handler)
+print(server.server_address[1])
+server.serve_forever()
+"""
 ONE_EDIT = Path(__file__).with_name("one_edit_model.py")
 
 
@@ -61,6 +74,23 @@ def test_the_built_in_agent_reaches_a_model_on_the_host_through_the_gateway(site
     assert (result["state"], result["verdict"]) == ("succeeded", "passed"), result
     assert result["tokens"] > 0
     assert git("show", f"{result['branch']}:README.md", cwd=repo) == "color"
+
+
+def test_events_reach_a_receiver_on_the_host_signed(site: Site) -> None:
+    argv = site.host.inside(sys.executable, "-u", "-c", RECEIVER)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as receiver:
+        try:
+            assert receiver.stdout is not None
+            port = receiver.stdout.readline().strip()
+            url = f"http://host.docker.internal:{port}/hub"
+            hook, secret = site.wfhub("webhook", "add", url).stdout.split()
+            tested = site.wfhub("webhook", "test", hook)
+            assert tested.stdout.split() == ["delivered", "200"], tested.stderr
+            headers, body = json.loads(receiver.stdout.readline())
+            assert verify(headers, body.encode(), [secret])
+        finally:
+            receiver.kill()
+    assert site.wfhub("webhook", "remove", hook).returncode == 0
 
 
 @pytest.mark.parametrize("killed", ["agent-runner", "scheduler", "nats", "postgres"])
@@ -201,7 +231,8 @@ def test_runners_without_a_disk_each_have_an_identity_of_their_own(site: Site) -
     """Option 3: mirrors and checkouts in memory, several runners."""
     before, site.files = site.files, ["compose.yaml", "git-based.yaml"]
     try:
-        site.up("--scale", "agent-runner=2")
+        site.up("--scale", "agent-runner=1")
+        site.up("--scale", "agent-runner=2")  # beside one that works
         (folder,) = site.execute("agent-runner", "ls", "/var/lib/wfhub").stdout.split()
         other = site.host.docker("exec", "workflow-hub-agent-runner-2", "ls", "/var/lib/wfhub")
         assert {folder, other.strip()} == {"runner-1", "runner-2"}

@@ -1,16 +1,18 @@
-"""An installation moves into a cluster: a backup is brought back by the containers of the chart's
-job, and a stack goes on with what they made (docs/deploy/kubernetes.md, "A move into the cluster").
+"""An installation moves into a cluster and out of it: a backup is brought back by the containers of
+the chart's job, and a stack goes on with what they made; that of its CronJob becomes a laptop's
+(docs/deploy/kubernetes.md, "A move into the cluster" and "Backups").
 
 The backup is a laptop's here, and a compose installation's in tests/deploy/live.
 """
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from docker_lab import git
 from job_lab import NO_MODEL, Job, end, is_proven, job
-from stack_lab import Stack, start
+from stack_lab import WFHUB, Stack, start
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -58,6 +60,7 @@ def test_the_job_restores_once_and_what_was_proven_still_verifies(
 
     with job(tmp_path / "job", file, passphrase) as each, each.gone_on_with() as second:
         is_proven(second, done, tmp_path)
+        out = each.backed_up()
         a_task(second, repository)
         # The pod is made anew: each of its containers is said again.
         each.succeed("keys", "secrets")
@@ -65,6 +68,19 @@ def test_the_job_restores_once_and_what_was_proven_still_verifies(
         each.succeed("restore", "database")
         is_proven(second, done, tmp_path)
         another_backup_is_refused(each, second, tmp_path, passphrase)
+    is_a_laptops(out, done, tmp_path, passphrase)
+
+
+def is_a_laptops(file: Path, done: dict[str, str], folder: Path, passphrase: Path) -> None:
+    data = folder / "laptop"
+    argv = [WFHUB, "restore", str(file), "--data", str(data), f"--passphrase-file={passphrase}"]
+    ran = subprocess.run(argv, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 0, ran.stderr
+    third = start(data, LLM_BASE_URL=NO_MODEL)
+    try:
+        is_proven(third, done, folder)
+    finally:
+        end(third)
 
 
 def another_backup_is_refused(each: Job, stack: Stack, folder: Path, passphrase: Path) -> None:

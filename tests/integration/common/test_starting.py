@@ -176,6 +176,38 @@ async def test_a_folder_that_cannot_be_written_ends_it(
     assert told.startswith(f"bad settings: {variable}: cannot write to ")
 
 
+@pytest.mark.parametrize(
+    ("module", "variable"),
+    [
+        ("wfhub_proof_store", "SERVICE_TOKENS_FILE"),
+        ("wfhub_proof_store", "SIGNING_KEY_FILE"),
+        ("wfhub_api", "WEBHOOK_CA_FILE"),
+        ("wfhub_llm_gateway", "LLM_CONFIG"),
+        ("wfhub_llm_gateway", "LLM_PRICES"),
+    ],
+)
+async def test_a_file_that_is_something_else_ends_it(
+    module: str, variable: str, database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("[1]\n")
+    env = environment(tmp_path, database_url, nats_url)
+    told = await last_line(module, env | {variable: str(tmp_path / "file")})
+    assert told.startswith(f"bad settings: {variable}: ")
+
+
+@pytest.mark.parametrize(
+    ("schema", "variable"),
+    [*((schema, "METRICS_LISTEN") for schema in MODULES), ("api", "HTTP_LISTEN")],
+)
+async def test_an_address_that_cannot_be_had_ends_it(
+    schema: str, variable: str, database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    env = environment(tmp_path, database_url, nats_url)
+    told = await last_line(MODULES[schema], env | {variable: "192.0.2.1:9464"})
+    assert told.startswith("cannot listen on 192.0.2.1:9464: ")
+    assert told.endswith(f"choose another with {variable}")
+
+
 def test_another_users_folder_is_said_with_the_uid_that_it_should_have(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
 

@@ -76,6 +76,17 @@ topologySpreadConstraints:
         {{- include "wfhub.selector" . | nindent 8 }}
 {{- end }}
 
+{{- /* A claim that one node has at a time is the proof-store's, on its node. */ -}}
+{{- define "wfhub.besideProofStore" -}}
+affinity:
+  podAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      - topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels:
+            {{- include "wfhub.selector" (dict "root" . "component" "proof-store") | nindent 12 }}
+{{- end }}
+
 {{- define "wfhub.messages" -}}
 - {name: NATS_URL_FILE, value: /run/wfhub/nats-url}
 - {name: NATS_PASSWORD_FILE, value: /run/wfhub/nats-password}
