@@ -3,7 +3,6 @@
 import hashlib
 import json
 import threading
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -34,8 +33,8 @@ class ProofStoreDouble:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         # Its default looks twice a second for its end, and each test waits for that.
-        serving = partial(self._server.serve_forever, poll_interval=0.01)
-        threading.Thread(target=serving, daemon=True).start()
+        serve = self._server.serve_forever
+        threading.Thread(target=serve, args=(0.01,), daemon=True).start()
 
     def answer(self, path: str, authorization: str | None) -> bytes | int:
         if authorization != f"Bearer {self.token}":

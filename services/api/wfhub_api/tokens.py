@@ -19,7 +19,8 @@ from wfhub_common.httpauth import API_TOKEN_PREFIX, new_token, token_sha256
 
 ADMIN = "admin"  # the caller's name behind the bootstrap token
 TOKENS_MAX = 1000  # live ones
-NAME, NAME_CHARS_MAX = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$", 100
+NAME_CHARS_MAX = 100
+NAME = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$"  # no space at its ends
 
 _CREATE = text("""
 INSERT INTO api.token (token_id, sha256, name)
@@ -64,7 +65,7 @@ def is_admin(token: str | None, admin_sha256: str) -> bool:
 
 async def create(engine: AsyncEngine, name: str) -> tuple[str, str]:
     """(token_id, token); the token is shown this once. Raises: Rejected."""
-    if name == ADMIN or len(name) > NAME_CHARS_MAX or not re.search(NAME, name):
+    if name == ADMIN or len(name) > NAME_CHARS_MAX or not re.fullmatch(NAME, name):
         raise Rejected(
             "token-name",
             f"name who has it: {NAME_CHARS_MAX} printable characters at most, and not {ADMIN}",

@@ -98,4 +98,7 @@ async def test_migrate_is_repeatable_and_tokens_are_made_listed_and_revoked(
     assert (await finished(await service("token", "revoke", token_id, **env)))[0] == 0
     code, _, err = await finished(await service("token", "revoke", token_id, **env))
     assert (code, "token-not-found" in err) == (1, True)
+    for name in ("admin", "bob\n", "\x1b[2J"):
+        code, _, err = await finished(await service("token", "new", name, **env))
+        assert (code, "name who has it" in err) == (1, True), name
     assert (await finished(await service("nonsense", **env)))[0] == 1

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import databases
 import httpx
 import nats
 import own_ports
@@ -254,12 +255,19 @@ def nats_url(nats_server: NatsProcess) -> str:
     return nats_server.url
 
 
+@pytest.fixture(scope="session")
+def database_template(postgres_server: str) -> str:
+    def migrate(url: str) -> None:
+        db.migrate(url, schema=SCHEMA, migrations=MIGRATIONS)
+
+    return databases.template(postgres_server, migrate)
+
+
 @pytest.fixture
 async def hub(
     tmp_path: Path, database_url: str, nats_url: str, passwords: dict[str, str]
 ) -> AsyncIterator[Hub]:
     """Everything but the store is up; a test starts that, with settings of its own if it wants."""
-    await asyncio.to_thread(db.migrate, database_url, schema=SCHEMA, migrations=MIGRATIONS)
     senders = (RUNNER, OTHER_RUNNER, subjects.API, subjects.SCHEDULER, subjects.GATEWAY)
     tokens = {sender: httpauth.new_token(httpauth.SERVICE_TOKEN_PREFIX) for sender in senders}
     accepted = {sender: httpauth.token_sha256(token) for sender, token in tokens.items()}
