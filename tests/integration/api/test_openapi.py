@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wfhub_api.routes.batches import BATCH_TIMEOUT_S
 
 EXAMPLES_MAX = 5
 TIME_MAX_S = 220  # half a minute on a quiet machine
@@ -24,7 +25,8 @@ async def test_every_operation_keeps_to_the_document(hub: Any) -> None:
         *("--header", f"Authorization: Bearer {hub.token}"),
         *("--phases", "examples,coverage,fuzzing"),
         *("--max-examples", str(EXAMPLES_MAX), "--seed", "1", "--workers", "1"),
-        *("--request-timeout", "10", "--no-color"),
+        # A batch of 500 is waited for by the API itself for BATCH_TIMEOUT_S.
+        *("--request-timeout", str(BATCH_TIMEOUT_S + 10), "--no-color"),
         # Not asked: that all which the document allows is accepted (JSON Schema cannot say "no
         # NUL"), nor that all else is refused (pydantic reads `false` as 0 and "5" as 5).
         *("--exclude-checks", "positive_data_acceptance,negative_data_rejection"),
