@@ -19,7 +19,6 @@ from sandbox_lab import Lab, Ran, processes_with
 from wfhub_agent_runner.sandbox import choice
 from wfhub_agent_runner.sandbox.choice import Choice
 from wfhub_agent_runner.sandbox.container import ContainerSandbox
-from wfhub_agent_runner.sandbox.etc import COPIES
 from wfhub_agent_runner.sandbox.images import Image, ImageStore, make_fit
 from wfhub_agent_runner.sandbox.port import CannotStart, Exited
 from wfhub_common.errors import Rejected
@@ -76,8 +75,7 @@ def after_a_start(home: Path) -> list[Path]:
     async def again() -> list[Path]:
         (home / "scratch").rename(home / "sandbox")
         choice.opened(Choice(), home)
-        there = (home / "sandbox").iterdir()
-        return [path for path in there if not path.name.startswith(COPIES)]  # the new start's own
+        return [*(home / "sandbox").iterdir()]
 
     return unprivileged.run(home, again)
 

@@ -73,7 +73,9 @@ def test_who_does_not_listen_is_killed_with_all_it_started_after_the_grace(tmp_p
 
 def test_children_of_the_agent_are_told_too(tmp_path: Path) -> None:
     child = f"(trap 'echo child; exit' TERM; echo begun; {FOR_EVER})"
-    parent = f"exec 2>/dev/null; {child} & trap 'wait '$!'; echo parent; exit' TERM; {FOR_EVER}"
+    # The trap first: `begun` is the child's, and the signal may come at once.
+    trap = "trap 'wait $child; echo parent; exit' TERM"
+    parent = f"exec 2>/dev/null; {trap}; {child} & child=$!; {FOR_EVER}"
     assert stopped(tmp_path, parent).output.split() == ["begun", "child", "parent"]
 
 

@@ -24,7 +24,7 @@ def host(tmp_path: Path) -> Path:
 
 
 def test_what_is_not_listed_is_not_in_it(tmp_path: Path, host: Path) -> None:
-    found = Etc(tmp_path, OWN, host).current()
+    found = Etc(tmp_path / "scratch", OWN, host).current()
     assert sorted(os.listdir(found)) == ["localtime", "passwd", "ssl"]
     assert (found / "passwd").read_text() == OWN["passwd"]
     assert (found / "localtime").read_text() == "UTC"
@@ -34,7 +34,7 @@ def test_what_is_not_listed_is_not_in_it(tmp_path: Path, host: Path) -> None:
 def test_a_change_of_the_hosts_is_seen_by_the_next_run_and_by_none_before(
     tmp_path: Path, host: Path
 ) -> None:
-    etc = Etc(tmp_path, OWN, host)
+    etc = Etc(tmp_path / "scratch", OWN, host)
     before = etc.current()
     assert etc.current() == before
     (host / "ssl" / "certs" / "two.pem").write_text("two")
@@ -46,11 +46,11 @@ def test_a_change_of_the_hosts_is_seen_by_the_next_run_and_by_none_before(
 def test_two_in_one_folder_do_not_touch_each_other_and_the_next_start_removes_both(
     tmp_path: Path, host: Path
 ) -> None:
-    one = Etc(tmp_path, OWN, host).current()
-    other = Etc(tmp_path, OWN, host).current()
+    one = Etc(tmp_path / "scratch", OWN, host).current()
+    other = Etc(tmp_path / "scratch", OWN, host).current()
     assert one != other
     assert sorted(os.listdir(one)) == sorted(os.listdir(other)) == ["localtime", "passwd", "ssl"]
-    leftovers.sweep(tmp_path)
+    leftovers.sweep(tmp_path / "scratch")
     assert not one.exists()
     assert not other.exists()
 
@@ -59,7 +59,7 @@ def test_what_the_runner_may_not_read_is_left_out(tmp_path: Path, host: Path) ->
     (host / "ssl" / "private").mkdir(mode=0)
 
     async def work() -> list[str]:
-        found = Etc(tmp_path, OWN, host).current()
+        found = Etc(tmp_path / "scratch", OWN, host).current()
         return sorted(os.listdir(found / "ssl"))
 
     assert unprivileged.run(tmp_path, work) == ["certs"]

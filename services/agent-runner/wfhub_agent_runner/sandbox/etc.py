@@ -14,17 +14,21 @@ import tempfile
 from pathlib import Path
 
 HOST = Path("/etc")
-COPIES = "etc-"  # begins the name of each
 NAMES = ("ssl", "alternatives", "ld.so.cache", "localtime")
 CHANGING = (*NAMES, "ssl/certs")  # a folder's time tells what was added there, not below
 
 
-class Etc:
-    """Copies are made in `folder`, the runner's; its next start removes them (see leftovers). `own`
-    maps a name to its content."""
+def copies(scratch: Path) -> Path:
+    return scratch.with_name(f"{scratch.name}-etc")
 
-    def __init__(self, folder: Path, own: dict[str, str], host: Path = HOST) -> None:
-        self._folder, self._own, self._host = folder, own, host
+
+class Etc:
+    """Copies are made beside `scratch`, the runner's; its next start removes them (see leftovers).
+    `own` maps a name to its content."""
+
+    def __init__(self, scratch: Path, own: dict[str, str], host: Path = HOST) -> None:
+        self._folder, self._own, self._host = copies(scratch), own, host
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         self._looked_at = [str(host / name) for name in CHANGING]
         self._seen = self._stamps()
         self._current = self._made()
@@ -47,7 +51,7 @@ class Etc:
 
     def _made(self) -> Path:
         """A new one: those that run have the old one before them."""
-        folder = Path(tempfile.mkdtemp(prefix=COPIES, dir=self._folder))
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
         folder.chmod(0o755)
         for name in NAMES:
             with contextlib.suppress(shutil.Error, OSError):  # absent, or not for this uid to read

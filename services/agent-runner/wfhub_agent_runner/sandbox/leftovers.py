@@ -14,7 +14,7 @@ import select
 import signal
 from pathlib import Path
 
-from wfhub_agent_runner.sandbox.etc import COPIES
+from wfhub_agent_runner.sandbox import etc
 from wfhub_agent_runner.sandbox.layers import remove_tree
 
 GONE_MS_MAX = 10_000
@@ -26,7 +26,9 @@ def sweep(scratch: Path) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError):
             noted = json.loads((folder / "state" / "wfhub" / "status").read_text())
             _end(int(noted["pid"]), int(noted["process-start-time"]))
-    for pattern in ("sandbox-*", "container-*", f"{COPIES}*"):
+    if (older := etc.copies(scratch)).exists():
+        remove_tree(older)
+    for pattern in ("sandbox-*", "container-*"):
         for folder in scratch.glob(pattern):
             remove_tree(folder)
 
