@@ -68,7 +68,7 @@ def receiver(answers: list[int]) -> Iterator[str]:
 def test_1_and_3_a_task_that_waits_is_explained_and_ended(stack: Stack, repository: Path) -> None:
     task = detached(stack, repository, "--label", "gpu", *AGENT)
     assert task in typed(stack, "status")
-    assert "waits for  a runner of pool default with gpu" in typed(stack, "status", task)
+    assert "waits  there is no active runner with the labels gpu" in typed(stack, "status", task)
     (runner,) = (line for line in typed(stack, "runner", "list").splitlines() if "active" in line)
     assert "gpu" not in runner
     assert "default" in typed(stack, "pool", "list")
