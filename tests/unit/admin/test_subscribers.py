@@ -5,9 +5,8 @@ from pydantic import ValidationError
 from wfhub_admin import subscribers
 from wfhub_admin.settings import ProvisionSettings
 from wfhub_admin.subscribers import Subscriber
-from wfhub_common import ids
 
-ONE, OTHER = str(ids.new_project_id()), str(ids.new_project_id())
+ONE, OTHER = "prj_" + 24 * "a", "prj_" + 24 * "b"
 
 
 def test_each_is_a_name_and_the_projects_it_hears_of() -> None:
