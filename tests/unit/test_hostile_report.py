@@ -35,7 +35,7 @@ def test_all_actions_held(tmp_path: Path) -> None:
     assert (code, line["actions"], line["escaped"], line["without_a_test"]) == (0, 22, 0, [])
     assert line["backends"] == list(sandbox_backends.AVAILABLE)
     named = set(sandbox_backends.AVAILABLE) | set(dict(line["backends_unavailable"]))  # type: ignore[call-overload]
-    assert named == {"bwrap", "container", "kubernetes"}
+    assert named == {"bwrap", "container", "runsc", "kubernetes"}
 
 
 def test_an_escape_is_counted(tmp_path: Path) -> None:
