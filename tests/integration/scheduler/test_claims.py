@@ -271,7 +271,10 @@ async def test_the_gateway_is_told_about_many_tokens_at_once_in_its_order(hub: H
     tokens = (other.token, "wat_unknown", ended.token, live.token)
     asked = IntrospectMany(token_sha256s=tuple(map(token_sha256, tokens)))
     told = await hub.ask(subjects.GATEWAY, "introspect_many", asked, TokenInfos)
-    assert told.tokens == tuple([await info(hub, token) for token in tokens])
+    alone = [await info(hub, token) for token in tokens]  # later: less of each lease is left
+    assert [each.model_copy(update={"valid_for_s": None}) for each in told.tokens] == [
+        each.model_copy(update={"valid_for_s": None}) for each in alone
+    ]
     assert [each.attempt_id for each in told.tokens if each.active] == [
         other.attempt_id,
         live.attempt_id,
