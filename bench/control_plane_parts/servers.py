@@ -112,8 +112,6 @@ class Nats:
         config = json.loads(
             nats_server.configuration(port=self.port, store=self.store, passwords=users or {})
         )
-        if users is None:
-            del config["authorization"]
         if sync_always:
             config["jetstream"]["sync_interval"] = "always"
         file = family.folder / f"{name}.conf"
