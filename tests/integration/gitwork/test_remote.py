@@ -4,6 +4,7 @@ import base64
 import http.server
 import json
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -402,7 +403,7 @@ def test_the_credential_is_in_no_other_process_and_no_message(web: HttpsHost, sh
         access = RepoAccess.over_socket(socket, policy(web, shared))
         access.resolve(web.url("repo.git"), None)
         assert web.requests
-        web.password, known = "another", web.password
+        web.password, known = secrets.token_hex(16), web.password
         wrong = refused(lambda: access.resolve(web.url("repo.git"), None))
     assert seen == []
     assert wrong.code == "repo-unauthorized"
