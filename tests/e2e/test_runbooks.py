@@ -65,6 +65,14 @@ def receiver(answers: list[int]) -> Iterator[str]:
         server.server_close()
 
 
+def rescued(stack: Stack, repository: Path, task: str, folder: Path) -> str:
+    """What the task made, by way of its bundle."""
+    bundle = folder / "r.bundle"
+    typed(stack, "artifacts", task, "result.bundle", "-o", str(bundle))
+    git("fetch", "-q", str(bundle), "refs/*:refs/rescued/*", cwd=repository)
+    return git("show", f"refs/rescued/heads/wfhub/{task}:x.txt", cwd=repository)
+
+
 def test_1_and_3_a_task_that_waits_is_explained_and_ended(stack: Stack, repository: Path) -> None:
     task = detached(stack, repository, "--label", "gpu", *AGENT)
     assert task in typed(stack, "status")
@@ -99,10 +107,7 @@ def test_5_the_commit_is_in_the_bundle_when_the_repository_was_not_there(
     said = ended(stack, task)
     assert "publish-refused:repo-not-found" in said
     assert "check the path" in said
-    bundle = tmp_path / "r.bundle"
-    typed(stack, "artifacts", task, "result.bundle", "-o", str(bundle))
-    git("fetch", "-q", str(bundle), "refs/*:refs/rescued/*", cwd=repository)
-    assert git("show", f"refs/rescued/heads/wfhub/{task}:x.txt", cwd=repository) == "x"
+    assert rescued(stack, repository, task, tmp_path) == "x"
 
 
 def test_6_a_foreign_branch_is_not_overwritten_and_both_commits_are_named(
@@ -173,10 +178,7 @@ def test_13_a_result_that_waits_for_a_person_is_found_looked_at_and_decided(
 
     late = waiting("1")
     assert "review-timeout" in ended(stack, late)
-    bundle = tmp_path / "r.bundle"
-    typed(stack, "artifacts", late, "result.bundle", "-o", str(bundle))
-    git("fetch", "-q", str(bundle), "refs/*:refs/rescued/*", cwd=repository)
-    assert git("show", f"refs/rescued/heads/wfhub/{late}:x.txt", cwd=repository) == "x"
+    assert rescued(stack, repository, late, tmp_path) == "x"
 
 
 def test_14_a_webhook_that_is_not_delivered_says_why_and_goes_on_where_it_was(

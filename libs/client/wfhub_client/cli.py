@@ -39,6 +39,10 @@ app.add_typer(webhook_app, name="webhook")
 app.add_typer(token_app, name="token")
 
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="A task's id, tsk_…")]
+Detach = Annotated[bool, typer.Option("--detach", help="Submit, print the id, do not wait.")]
+ResultAsJson = Annotated[
+    bool, typer.Option("--json", help="The result as the last line of stdout.")
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 _USAGE_STATUSES = (401, 413, 422)
 
@@ -168,12 +172,8 @@ def run(
     apply: Annotated[
         bool, typer.Option("--apply", help="Write the result into the runner's folder too.")
     ] = False,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Submit, print the id, do not wait.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The result as the last line of stdout.")
-    ] = False,
+    detach: Detach = False,
+    as_json: ResultAsJson = False,
 ) -> None:
     """Have an agent do a task, check it, and publish a branch with a proof."""
     from wfhub_client import limit_words, run_spec
@@ -222,12 +222,8 @@ def run(
 @app.command()
 def retry(
     task_id: TaskId,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Submit, print the id, do not wait.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The result as the last line of stdout.")
-    ] = False,
+    detach: Detach = False,
+    as_json: ResultAsJson = False,
 ) -> None:
     """Submit a task that has ended again, as a new one, and follow it as `run` does."""
     from wfhub_client.run import run as run_task
