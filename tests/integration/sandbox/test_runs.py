@@ -27,7 +27,7 @@ from wfhub_common.errors import Rejected
 from wfhub_common.messages import Limits
 
 SETTLED_S = 0.2  # after one run, for what its threads still close
-CLOSED_S = 10.0
+CLOSED_S = 60.0  # an overlay ends when the disk has written all that is dirty
 
 
 def shell(home: Path, script: str, **fields: object) -> Ran:
