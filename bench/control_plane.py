@@ -7,7 +7,8 @@ the local stack's: fsync and synchronous_commit on, read back from the server.
 
 Headline: `tasks_per_s` is the best way of submitting by command, with a stand-in that answers
 `seal` in the proof-store's place; the real proof-store's number stands beside it. `peer_ratio`
-compares it with the best way of the best peer that keeps each task's state in a durable store.
+compares it with the best way of the best peer that keeps each task's state in a durable store and
+whose tasks are nothing at all; `peer_ratio_with_our_steps` where they have as many steps as ours.
 Units: tasks a second, milliseconds (*_ms), seconds (*_s), cores.
 """
 
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,10 @@ class Bench:
         found = []
         for name in peer_runs.TRIES:
             found += peer_runs.measure(self.family, self.pg, name, quick=self.quick)
+        for name in peer_runs.DURABLE_STATE:
+            found += peer_runs.measure(
+                self.family, self.pg, name, quick=self.quick, steps=peer_runs.STEPS
+            )
         self.results["peers"] = found
 
     def latency(self) -> None:
@@ -106,23 +111,33 @@ class Bench:
         found = self.results
         commands = {way.name for way in BY_COMMAND}
         ours = [r for r in found.get("throughput", ()) if r["way"] in commands]
-        best = max(ours, key=lambda r: r["tasks_per_s"], default=None)
+        best = fastest(ours)
         durable = [r for r in found.get("peers", ()) if r["durable_state"]]
-        rival = max(durable, key=lambda r: r["tasks_per_s"], default=None)
+        rival = fastest(r for r in durable if not r["steps"])
+        alike = fastest(r for r in durable if r["steps"])
         queue = [r["tasks_per_s"] for r in found.get("peers", ()) if r["peer"] == "taskiq"]
         half = [r for r in found.get("latency", ()) if r["load_percent"] == 50]
-        ratio = round(best["tasks_per_s"] / rival["tasks_per_s"], 2) if best and rival else None
+
+        def ratio(peer: dict[str, Any] | None) -> float | None:
+            return round(best["tasks_per_s"] / peer["tasks_per_s"], 2) if best and peer else None
+
         return {
             "tasks_per_s": best and best["tasks_per_s"],
             "tasks_per_s_way": best and best["way"],
             "best_durable_peer": rival and {k: rival[k] for k in ("way", "tasks_per_s")},
-            "peer_ratio": ratio,
+            "peer_ratio": ratio(rival),
+            "best_peer_with_our_steps": alike and {k: alike[k] for k in ("way", "tasks_per_s")},
+            "peer_ratio_with_our_steps": ratio(alike),
             "taskiq_sync_always_per_s": max(queue, default=None),
             "dispatch_p99_ms": half[0]["dispatch_p99_ms"] if half else None,
             "claim_flat_ratio": found.get("claims", {}).get("claim_flat_ratio"),
             "heartbeat_core_share": found.get("heartbeats", {}).get("heartbeat_core_share"),
             "lost_runner_s": found.get("recovery", {}).get("runner_s"),
         }
+
+
+def fastest(found: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    return max(found, key=lambda r: r["tasks_per_s"], default=None)
 
 
 def main() -> None:

@@ -1,5 +1,8 @@
 """The peers, in an environment of their own, on this machine, in this run, after our measurement.
 
+Those that keep state are measured twice: with tasks that are nothing at all, which is their best,
+and with tasks of the STEPS that ours has, each written down before the next.
+
 Procrastinate and DBOS get databases in the very Postgres that the product was measured on; NATS
 and Redis are started for their peer. Each is tried in the settings of `TRIES`, and its best counts.
 """
@@ -34,6 +37,7 @@ TRIES: dict[str, list[list[Any]]] = {
     ],  # workers, pool, concurrency, prefetch
     "taskiq": [[1, 100, 100], [2, 100, 100]],  # workers, concurrency, pull batch
 }
+STEPS = 3  # of a task of ours: the agent's attempt, the seal, the publication
 TASKS = {"procrastinate": 2000, "dbos": 1500, "celery": 2000, "taskiq": 6000}
 
 
@@ -53,14 +57,17 @@ def python() -> Path:
     return binary
 
 
-def measure(family: Family, pg: Postgres, name: str, *, quick: bool) -> list[dict[str, Any]]:
+def measure(
+    family: Family, pg: Postgres, name: str, *, quick: bool, steps: int = 0
+) -> list[dict[str, Any]]:
     told: dict[str, Any] = {
+        "steps": steps,
         "tasks": TASKS[name] // 2 if quick else TASKS[name],
         "runs": 1 if quick else 3,
         "tries": TRIES[name][:1] if quick else TRIES[name],
         "port": ports.free_port(),
     }
-    folder = family.folder / f"peer-{name}"
+    folder = family.folder / f"peer-{name}-{steps}"
     folder.mkdir()
     told["folder"] = str(folder)
     nats = None
@@ -93,7 +100,8 @@ def _run(name: str, told: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     if done.returncode:
         raise SystemExit(f"peer {name} failed:\n{(folder / 'log').read_text()[-3000:]}")
     found: list[dict[str, Any]] = json.loads(done.stdout)
-    return [{"peer": name, "durable_state": name in DURABLE_STATE, **each} for each in found]
+    kept = {"peer": name, "steps": told["steps"], "durable_state": name in DURABLE_STATE}
+    return [{**kept, **each} for each in found]
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """DBOS: a workflow is a row with its status, in Postgres, the same server as ours.
 
 Enqueued by a client in its own process and dequeued by workers, one by one and many in one
-transaction. The end is the last workflow's own `updated_at`.
+transaction. The end is the last workflow's own `updated_at`. `steps`: those that the workflow has,
+each of which DBOS writes down.
 """
 
 import json
@@ -34,9 +35,14 @@ def work(told: dict[str, Any]) -> None:
     }
     DBOS(config=config)
 
+    @DBOS.step()
+    async def step(number: int) -> int:
+        return number
+
     @DBOS.workflow(name=WORKFLOW)
     async def nothing(payload: str) -> None:
-        pass
+        for number in range(told["steps"]):
+            await step(number)
 
     DBOS.launch()
     DBOS.register_queue(
@@ -91,7 +97,7 @@ def bench(told: dict[str, Any]) -> list[dict[str, Any]]:
         for name, batch in (("one by one", 1), ("batch", BATCH)):
             run(client, engine, told["tasks"] // 4, batch)
             rates = [run(client, engine, told["tasks"], batch) for _ in range(told["runs"])]
-            settings = {"workers": workers, **more, "batch": batch}
+            settings = {"workers": workers, **more, "batch": batch, "steps": told["steps"]}
             found.append(report(f"dbos, {name}", settings, rates, told["tasks"]))
         client.destroy()
         stop(children)

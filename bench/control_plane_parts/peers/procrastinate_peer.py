@@ -1,7 +1,8 @@
 """Procrastinate: a job is a row with its history, in Postgres, the same server as ours.
 
 Async throughout. Submitted one by one (many in flight) and by batch_defer. The end is the time of
-the last `succeeded` event that its own trigger wrote.
+the last `succeeded` event that its own trigger wrote. `steps`: jobs of a task, each of which defers
+the next one.
 """
 
 import asyncio
@@ -24,8 +25,9 @@ def make_app(told: dict[str, Any], connections: int) -> procrastinate.App:
     app = procrastinate.App(connector=connector)
 
     @app.task(name="nothing", queue="bench")
-    async def nothing(payload: str) -> None:
-        pass
+    async def nothing(payload: str, steps_left: int) -> None:
+        if steps_left:
+            await nothing.defer_async(payload=payload, steps_left=steps_left - 1)
 
     return app
 
@@ -41,26 +43,27 @@ async def work(told: dict[str, Any]) -> None:
         )
 
 
-async def submit(app: procrastinate.App, tasks: int, batch: int) -> None:
+async def submit(app: procrastinate.App, tasks: int, batch: int, steps: int) -> None:
     left = tasks
     task = app.tasks["nothing"]
+    job = {"payload": PAYLOAD, "steps_left": max(steps - 1, 0)}
 
     async def sender() -> None:
         nonlocal left
         while left > 0:
             left -= batch
             if batch == 1:
-                await task.defer_async(payload=PAYLOAD)
+                await task.defer_async(**job)
             else:
-                await task.batch_defer_async(*[{"payload": PAYLOAD}] * batch)
+                await task.batch_defer_async(*[job] * batch)
 
     await asyncio.gather(*(sender() for _ in range(SUBMITTERS if batch == 1 else 2)))
 
 
-async def run(app: procrastinate.App, tasks: int, batch: int) -> float:
+async def run(app: procrastinate.App, tasks: int, batch: int, steps: int) -> float:
     """Tasks a second."""
     began = time.time()
-    await submit(app, tasks, batch)
+    await submit(app, tasks, batch, steps)
     query = "SELECT count(*) AS left FROM procrastinate_jobs WHERE status <> 'succeeded'"
     while (await app.connector.execute_query_one_async(query))["left"]:
         if time.time() - began > 120:
@@ -81,9 +84,11 @@ async def bench(told: dict[str, Any]) -> list[dict[str, Any]]:
         for workers, concurrency in told["tries"]:
             children = start_workers(told, workers, concurrency=concurrency)
             for name, batch in (("one by one", 1), ("batch", BATCH)):
-                await run(app, told["tasks"] // 4, batch)
-                rates = [await run(app, told["tasks"], batch) for _ in range(told["runs"])]
+                steps = told["steps"]
+                await run(app, told["tasks"] // 4, batch, steps)
+                rates = [await run(app, told["tasks"], batch, steps) for _ in range(told["runs"])]
                 settings = {"workers": workers, "concurrency": concurrency, "batch": batch}
+                settings["steps"] = steps
                 found.append(report(f"procrastinate, {name}", settings, rates, told["tasks"]))
             stop(children)
     return found
