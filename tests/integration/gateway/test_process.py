@@ -74,7 +74,7 @@ async def test_a_killed_gateway_leaves_the_exchange_in_the_ledger(
     assert row["state"] == "open"
     again, url = await start_process(LLM_BASE_URL=upstream.url("ok"))
     await wait_until(lambda: ready(url))
-    (exchange,) = (await scheduler.exchanges(info.attempt_id)).exchanges
+    (exchange,) = (await scheduler.told_exchanges(info.attempt_id)).exchanges
     assert exchange.request_digest == row["request_digest"]
     assert exchange.note.startswith("never settled")
     assert (exchange.status, exchange.response_digest) == (0, "")
