@@ -221,16 +221,17 @@ class Hub:
         await until(look, state)
 
     async def published(self) -> list[CloudEvent]:
-        """Every event in the stream, in the stream's order."""
+        """Every event in the stream, in the stream's order; none of one that is not there, or is
+        deleted while it is read."""
         js = self.broker.connection.jetstream()
+        found = []
         try:
             state = (await js.stream_info(subjects.EVENTS_STREAM)).state
+            for seq in range(max(state.first_seq, 1), state.last_seq + 1):
+                message = await js.get_msg(subjects.EVENTS_STREAM, seq=seq)
+                found.append(CloudEvent.model_validate_json(message.data or b""))
         except NotFoundError:
             return []
-        found = []
-        for seq in range(max(state.first_seq, 1), state.last_seq + 1):
-            message = await js.get_msg(subjects.EVENTS_STREAM, seq=seq)
-            found.append(CloudEvent.model_validate_json(message.data or b""))
         return found
 
     async def all_published(self) -> list[CloudEvent]:

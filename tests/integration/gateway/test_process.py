@@ -97,8 +97,13 @@ async def test_it_waits_for_nats_says_when_it_is_gone_and_stops_without_it(
     await wait_until(lambda: ready(url))
     broker.kill()
     await broker.wait()
-    async with httpx.AsyncClient() as client:
-        answer = await client.get(f"{url}/readyz")
+
+    async def noticed() -> httpx.Response | None:  # it may read the question first
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(f"{url}/readyz")
+        return answer if answer.status_code != 200 else None
+
+    answer = await wait_until(noticed)
     assert (answer.status_code, answer.text) == (503, "nats: not connected\n")
     process.send_signal(signal.SIGTERM)
     await asyncio.wait_for(process.communicate(), 15)
