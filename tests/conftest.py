@@ -13,6 +13,7 @@ from pathlib import Path
 
 import asyncpg
 import httpx
+import hypothesis
 import nats
 import nats.errors
 import own_ports
@@ -31,6 +32,16 @@ structlog.configure(
     ]
 )
 
+
+# Its default is 200 ms an example by the wall clock, which measures what else the machine does. In
+# CI Hypothesis has a profile of its own, which says so as well.
+hypothesis.settings.register_profile(
+    "tests",
+    hypothesis.settings.default,
+    deadline=None,
+    suppress_health_check=(hypothesis.HealthCheck.too_slow,),
+)
+hypothesis.settings.load_profile("tests")
 
 # httpx reads all certificates for each client: 45 ms of CPU, and tests make thousands of clients,
 # nearly all of them for plain HTTP.

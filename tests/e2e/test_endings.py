@@ -11,9 +11,10 @@ import psutil
 
 from .conftest import Stack, eventually, git
 
+# Its child may hear of the end before it does: it goes on until it has.
 HALF_DONE = (
     'trap "echo the rest >> half.txt; echo heard so; exit" TERM;'
-    " echo half > half.txt; echo said so; sleep 86397 & wait"
+    " echo half > half.txt; echo said so; while :; do sleep 86397 & wait $!; done"
 )
 
 
@@ -106,7 +107,7 @@ def test_the_proof_says_what_held_and_by_what(
 
 
 def test_a_silent_agent_is_ended_and_what_it_left_is_kept(stack: Stack, repository: Path) -> None:
-    task_id = half_done(stack, repository, "--idle-timeout-s", "2")
+    task_id = half_done(stack, repository, "--idle-timeout-s", "6")
     eventually(lambda: task(stack, task_id)["state"] == "failed")
     assert task(stack, task_id)["reason"] == "limit:idle"
     assert not asleep()

@@ -89,7 +89,7 @@ def test_1_and_3_a_task_that_waits_is_explained_and_ended(stack: Stack, reposito
 
     runner_id = runner.split()[0]
     typed(stack, "runner", "drain", runner_id)
-    assert "draining  running 0/" in typed(stack, "runner", "list")
+    eventually(lambda: "draining  running 0/" in typed(stack, "runner", "list"))
     typed(stack, "runner", "drain", runner_id, "--undo")
     assert typed(stack, "dead-letter", "list") == ""
 
@@ -158,12 +158,12 @@ def test_12_a_proof_verifies_without_its_blobs_and_says_what_does_not(
 def test_13_a_result_that_waits_for_a_person_is_found_looked_at_and_decided(
     stack: Stack, repository: Path, tmp_path: Path
 ) -> None:
-    def waiting(review_s: str) -> str:
-        task = detached(stack, repository, "--review-s", review_s, *AGENT)
+    def waiting() -> str:
+        task = detached(stack, repository, "--review-s", "600", *AGENT)
         eventually(lambda: task in typed(stack, "list", "--state", "review"), within_s=60)
         return task
 
-    task = waiting("600")
+    task = waiting()
     assert "decide by" in typed(stack, "status", task)
     assert "+x" in typed(stack, "artifacts", task, "result.patch")
     typed(stack, "approve", task)
@@ -172,13 +172,17 @@ def test_13_a_result_that_waits_for_a_person_is_found_looked_at_and_decided(
     events = [json.loads(line) for line in told.splitlines()]
     assert [e for e in events if e["type"].endswith("task.state_changed")
             and e["data"]["to"] == "review"]  # fmt: skip
-    declined = waiting("600")
+    declined = waiting()
     typed(stack, "decline", declined)
     assert "review-declined" in ended(stack, declined)
 
-    late = waiting("1")
+    late = detached(stack, repository, "--review-s", "1", *AGENT)  # over before one could look
     assert "review-timeout" in ended(stack, late)
     assert rescued(stack, repository, late, tmp_path) == "x"
+
+
+def position_in(shown: str) -> str:
+    return shown.split("position")[1].split()[0]
 
 
 def test_14_a_webhook_that_is_not_delivered_says_why_and_goes_on_where_it_was(
@@ -193,16 +197,16 @@ def test_14_a_webhook_that_is_not_delivered_says_why_and_goes_on_where_it_was(
         assert all(word in shown for word in ("refused", "failing_since", "next_try_at")), shown
         test = stack.wfhub("webhook", "test", hook)
         assert (test.returncode, test.stdout.split()) == (1, ["refused", "401"])
-        position = shown.split("position")[1].split()[0]
+        position = position_in(shown)
 
         answers[:] = [410]
         typed(stack, "webhook", "resume", hook)  # tried at once
         eventually(lambda: "disabled (" in typed(stack, "webhook", "list"))
-        assert position in typed(stack, "webhook", "show", hook), "nothing was passed over"
+        assert position_in(typed(stack, "webhook", "show", hook)) == position, "all is to come"
         answers[:] = [200]
         assert typed(stack, "webhook", "test", hook).split() == ["delivered", "200"]
         typed(stack, "webhook", "resume", hook)
-        eventually(lambda: position not in typed(stack, "webhook", "show", hook))
+        eventually(lambda: position_in(typed(stack, "webhook", "show", hook)) != position)
         assert "failures" not in typed(stack, "webhook", "list")
         assert typed(stack, "webhook", "rotate", hook, "--overlap-s", "0").startswith("whsec_")
     typed(stack, "webhook", "remove", hook)

@@ -1,12 +1,13 @@
 """A runner killed with -9 in each phase of an attempt: what was finished is handed in and not done
 again, what was not is, and its home holds nothing of it afterwards."""
 
+import glob
 import json
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def child(stack: Stack, module: str) -> psutil.Process:
     def found() -> psutil.Process | None:
         for process in psutil.Process(stack.process.pid).children():
-            if module in " ".join(process.cmdline()):
-                return process
+            with suppress(psutil.NoSuchProcess):  # one that was killed, and is not seen out yet
+                if module in " ".join(process.cmdline()):
+                    return process
         return None
 
     process: psutil.Process = eventually(found)
@@ -75,6 +77,12 @@ def home(stack: Stack) -> Path:
     return found
 
 
+def there(stack: Stack, pattern: str) -> list[str]:
+    """In the runner's home, which goes on: a folder that is removed meanwhile has nothing in it,
+    while to `Path.glob` it is an error."""
+    return glob.glob(pattern, root_dir=home(stack), include_hidden=True)
+
+
 def records(stack: Stack) -> list[Path]:
     return list(home(stack).glob("finished/*.json"))
 
@@ -93,10 +101,10 @@ def assert_done_in(stack: Stack, repository: Path, task_id: str, attempts: int) 
     assert git("show", f"wfhub/{task_id}:result.txt", cwd=repository) == "done"
     published = git("for-each-ref", "--format=%(refname)", "refs/heads/wfhub", cwd=repository)
     assert published == f"refs/heads/wfhub/{task_id}"
-    eventually(lambda: not list(home(stack).glob("attempts/*")))
-    eventually(lambda: not list(home(stack).glob("spool/*/*")))
+    eventually(lambda: not there(stack, "attempts/*"))
+    eventually(lambda: not there(stack, "spool/*/*"))
     assert records(stack) == []
-    assert list(home(stack).glob("trees/*/*")), "the checkout is there for who comes next"
+    assert there(stack, "trees/*/*"), "the checkout is there for who comes next"
 
 
 def sleeper() -> psutil.Process | None:
@@ -144,7 +152,7 @@ def test_what_was_delivered_and_not_told_is_told_after_the_restart(
     eventually(lambda: records(own), within_s=WITHIN_S)
     with stopped(scheduler):
         proof_store.resume()
-        eventually(lambda: not list(home(own).glob("spool/*/*/blob")), within_s=WITHIN_S)
+        eventually(lambda: not there(own, "spool/*/*/blob"), within_s=WITHIN_S)
         assert records(own)
         killed(own)
     assert_done_in(own, repository, task_id, attempts=1)

@@ -93,7 +93,7 @@ class Runner:
         return Runner(self.hub, self.runner_id, labels=self.labels)
 
     async def claim(
-        self, slots: int = 1, *, claim_id: str | None = None, wait_s: float = 10.0, **more: Any
+        self, slots: int = 1, *, claim_id: str | None = None, wait_s: float = 25.0, **more: Any
     ) -> tuple[Assignment, ...]:
         request = Claim(
             claim_id=claim_id or ids.new_claim_id(),
@@ -102,7 +102,7 @@ class Runner:
             wait_s=wait_s,
             **more,
         )
-        timeout_s = wait_s + 10
+        timeout_s = wait_s + WAIT_S
         claimed = await self.hub.ask(self.runner_id, "claim", request, Claimed, timeout_s=timeout_s)
         return claimed.assignments
 
@@ -113,7 +113,8 @@ class Runner:
 
     async def heartbeat(self, *attempts: str) -> HeartbeatReply:
         request = Heartbeat(incarnation=self.incarnation, attempts=attempts)
-        return await self.hub.ask(self.runner_id, "heartbeat", request, HeartbeatReply)
+        beat = (self.runner_id, "heartbeat", request, HeartbeatReply)
+        return await self.hub.ask(*beat, timeout_s=10.0)  # asked again by who waits for an answer
 
     async def report(
         self,
@@ -186,7 +187,7 @@ class Hub:
         request: BaseModel,
         reply_type: type[R],
         *,
-        timeout_s: float = 10.0,
+        timeout_s: float = WAIT_S,
     ) -> R:
         return await rpc.ask(self.broker, sender, command, request, reply_type, timeout_s=timeout_s)
 
@@ -220,16 +221,17 @@ class Hub:
         await until(look, state)
 
     async def published(self) -> list[CloudEvent]:
-        """Every event in the stream, in the stream's order."""
+        """Every event in the stream, in the stream's order; none of one that is not there, or is
+        deleted while it is read."""
         js = self.broker.connection.jetstream()
+        found = []
         try:
             state = (await js.stream_info(subjects.EVENTS_STREAM)).state
+            for seq in range(max(state.first_seq, 1), state.last_seq + 1):
+                message = await js.get_msg(subjects.EVENTS_STREAM, seq=seq)
+                found.append(CloudEvent.model_validate_json(message.data or b""))
         except NotFoundError:
             return []
-        found = []
-        for seq in range(max(state.first_seq, 1), state.last_seq + 1):
-            message = await js.get_msg(subjects.EVENTS_STREAM, seq=seq)
-            found.append(CloudEvent.model_validate_json(message.data or b""))
         return found
 
     async def all_published(self) -> list[CloudEvent]:

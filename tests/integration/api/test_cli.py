@@ -96,7 +96,7 @@ async def test_on_a_terminal_steps_stay_and_the_log_moves_below_them(hub: Any, r
     )
     os.close(inside)
     shown = asyncio.get_running_loop().run_in_executor(None, drained, terminal)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await process.wait() == 0
         text = await shown
     os.close(terminal)
@@ -127,7 +127,7 @@ async def test_the_first_ctrl_c_cancels_and_follows_on_to_the_end(hub: Any, repo
 
     hub.scheduler.on_submit, hub.scheduler.on_cancel = begun, cancelled
     process = await hub.start_cli("run", "--repo", str(repo), "--prompt", "p", "--json")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await line_with(process.stderr, "submitted")
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
@@ -142,11 +142,11 @@ async def test_the_second_ctrl_c_leaves_the_task_running(hub: Any, repo: Path) -
 
     hub.scheduler.on_submit = begun
     process = await hub.start_cli("run", "--repo", str(repo), "--prompt", "p", "--json")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await line_with(process.stderr, "submitted")
         process.send_signal(signal.SIGINT)
         await line_with(process.stderr, "Ctrl-C again")
-        await asyncio.wait_for(_cancel_arrived(hub), 10)
+        await _cancel_arrived(hub)
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
     assert process.returncode == 130, err

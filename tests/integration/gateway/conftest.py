@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -35,6 +36,7 @@ from wfhub_common.messages import (
 from wfhub_common.service import Stop
 from wfhub_common.settings import BrokerSettings
 from wfhub_llm_gateway import main
+from wfhub_llm_gateway.ledger import NOT_SETTLED
 from wfhub_llm_gateway.settings import GatewaySettings
 
 WAIT_S = 60  # a busy machine takes its time to start a process
@@ -89,8 +91,20 @@ class Scheduler:
         )
 
     async def exchanges(self, attempt_id: str) -> Exchanges:
+        """Once all are settled: a gateway waits for that only so long, and a cut one may be late.
+        What a lost gateway left open is `told_exchanges`' to see."""
+
+        async def settled() -> Exchanges | None:
+            told = await self.told_exchanges(attempt_id)
+            return None if any(each.note == NOT_SETTLED for each in told.exchanges) else told
+
+        found: Exchanges = await eventually(settled)
+        return found
+
+    async def told_exchanges(self, attempt_id: str) -> Exchanges:
         question = ExchangesOf(attempt_id=attempt_id)
-        return await ask(self.broker, subjects.PROOF_STORE, "exchanges", question, Exchanges)
+        asked = (self.broker, subjects.PROOF_STORE, "exchanges", question, Exchanges)
+        return await ask(*asked, timeout_s=WAIT_S)
 
     async def usage(self, task_id: str) -> Usage:
         return await ask(self.broker, subjects.API, "usage", UsageOf(task_id=task_id), Usage)
@@ -233,6 +247,7 @@ class Upstream:
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)  # a client left a hanging answer
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     release: asyncio.Event = field(default_factory=asyncio.Event)  # of a held stream
+    halts_after: int = 100  # events of "stream-halting": then it waits for `release`
     flooded_bytes: int = 0
     odd_stream: bytes = b""  # what the behaviour "stream" answers
     script: Callable[[str], bytes] = lambda _path: b""  # what "script" answers, head and all
@@ -351,13 +366,17 @@ class Upstream:
                     writer.write(ODD_STREAM.replace(b"\r\n", b"\n"))
                 finally:
                     self.hung_up.set()
-            case "stream-endless" | "stream-heavy":
+            case "stream-endless" | "stream-heavy" | "stream-halting":
                 content, pause_s = "twelve chars", 0.001
                 if how == "stream-heavy":
                     content, pause_s = "x" * 400, 0.1  # 100 tokens
                 writer.write(_head(200, "text/event-stream"))
                 try:
-                    while not reader.at_eof() and not writer.is_closing():
+                    for n in itertools.count():
+                        if reader.at_eof() or writer.is_closing():
+                            break
+                        if how == "stream-halting" and n == self.halts_after:
+                            await self.release.wait()
                         writer.write(_delta(content))
                         await writer.drain()
                         await asyncio.sleep(pause_s)

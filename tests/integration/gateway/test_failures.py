@@ -35,7 +35,8 @@ async def test_a_server_that_is_down_is_a_502_that_says_what_to_check(
 async def test_a_server_that_fails_is_named_with_its_failure(
     start_gateway, scheduler, upstream, post, behaviour, status, code
 ):
-    gateway = await start_gateway(llm_base_url=upstream.url(behaviour), upstream_first_byte_s=0.5)
+    own = {"upstream_first_byte_s": 0.5} if behaviour == "hang" else {}
+    gateway = await start_gateway(llm_base_url=upstream.url(behaviour), **own)
     token, info = scheduler.grant()
     answer = await post(gateway, token)
     assert answer.status_code == status
@@ -65,7 +66,8 @@ async def test_a_server_that_finds_fault_with_the_request_is_passed_on(
 async def test_a_stream_that_breaks_off_ends_with_an_error_event_after_whole_events(
     start_gateway, scheduler, upstream, post, behaviour, code
 ):
-    gateway = await start_gateway(llm_base_url=upstream.url(behaviour), upstream_idle_s=0.5)
+    own = {"upstream_idle_s": 0.5} if behaviour == "stream-hang" else {}
+    gateway = await start_gateway(llm_base_url=upstream.url(behaviour), **own)
     token, info = scheduler.grant()
     answer = await post(gateway, token, stream=True)
     assert answer.status_code == 200

@@ -110,7 +110,8 @@ def last_of(name: str, answer: httpx.Response) -> tuple[str, str]:
 async def test_an_error_before_the_answer(
     start_gateway, scheduler, upstream, ask, behaviour, status, code
 ):
-    gateway = await start_gateway(llm_base_url=upstream.url(behaviour), upstream_first_byte_s=0.5)
+    own = {"upstream_first_byte_s": 0.5} if behaviour == "hang" else {}
+    gateway = await start_gateway(llm_base_url=upstream.url(behaviour), **own)
     for name, stream in BOTH:
         token, info = scheduler.grant(budget_tokens=10_000)
         answer = await ask(gateway, token, name, stream=stream)
@@ -146,7 +147,8 @@ async def test_a_server_that_wants_a_pause_says_so_to_the_client(
 async def test_an_error_in_the_middle_of_a_stream(
     start_gateway, scheduler, upstream, ask, behaviour, code
 ):
-    gateway = await start_gateway(llm_base_url=upstream.url(behaviour), upstream_idle_s=0.5)
+    own = {"upstream_idle_s": 0.5} if behaviour == "stream-hang" else {}
+    gateway = await start_gateway(llm_base_url=upstream.url(behaviour), **own)
     for name in FORMATS:
         token, info = scheduler.grant()
         answer = await ask(gateway, token, name, stream=True)

@@ -1,6 +1,7 @@
 """Openings that Postgres had not written yet when it crashed: a real one, stopped as in a crash."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 import pytest
 from ledger_lab import opening
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -25,8 +27,9 @@ from wfhub_llm_gateway.settlements import Settlement
 from wfhub_local import postgres
 
 UP_S_MAX = 60.0
-# What nobody waits for reaches the disk by itself long after this test.
-LAZY = ["-c", "wal_writer_delay=10s", "-c", "wal_writer_flush_after=1GB", "-c", "autovacuum=off"]
+# What nobody waits for reaches the disk by its WAL writer, which stands still here: ten seconds are
+# the longest that it can be told to wait, and could end in the middle of a test.
+LAZY = ["-c", "bgwriter_lru_maxpages=0", "-c", "autovacuum=off"]
 SETTLEMENT = Settlement(200, "", "p", "m", "", 0, 3, 2, 0, 5, 7, 1, 1, "")
 
 
@@ -50,13 +53,32 @@ class Crashing:
             self.server = subprocess.Popen(argv, stderr=log, cwd="/", **self.user)
         deadline = time.monotonic() + UP_S_MAX
         while not postgres.is_up(self.root):
-            if time.monotonic() > deadline or self.server.poll() is not None:
-                raise RuntimeError((self.root / "log").read_text())
-            time.sleep(0.05)
+            self._wait(deadline)
+        while not (found := self._wal_writers()):
+            self._wait(deadline)
+        (self.wal_writer,) = found
+        self.wal_writer.suspend()
+
+    def _wait(self, deadline: float) -> None:
+        if time.monotonic() > deadline or self.server.poll() is not None:
+            raise RuntimeError((self.root / "log").read_text())
+        time.sleep(0.05)
+
+    def _wal_writers(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.Process(self.server.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "walwriter" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def end(self) -> None:
+        self.server.send_signal(signal.SIGQUIT)  # at once: nothing is written any more
+        self.wal_writer.kill()  # who stands still does not hear it
+        self.server.wait(UP_S_MAX)
 
     def crash(self) -> None:
-        self.server.send_signal(signal.SIGQUIT)  # at once: nothing is written any more
-        self.server.wait(UP_S_MAX)
+        self.end()
         postgres.clear_old(self.root)
 
 
@@ -74,8 +96,7 @@ async def server(free_port: Callable[[], int]) -> AsyncIterator[Crashing]:
     running = await asyncio.to_thread(Crashing, root, free_port())
     await asyncio.to_thread(db.migrate, running.url, schema=main.SCHEMA, migrations=main.MIGRATIONS)
     yield running
-    running.server.send_signal(signal.SIGQUIT)
-    running.server.wait(UP_S_MAX)
+    running.end()
     shutil.rmtree(root)
 
 

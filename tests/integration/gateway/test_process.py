@@ -74,7 +74,7 @@ async def test_a_killed_gateway_leaves_the_exchange_in_the_ledger(
     assert row["state"] == "open"
     again, url = await start_process(LLM_BASE_URL=upstream.url("ok"))
     await wait_until(lambda: ready(url))
-    (exchange,) = (await scheduler.exchanges(info.attempt_id)).exchanges
+    (exchange,) = (await scheduler.told_exchanges(info.attempt_id)).exchanges
     assert exchange.request_digest == row["request_digest"]
     assert exchange.note.startswith("never settled")
     assert (exchange.status, exchange.response_digest) == (0, "")
@@ -97,8 +97,13 @@ async def test_it_waits_for_nats_says_when_it_is_gone_and_stops_without_it(
     await wait_until(lambda: ready(url))
     broker.kill()
     await broker.wait()
-    async with httpx.AsyncClient() as client:
-        answer = await client.get(f"{url}/readyz")
+
+    async def noticed() -> httpx.Response | None:  # it may read the question first
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(f"{url}/readyz")
+        return answer if answer.status_code != 200 else None
+
+    answer = await wait_until(noticed)
     assert (answer.status_code, answer.text) == (503, "nats: not connected\n")
     process.send_signal(signal.SIGTERM)
     await asyncio.wait_for(process.communicate(), 15)

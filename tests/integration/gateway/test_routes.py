@@ -57,7 +57,8 @@ def asked(upstream) -> list[str]:
 async def test_another_deployment_answers_for_one_that_does_not(
     start_gateway, scheduler, upstream, post, routes, behaviour, reason, stream
 ):
-    own = routes({"m": [behaviour, "ok"]}, {behaviour: {"first_byte_s": 0.5}})
+    quick = {"hang": {"first_byte_s": 0.5}} if behaviour == "hang" else {}
+    own = routes({"m": [behaviour, "ok"]}, quick)
     gateway = await start_gateway(**own)
     token, info = scheduler.grant()
     answer = await post(gateway, token, model="m", stream=stream)
@@ -200,9 +201,11 @@ async def test_a_model_that_no_route_names_is_a_404_in_which_the_routes_stand(
 async def test_an_error_names_the_line_of_the_file_that_is_to_be_looked_at(
     start_gateway, scheduler, upstream, post, routes, behaviour, named
 ):
-    own = {"first_byte_s": 0.5, "idle_s": 0.5}
-    if behaviour == "down":
-        own["base_url"] = "http://127.0.0.1:9"
+    own = {
+        "hang": {"first_byte_s": 0.5},
+        "stream-hang": {"idle_s": 0.5},
+        "down": {"base_url": "http://127.0.0.1:9"},
+    }.get(behaviour, {})
     settings = routes({"m": [behaviour]}, {behaviour: own}, retries={"attempts_max": 1})
     gateway = await start_gateway(**settings)
     token, _ = scheduler.grant()

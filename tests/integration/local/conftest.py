@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -21,6 +21,8 @@ import pytest
 WFHUB = str(Path(sysconfig.get_path("scripts")) / "wfhub")
 READY_S_MAX = 100.0  # several stacks start at once on two cores; a test ends at 120
 END_S_MAX = 40.0
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -82,6 +84,15 @@ class Up:
 
     def below(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def of_each(self, look: Callable[[psutil.Process], T]) -> list[T]:
+        """What it finds of each process below. One that has ended meanwhile shows nothing: the
+        database has a process for each connection, and the runner looks at its sandbox."""
+        found = []
+        for process in self.below():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(look(process))
+        return found
 
     def find(self, name: str) -> psutil.Process | None:
         """The process that has become `name`: a launcher that is still on its way is not it."""

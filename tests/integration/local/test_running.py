@@ -64,15 +64,18 @@ def secrets_of(up: Up) -> Iterator[str]:
 
 
 def test_no_secret_is_in_an_argument_or_an_environment(up: Up) -> None:
-    for process in up.below():
-        seen = " ".join(process.cmdline()) + json.dumps(process.environ())
+    def shown(process: psutil.Process) -> tuple[str, str]:
+        return str(process), " ".join(process.cmdline()) + json.dumps(process.environ())
+
+    for process, seen in up.of_each(shown):
         assert not [secret for secret in secrets_of(up) if secret in seen], process
 
 
 def test_a_provider_key_is_the_gateways_alone_and_the_rest_is_nobodys(up: Up) -> None:
-    holders = {p.pid for p in up.below() if "canary-openai" in json.dumps(p.environ())}
+    environments = up.of_each(lambda process: (process.pid, json.dumps(process.environ())))
+    holders = {pid for pid, environment in environments if "canary-openai" in environment}
     assert holders == {up.child(MODULES["gateway"]).pid}
-    assert not [p for p in up.below() if "canary-aws" in json.dumps(p.environ())]
+    assert not [pid for pid, environment in environments if "canary-aws" in environment]
 
 
 def test_the_token_is_not_printed(up: Up) -> None:
@@ -96,8 +99,8 @@ def test_each_service_has_a_uid_of_its_own_and_no_capabilities(up: Up) -> None:
 
 
 def _uids_of_runners(up: Up) -> set[int]:
-    runners = [p for p in up.below() if "wfhub_agent_runner.main" in " ".join(p.cmdline())]
-    return {p.uids().real for p in runners}
+    seen = up.of_each(lambda process: (" ".join(process.cmdline()), process.uids().real))
+    return {uid for words, uid in seen if "wfhub_agent_runner.main" in words}
 
 
 @as_root

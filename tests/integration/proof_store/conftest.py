@@ -172,7 +172,7 @@ class Hub:
 
     async def publish(self, attempt: Attempt, body: bytes) -> None:
         js = self.clients[attempt.runner].jetstream()
-        await js.publish(attempt.subject(), body, stream=subjects.INGEST_STREAM, timeout=5)
+        await js.publish(attempt.subject(), body, stream=subjects.INGEST_STREAM, timeout=WAIT_S)
 
     async def receipts(self, attempt: Attempt, *names: str, wait_s: float = 15.0) -> Receipts:
         return await rpc.ask(

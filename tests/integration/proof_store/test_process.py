@@ -10,7 +10,7 @@ import pytest
 from wfhub_common import db
 from wfhub_proof_store.main import MIGRATIONS, SCHEMA
 
-from .conftest import RUNNER, Attempt, Hub, NatsProcess, eventually, spawn
+from .conftest import WAIT_S, Attempt, Hub, NatsProcess, eventually, spawn
 
 
 async def test_a_restart_keeps_the_key_and_the_log(running: Hub) -> None:
@@ -88,10 +88,15 @@ async def test_after_a_restart_of_the_broker_the_same_process_goes_on(
     nats_server.stop()
     await nats_server.start()
 
-    async def back() -> bool:
-        return running.clients[RUNNER].is_connected and await running.store.ready()
+    brokers = (running.scheduler, running.gateway, *running.runners.values())
+    clients = (*running.clients.values(), *(broker.connection for broker in brokers))
+
+    async def back() -> bool:  # each comes when it comes, and who answers has to be there
+        return all(client.is_connected for client in clients) and await running.store.ready()
 
     await eventually(back)
+    for client in clients:
+        await client.flush(WAIT_S)
     attempt = Attempt()
     given = await running.received(attempt, result_bundle=b"bundle")
     assert (await running.seal(attempt.asked(given))).leaf_index == 0

@@ -38,18 +38,18 @@ def stopped(home: Path, script: str, *, grace_s: float = GRACE_S, **fields: obje
 
 
 @pytest.mark.parametrize(
-    ("fields", "outcome"),
+    ("fields", "outcomes"),
     [
-        ({}, Cancelled()),
-        ({"wall_s": 2.0}, TimedOut(2.0)),
-        ({"idle_s": 1.0}, LimitExceeded("idle", 1)),
+        ({}, [Cancelled()]),
+        ({"wall_s": 5.0}, [TimedOut(5.0)]),
+        ({"idle_s": 4.0}, [LimitExceeded("idle", n) for n in range(4, int(SOON_S))]),
     ],
 )
 def test_who_is_stopped_writes_what_it_has_and_its_last_words_are_heard(
-    tmp_path: Path, fields: dict[str, object], outcome: Outcome
+    tmp_path: Path, fields: dict[str, object], outcomes: list[Outcome]
 ) -> None:
     ran = stopped(tmp_path, WAITS, **fields)
-    assert ran.outcome == outcome
+    assert ran.outcome in outcomes
     assert ran.output.split("\n") == ["begun", "last words", ""]
     assert (tmp_path / "layer" / "upper" / "told").read_text() == "all of it\n"
     assert ran.result.duration_ms < SOON_S * 1000  # it ended by itself, and nobody waited longer

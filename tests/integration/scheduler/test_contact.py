@@ -82,7 +82,7 @@ async def afar(hub: Hub, *, grace_s: float) -> AsyncIterator[Afar]:
             await rpc.stop(broker)
 
 
-TTL_S = 1.0
+TTL_S = 5.0  # of which the cut takes a tenth: a busy machine has the rest
 pytestmark = pytest.mark.parametrize("settings", [{"lease_ttl_s": TTL_S}], indirect=True)
 
 
@@ -92,7 +92,7 @@ async def test_contact_lost_for_less_than_a_lease_costs_nothing(hub: Hub) -> Non
         held = far.leases.hold(await far.runner.claim_one())
         first = held.lease_until
         far.wire.whole.clear()
-        await asyncio.sleep(TTL_S / 2)  # the cut's length, not a wait for something
+        await asyncio.sleep(TTL_S / 10)  # the cut's length, not a wait for something
         far.wire.whole.set()
 
         async def renewed() -> bool:

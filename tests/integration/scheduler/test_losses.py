@@ -9,8 +9,10 @@ from wfhub_common import ids
 from wfhub_common.errors import RetryLater
 from wfhub_common.messages import AttemptState, Complete, Retry, TaskState, UnitKind
 from wfhub_scheduler.states import INFRA_LOSSES_MAX, PUBLISH_TRIES_MAX
+from wfhub_scheduler.sweeper import SWEEP_S_MAX
 
-QUICK = pytest.mark.parametrize("settings", [{"lease_ttl_s": 0.6}], indirect=True)
+TTL_S = 5.0  # longer than a busy machine keeps a test from its next question
+QUICK = pytest.mark.parametrize("settings", [{"lease_ttl_s": TTL_S}], indirect=True)
 
 
 async def fail(runner: Runner, attempt_id: str, **more: object) -> TaskState:
@@ -43,15 +45,18 @@ async def test_an_expired_lease_is_lost_and_the_task_claimed_again(hub: Hub) -> 
 
 @QUICK
 async def test_heartbeats_keep_a_lease_alive(hub: Hub) -> None:
-    runner = await hub.runner()
+    silent, lively = await hub.runner(), await hub.runner()
     await hub.submit()
-    assignment = await runner.claim_one()
-    ends = asyncio.get_running_loop().time() + 3 * 0.6
-    while asyncio.get_running_loop().time() < ends:
-        reply = await runner.heartbeat(assignment.attempt_id)
-        assert reply.lease_until[assignment.attempt_id] >= assignment.lease_until
-        await asyncio.sleep(0.1)  # a runner's beat, not a wait for something
-    assert (await hub.attempt(assignment.attempt_id))["state"] == "leased"
+    await hub.submit()
+    kept, lost = await lively.claim_one(), await silent.claim_one()
+
+    async def beats_longer_than_the_silent_one_is_waited_for() -> bool:
+        reply = await lively.heartbeat(kept.attempt_id)
+        assert reply.lease_until[kept.attempt_id] >= kept.lease_until
+        return bool((await hub.attempt(lost.attempt_id))["state"] == "lost")
+
+    await until(beats_longer_than_the_silent_one_is_waited_for)
+    assert (await hub.attempt(kept.attempt_id))["state"] == "leased"
 
 
 async def test_a_restarted_runner_frees_what_its_earlier_process_held_at_once(hub: Hub) -> None:
@@ -144,7 +149,7 @@ async def test_a_lost_publication_is_claimed_again(hub: Hub) -> None:
     assert (await restarted.complete(done)).task_state is TaskState.SUCCEEDED
 
 
-@pytest.mark.parametrize("settings", [{"lease_ttl_s": 2.0}], indirect=True)
+@QUICK
 async def test_no_lease_expires_while_the_sweeper_cannot_reach_the_database(
     hub: Hub, postgres_server: str
 ) -> None:
@@ -155,7 +160,7 @@ async def test_no_lease_expires_while_the_sweeper_cannot_reach_the_database(
     name = await hub.pg.fetchval("SELECT current_database()")
     admin = await asyncpg.connect(postgres_server + "/postgres")
     await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-    ends = asyncio.get_running_loop().time() + 2.5  # longer than the lease
+    ends = asyncio.get_running_loop().time() + TTL_S + 0.5  # longer than the lease
     while asyncio.get_running_loop().time() < ends:
         await admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -166,7 +171,7 @@ async def test_no_lease_expires_while_the_sweeper_cannot_reach_the_database(
         await asyncio.sleep(0.05)  # the outage's length, not a wait for something
     await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     await admin.close()
-    await asyncio.sleep(0.8)  # two sweeps, before the runner's next beat
+    await asyncio.sleep(2 * SWEEP_S_MAX)  # two sweeps, before the runner's next beat
 
     async def renewed() -> bool:
         try:

@@ -55,13 +55,19 @@ async def shaky_hub(nats_server: NatsServer, settings: SchedulerSettings) -> Asy
     nats_server.kill()
 
 
-async def connected(hub: Hub) -> bool:
-    if not hub.broker.connection.is_connected:
+async def reconnected(hub: Hub) -> None:
+    """The test; and the scheduler, which does so in its own time."""
+
+    async def connected() -> bool:
+        if not hub.broker.connection.is_connected:
+            return False
+        with contextlib.suppress(Exception):
+            await hub.broker.connection.jetstream(timeout=0.3).account_info()
+            return True
         return False
-    with contextlib.suppress(Exception):
-        await hub.broker.connection.jetstream(timeout=0.3).account_info()
-        return True
-    return False
+
+    await until(connected, "reconnected")
+    await scheduler_hub.answering(hub)
 
 
 # --- the stream and the broker ----------------------------------------------------------------
@@ -81,7 +87,7 @@ async def test_positions_are_given_while_nats_is_down_and_published_when_it_is_b
 
     await until(placed, "positions are given")
     nats_server.start(wiped=wiped)
-    await until(lambda: connected(shaky_hub), "reconnected")
+    await reconnected(shaky_hub)
     assert positions(await shaky_hub.all_published()) == dense(5)
 
 
@@ -93,14 +99,14 @@ async def test_a_stream_that_lost_its_end_gets_it_again(
     nats_server.kill()
     nats_server.keep_copy()
     nats_server.start()
-    await until(lambda: connected(shaky_hub), "reconnected")
+    await reconnected(shaky_hub)
     for _ in range(3):
         await shaky_hub.submit()
     before = await shaky_hub.all_published()
     nats_server.kill()
     nats_server.put_copy_back()
     nats_server.start()
-    await until(lambda: connected(shaky_hub), "reconnected")
+    await reconnected(shaky_hub)
     after = await shaky_hub.all_published()
     assert positions(after) == dense(4)
     assert [event.id for event in after] == [event.id for event in before]

@@ -59,9 +59,11 @@ async def test_the_wait_begins_when_the_task_may_start(hub: Hub) -> None:
 
 async def test_a_task_that_was_tried_once_may_wait_for_its_next_try(hub: Hub) -> None:
     runner = await hub.runner()
-    task_id = (await hub.submit(queue_s=1)).task_id
+    task_id = (await hub.submit(queue_s=3600)).task_id
     await runner.claim_one()
     await runner.again().register()  # lost: it is ready again
+    statement = "UPDATE sched.task SET spec = jsonb_set(spec, '{queue_s}', '1') WHERE task_id = $1"
+    await hub.pg.execute(statement, task_id)
     other = (await hub.submit(queue_s=1, pool="elsewhere")).task_id
     await hub.in_state(other, "failed")  # swept after the first one would have been
     assert (await hub.task(task_id))["state"] == "ready"
@@ -138,7 +140,7 @@ async def test_a_publication_that_has_begun_goes_on_past_the_deadline(hub: Hub) 
     assert (await runner.complete(done)).task_state is TaskState.SUCCEEDED
 
 
-@pytest.mark.parametrize("settings", [{"lease_ttl_s": 2.0, "stop_grace_s": 1.0}], indirect=True)
+@pytest.mark.parametrize("settings", [{"lease_ttl_s": 5.0, "stop_grace_s": 1.0}], indirect=True)
 async def test_a_runner_that_does_not_stop_is_given_up_after_its_grace(hub: Hub) -> None:
     runner = await hub.runner()
     task_id = (await hub.submit(retry=Retry(attempts_max=3))).task_id

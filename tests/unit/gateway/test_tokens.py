@@ -202,9 +202,7 @@ async def test_how_long_a_lease_has_left_is_the_databases_word_whatever_our_cloc
 
 async def test_a_stream_is_cut_when_its_lease_is_over_by_the_databases_clock():
     reasons = []
-    scheduler = Scheduler(
-        live(valid_until=datetime.now(UTC) + timedelta(hours=1), valid_for_s=0.05)
-    )
+    scheduler = Scheduler(live(valid_until=datetime.now(UTC) + timedelta(hours=1), valid_for_s=0.4))
     tokens = Tokens(scheduler, scheduler.many)
     digest, _ = await tokens.check(HEADER)
     scheduler.answer = TokenInfo(active=False)

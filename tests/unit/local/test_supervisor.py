@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,11 +92,11 @@ def test_a_process_that_ignores_the_signal_is_killed_in_bounded_time(
 def test_a_second_signal_ends_the_waiting(
     tmp_path: Path, supervisor: Supervisor, said: list[str]
 ) -> None:
-    supervisor.start(script(tmp_path, "deaf", f"trap '' TERM; {FOREVER}"), group=0)
+    again = f"trap 'kill -INT {os.getpid()}' TERM"  # when it is told to stop, and does not
+    supervisor.start(script(tmp_path, "deaf", f"{again}; {FOREVER}"), group=0)
     supervisor.wait_up(timeout_s=10)
     os.kill(os.getpid(), signal.SIGINT)
     supervisor.run(until=lambda: False, poll_s=60)
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     began = time.monotonic()
     supervisor.stop()
     assert time.monotonic() - began < 5
