@@ -108,14 +108,19 @@ def _project(found: dict[str, Any]) -> str:
         f"  queued {found['queued']}/{found['queue_limit']}  weight {found['weight']}"
         + "".join(f"  {what} {amount}" for what, amount in _set(found.get("budget", {})))
         + _model_use(found)
-        + f"\n  changed CI files: {found.get('ci_files', 'review')}"
-        + f"\n  debuggers: {found.get('debuggers', 'refuse')}"
+        + "".join(f"\n  {words}" for name, words in _ALLOWS.items() if found.get(name) == "allow")
         + "".join(
             f"\n  {which} {limit_words.shown(found['limits'][which])}"
             for which in ("default", "max")
             if found["limits"][which]
         )
     )
+
+
+_ALLOWS = {
+    "ci_files": "changed CI files are published unseen",
+    "debuggers": "debuggers in its sandboxes",
+}
 
 
 def _model_use(found: dict[str, Any]) -> str:
