@@ -1,4 +1,5 @@
 """The seccomp profile of the runner's container: `python seccomp_profile.py > seccomp-runner.json`.
+With `--debuggers` one for a runner some of whose projects allow them (ADR 50).
 
 An allow list: whatever is not named gets EPERM. It lets programs, compilers and interpreters work,
 and in addition what bwrap needs to make a sandbox as an ordinary user (`SANDBOX`). What a container
@@ -73,11 +74,14 @@ ALLOWED = {
 # caller's own; none gives anything outside of it.
 SANDBOX = "chroot mount pivot_root sethostname umount2 unshare"
 
+# Refused again by the sandbox's own filter, but where the project allows them.
+DEBUGGERS = "process_vm_readv process_vm_writev ptrace"
+
 # libc falls back to clone, whose flags bwrap's filter can see.
 NOT_THERE = "clone3"
 
 
-def profile() -> dict[str, object]:
+def profile(*, debuggers: bool = False) -> dict[str, object]:
     names = sorted({name for group in ALLOWED.values() for name in group.split()})
     allow = "SCMP_ACT_ALLOW"
     # A virtual socket crosses network namespaces (fact 3 of SECURITY): never one of those.
@@ -91,10 +95,11 @@ def profile() -> dict[str, object]:
             {"names": SANDBOX.split(), "action": allow},
             {"names": ["socket"], "action": allow, "args": [family]},
             {"names": NOT_THERE.split(), "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS},
+            *([{"names": DEBUGGERS.split(), "action": allow}] if debuggers else []),
         ],
     }
 
 
 if __name__ == "__main__":
-    json.dump(profile(), sys.stdout, indent=1)
+    json.dump(profile(debuggers="--debuggers" in sys.argv[1:]), sys.stdout, indent=1)
     print()

@@ -37,6 +37,22 @@ def test_a_new_field_of_a_task_is_sent_only_where_it_was_asked_for() -> None:
     assert messages.TaskSpec.model_validate_json(asked.model_dump_json()) == asked
 
 
+def test_a_projects_policy_is_sent_only_where_it_was_asked_for() -> None:
+    """Else a scheduler of the version before could change no project (docs/upgrading.md)."""
+    usual = [messages.CreateProject(name="a"), messages.UpdateProject(project="a")]
+    for command in usual:
+        assert not {"ci_files", "debuggers"} & command.model_dump(mode="json").keys()
+    asked = messages.CreateProject(name="a", ci_files="allow", debuggers="allow")
+    assert messages.CreateProject.model_validate_json(asked.model_dump_json()) == asked
+    back = messages.UpdateProject(project="a", ci_files="review", debuggers="refuse")
+    assert messages.UpdateProject.model_validate_json(back.model_dump_json()) == back
+
+
+def test_what_a_runner_of_the_version_before_says_of_an_attempt_is_understood() -> None:
+    said = {"runner_id": "rnr_a", "agent": "builtin", "changes": [], "changes_total": 0}
+    assert messages.RunnerObservations.model_validate(said).ci_files is None
+
+
 @pytest.mark.parametrize(
     "error",
     [

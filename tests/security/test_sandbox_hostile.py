@@ -5,6 +5,7 @@ and leave no trace outside. (A setuid program has no such control: only root cou
 """
 
 import asyncio
+import json
 import os
 import socket
 from pathlib import Path
@@ -136,6 +137,119 @@ os.wait()
     assert "GOT signal" in outside
     assert "GOT trace" in outside
     assert "GOT" not in inside
+
+
+DEBUGGER = (
+    SYSCALL
+    + """
+import json, time
+TRACEME, PEEK, SEIZE, DETACH = 0, 2, 0x4206, 17
+numbers = {"x86_64": (101, 310, 311), "aarch64": (117, 270, 271)}[os.uname().machine]
+trace, readv, writev = numbers
+host = int(sys.argv[1])
+found = {}
+secret = ctypes.create_string_buffer(b"of-my-own")
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+try:
+    class Iovec(ctypes.Structure):
+        _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
+    into = ctypes.create_string_buffer(9)
+    local = Iovec(ctypes.addressof(into), 9)
+    remote = Iovec(ctypes.addressof(secret), 9)
+    def reads(pid, number):
+        return call(number, pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    found["own"] = [call(trace, SEIZE, child, 0, 0)[1], reads(child, readv)[1], into.value.decode()]
+    found["own-write"] = reads(child, writev)[1]
+    # What the number of the runner's process stands for here: nobody.
+    found["host"] = [call(trace, SEIZE, host, 0, 0)[1], reads(host, readv)[1]]
+    found["pids"] = sorted(int(n) for n in os.listdir("/proc") if n.isdecimal())
+    traced = []
+    for pid in range(1, 4096):
+        if pid != os.getpid() and call(trace, SEIZE, pid, 0, 0)[0] == 0:
+            traced.append(pid)
+    found["traced"] = traced
+    kcmp = {"x86_64": 312, "aarch64": 272}[os.uname().machine]
+    found["other"] = [call(n, 0, 0, 0, 0, 0)[1] for n in (kcmp, 438)]
+finally:
+    os.kill(child, 9)
+print(json.dumps(found), flush=True)
+"""
+)
+EPERM, ESRCH = 1, 3
+
+
+def test_4_a_debugger_is_refused_by_default(tmp_path: Path) -> None:
+    """Of its own child too, which the same code traces outside."""
+
+    async def work() -> tuple[str, str]:
+        made = Lab(tmp_path)
+        ran = await made.inside(DEBUGGER, os.getpid())
+        return made.outside(TRACES_A_CHILD), ran.output
+
+    outside, inside = unprivileged.run(tmp_path, work)
+    assert outside.strip() == "0"
+    found = json.loads(inside)
+    assert found["own"] == [EPERM, EPERM, ""]
+    assert found["own-write"] == EPERM
+    assert found["host"] == [EPERM, EPERM]
+    assert found["traced"] == []
+
+
+def tracer_of(pid: int) -> str:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return status.partition("TracerPid:")[2].split()[0]
+
+
+TRACES_A_CHILD = (
+    SYSCALL
+    + """
+import time
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+trace = {"x86_64": 101, "aarch64": 117}[os.uname().machine]
+print(call(trace, 0x4206, child, 0, 0)[1])
+os.kill(child, 9)
+"""
+)
+
+
+def test_4_a_debugger_that_the_project_allows_stays_within_its_sandbox(
+    tmp_path: Path, backend: str
+) -> None:
+    """The runner's process, its uid, and a neighbour's sandbox are there while it tries."""
+
+    async def work() -> tuple[str, Ran, int]:
+        made, neighbour = Lab(tmp_path), asyncio.Event()
+        started = asyncio.Event()
+        beside = asyncio.create_task(
+            made.shell("echo up; exec sleep 86397", started=started, cancel=neighbour)
+        )
+        await started.wait()
+        ran = await made.inside(DEBUGGER, os.getpid(), debuggers=True)
+        tracers = [tracer_of(pid) for pid in (os.getpid(), *processes_with("86397"))]
+        living = len(processes_with("86397"))
+        neighbour.set()
+        await beside
+        assert set(tracers) == {"0"}, "somebody outside of the sandbox was traced"
+        return made.outside(TRACES_A_CHILD), ran, living
+
+    outside, ran, living = unprivileged.run(tmp_path, work)
+    assert outside.strip() == "0"
+    assert ran.outcome == Exited(0), ran
+    assert living > 0
+    found = json.loads(ran.output)
+    assert found["own"][:2] == [0, 0]
+    assert found["own"][2] == "of-my-own"
+    assert found["host"] == [ESRCH, ESRCH]
+    # What it was in the end: only processes of the sandbox, which all have their number there.
+    assert set(found["traced"]) <= set(found["pids"])
+    if backend != "runsc":  # its own kernel knows neither
+        assert found["other"] == [EPERM, EPERM], "kcmp and pidfd_getfd stay refused"
 
 
 def test_5_no_namespace_mount_or_chroot(tmp_path: Path) -> None:

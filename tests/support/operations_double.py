@@ -62,7 +62,8 @@ class OperationsDouble:
             "UPDATE sched.api_project SET running_limit = coalesce($2, running_limit),"
             " weight = coalesce($3, weight), queue_limit = coalesce($4, queue_limit),"
             " paused = coalesce($5, paused), budget = coalesce(CAST($6 AS jsonb), budget),"
-            " mcp = coalesce(CAST($7 AS jsonb), mcp)"
+            " mcp = coalesce(CAST($7 AS jsonb), mcp), ci_files = coalesce($8, ci_files),"
+            " debuggers = coalesce($9, debuggers)"
             " WHERE project_id = $1 OR name = $1 RETURNING *",
             command.project,
             command.running_limit,
@@ -71,6 +72,8 @@ class OperationsDouble:
             command.paused,
             None if command.budget is None else command.budget.model_dump_json(exclude_none=True),
             None if command.mcp is None else json.dumps(command.model_dump(mode="json")["mcp"]),
+            command.ci_files,
+            command.debuggers,
         )
         if row is None:
             raise Rejected("project-unknown", "there is no such project", status=404)

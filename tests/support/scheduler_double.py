@@ -40,7 +40,7 @@ CREATE SCHEMA sched;
 CREATE TABLE sched.api_project (project_id text, name text, running_limit int, weight int,
   created_at timestamptz, queue_limit int, paused bool DEFAULT false,
   limits jsonb DEFAULT '{}', budget jsonb DEFAULT '{}', cassette jsonb DEFAULT 'null',
-  mcp jsonb DEFAULT '{}');
+  mcp jsonb DEFAULT '{}', ci_files text DEFAULT 'review', debuggers text DEFAULT 'refuse');
 CREATE TABLE sched.api_task (task_id text PRIMARY KEY, project_id text, project text, state text,
   reason text, message text, title text, spec jsonb, branch text, commit_id text, verdict text,
   proof_id text, attempts_used int DEFAULT 0, current_attempt text,
@@ -50,7 +50,7 @@ CREATE TABLE sched.api_task (task_id text PRIMARY KEY, project_id text, project 
 CREATE TABLE sched.api_attempt (attempt_id text PRIMARY KEY, task_id text, project_id text,
   kind text, number int, state text, runner_id text, reason text, message text, base_commit text,
   commit_id text, verdict jsonb, base_verdict jsonb, artifacts jsonb, changes jsonb,
-  created_at timestamptz, started_at timestamptz, finished_at timestamptz);
+  created_at timestamptz, started_at timestamptz, finished_at timestamptz, ci_files jsonb);
 CREATE TABLE sched.api_event (generation int, pos bigint, event_id text, project_id text,
   task_id text, kind text, entity_id text, type text, time timestamptz, data jsonb, up_to bigint);
 """

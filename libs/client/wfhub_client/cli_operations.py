@@ -55,6 +55,21 @@ McpOption = Annotated[
         " place of those before; `none` takes them away.",
     ),
 ]
+CiFiles = Annotated[
+    str | None,
+    typer.Option(
+        metavar="review|allow",
+        help="Of a result that changes CI files: a person approves it first (review), or it is"
+        " published like any other (allow).",
+    ),
+]
+Debuggers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="refuse|allow",
+        help="Whether programs in its sandboxes may trace each other, as gdb and strace do.",
+    ),
+]
 Paused = Annotated[bool | None, typer.Option("--pause/--resume", help="Start nothing new.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
@@ -70,6 +85,8 @@ def project_create(
     budget: Budget = None,
     cassette: CassetteOption = None,
     mcp: McpOption = None,
+    ci_files: CiFiles = None,
+    debuggers: Debuggers = None,
     as_json: Json = False,
 ) -> None:
     """Make a project."""
@@ -82,6 +99,8 @@ def project_create(
         "budget": model_use.budget(budget),
         "cassette": model_use.cassette(cassette),
         "mcp": model_use.servers(mcp),
+        "ci_files": ci_files,
+        "debuggers": debuggers,
         "limits": operations.limits_of(limit, default_limit),
     }
     operations.create_project(name, given, as_json=as_json)
@@ -114,6 +133,8 @@ def project_update(
     budget: Budget = None,
     cassette: CassetteOption = None,
     mcp: McpOption = None,
+    ci_files: CiFiles = None,
+    debuggers: Debuggers = None,
     as_json: Json = False,
 ) -> None:
     """Change what is given."""
@@ -126,6 +147,8 @@ def project_update(
         "budget": model_use.budget(budget),
         "cassette": model_use.cassette(cassette),
         "mcp": model_use.servers(mcp),
+        "ci_files": ci_files,
+        "debuggers": debuggers,
         "limits": operations.limits_of(limit, default_limit),
     }
     operations.update_project(project, given, as_json=as_json)

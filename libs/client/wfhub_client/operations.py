@@ -51,7 +51,7 @@ def update_project(ref: str, given: dict[str, Any], *, as_json: bool) -> None:
     if not changes:
         raise Usage(
             "say what to change: --running-limit, --weight, --queue-limit, --limit,"
-            " --default-limit, --budget, --cassette or --mcp"
+            " --default-limit, --budget, --cassette, --mcp, --ci-files or --debuggers"
         )
     with _client() as client:
         found = client.update_project(ref, changes)
@@ -108,12 +108,19 @@ def _project(found: dict[str, Any]) -> str:
         f"  queued {found['queued']}/{found['queue_limit']}  weight {found['weight']}"
         + "".join(f"  {what} {amount}" for what, amount in _set(found.get("budget", {})))
         + _model_use(found)
+        + "".join(f"\n  {words}" for name, words in _ALLOWS.items() if found.get(name) == "allow")
         + "".join(
             f"\n  {which} {limit_words.shown(found['limits'][which])}"
             for which in ("default", "max")
             if found["limits"][which]
         )
     )
+
+
+_ALLOWS = {
+    "ci_files": "changed CI files are published unseen",
+    "debuggers": "debuggers in its sandboxes",
+}
 
 
 def _model_use(found: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ BLOB_BYTES_MAX = 2 * 1024**3
 LOG_BYTES_MAX = 8 * 1024 * 1024  # kept of one log: head and tail
 LOG_CHUNK_BYTES_MAX = 64 * 1024
 CHANGES_LISTED_MAX = 1000  # changed paths named in a report; the bundle has them all
+CI_FILES_LISTED_MAX = 100  # of those, which a CI system reads
 MESSAGE_CHARS_MAX = 2000
 
 CLAIM_WAIT_S_MAX = 25.0

@@ -204,7 +204,9 @@ class AgentAttempt:
                 )
 
         sandbox = parts.sandbox.describe(self._image.image)
-        environment = f"{sandbox['backend']} {sandbox.get('image_digest', '')}".strip()
+        words = (sandbox["backend"], sandbox.get("image_digest", ""))
+        words += ("debuggers",) if self._assigned.debuggers else ()
+        environment = " ".join(filter(None, words))
         key = key_of(self._assigned, lease, parts.toolchains, environment)
         done = await parts.set_ups.on(lease, key, run, self._held.cancel)
         self._evidence.lease, self._evidence.set_up = done.lease, done
@@ -227,6 +229,7 @@ class AgentAttempt:
             self._caches,
             proxy.socket_path if proxy else None,
             self._image.image,
+            self._assigned.debuggers,
         )
 
     @phase("agent")
@@ -261,6 +264,7 @@ class AgentAttempt:
                 gateway_socket=relay.socket_path,
                 egress_socket=proxy.socket_path if proxy else None,
                 image=self._image.image,
+                debuggers=self._assigned.debuggers,
                 idle_s=self._limits.idle_s,
                 signs=lambda: max(relay.active_at(), proxy.active_at() if proxy else 0.0),
                 # What it writes after its lease is lost is nobody's.
@@ -352,7 +356,7 @@ class AgentAttempt:
         if unkept is not None and decision.outcome is AttemptState.WON:
             decision = self._failed(unkept)  # a result without its evidence is none
         sandbox = self._parts.sandbox.describe(self._image.image) | self._image.described()
-        sandbox["caches"] = list(self._caches)
+        sandbox |= {"caches": list(self._caches), "debuggers": self._assigned.debuggers}
         observed = self._evidence.observed(self._parts.runner_id, self._spec, sandbox)
         complete = messages.Complete(
             attempt_id=self._held.attempt_id,

@@ -30,6 +30,7 @@ class Surroundings:
     caches: Mapping[str, Path]
     egress_socket: Path | None = None
     image: str = ""
+    debuggers: bool = False
 
 
 async def run_all(
@@ -59,6 +60,7 @@ async def run_all(
             caches=within.caches,
             egress_socket=within.egress_socket,
             image=within.image,
+            debuggers=within.debuggers,
         )
         ran = await within.sandbox.run(spec, on_output=log.write, cancel=cancel)
         result = _result(command, ran, log_name)

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from wfhub_common import limits
 from wfhub_common.messages import (
     CassetteUse,
+    CiFilesPolicy,
+    DebuggerPolicy,
     LimitChanges,
     LimitsAsked,
     ProjectBudget,
@@ -66,6 +68,12 @@ class ProjectChanges(Changes):
     )
     mcp: ProjectMcp | None = Field(
         None, description="servers for its agents, by name; takes the place of those it has"
+    )
+    ci_files: CiFilesPolicy | None = Field(
+        None, description="of a result that changes CI files: `review` it first, or `allow` it"
+    )
+    debuggers: DebuggerPolicy | None = Field(
+        None, description="of its agents, set-up and verification: `refuse` tracing, or `allow` it"
     )
 
     def command(self, project: str) -> UpdateProject:

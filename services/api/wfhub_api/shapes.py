@@ -13,7 +13,9 @@ from wfhub_common.messages import (
     AttemptState,
     Cancelled,
     CassetteUse,
+    CiFilesPolicy,
     CloudEvent,
+    DebuggerPolicy,
     McpServer,
     ProjectBudget,
     Receipt,
@@ -103,6 +105,12 @@ class Project(Shape):
     budget: ProjectBudget = ProjectBudget()
     cassette: CassetteUse | None = None
     mcp: dict[str, McpServer] = {}
+    ci_files: CiFilesPolicy = Field(
+        "review", description="of a result that changes CI files: who sees it before its branch"
+    )
+    debuggers: DebuggerPolicy = Field(
+        "refuse", description="whether programs in a sandbox may trace each other"
+    )
     created_at: datetime
 
 
@@ -157,6 +165,9 @@ class Attempt(Shape):
     base_verdict: Verdict | None
     artifacts: list[Receipt]
     changes: Any = None
+    ci_files: list[str] | None = Field(
+        None, description="changed files that CI systems read; null: the runner did not say"
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

@@ -120,7 +120,7 @@ async def attempts(engine: AsyncEngine, task_id: str) -> list[Attempt]:
         """
         SELECT attempt_id, kind, number, state, runner_id, reason, message, base_commit,
                commit_id, verdict, base_verdict, artifacts, changes,
-               created_at, started_at, finished_at
+               ci_files, created_at, started_at, finished_at
           FROM sched.api_attempt WHERE task_id = :id ORDER BY created_at, attempt_id
         """,
         id=task_id,
@@ -213,7 +213,7 @@ def _task(row: Row) -> TaskSummary:
 def _attempt(row: Row) -> Attempt:
     values = dict(row)
     values["commit"] = values.pop("commit_id")
-    for name in ("verdict", "base_verdict", "artifacts", "changes"):
+    for name in ("verdict", "base_verdict", "artifacts", "changes", "ci_files"):
         values[name] = plain_json(values[name])
     values["artifacts"] = values["artifacts"] or []
     return Attempt.model_validate(values)

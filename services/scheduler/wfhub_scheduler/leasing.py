@@ -32,7 +32,7 @@ from wfhub_scheduler.states import Facts, TaskEvent, decide
 
 _OF_TASK = f"""
        CAST(t.spec AS text) AS spec, t.traceparent, t.commit_id, t.base_commit, p.name AS project,
-       p.mcp,
+       p.mcp, p.debuggers,
        CASE WHEN t.winner IS NOT NULL THEN (
            SELECT r ->> 'digest' FROM sched.attempt w, jsonb_array_elements(w.receipts) r
             WHERE w.attempt_id = t.winner AND r ->> 'name' = '{BUNDLE_ARTIFACT}' LIMIT 1)
@@ -292,6 +292,7 @@ def _assignment(
         publish=_publish_order(row) if kind is UnitKind.PUBLISH else None,
         traceparent=row.traceparent or "",
         mcp=row.mcp if kind is UnitKind.AGENT else {},
+        debuggers=kind is UnitKind.AGENT and row.debuggers == "allow",
     )
 
 

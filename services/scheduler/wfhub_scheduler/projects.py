@@ -16,7 +16,9 @@ from wfhub_common import ids
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import (
     CassetteUse,
+    CiFilesPolicy,
     CreateProject,
+    DebuggerPolicy,
     LimitPolicy,
     McpServer,
     Project,
@@ -30,12 +32,14 @@ from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.outbox import emit
 
 _COLUMNS = """project_id, name, running_limit, weight, queue_limit, paused, limits, budget,
-       cassette, mcp, created_at"""
+       cassette, mcp, ci_files, debuggers, created_at"""
 _NEW = text("""
 INSERT INTO sched.project
-       (project_id, name, running_limit, weight, queue_limit, limits, budget, cassette, mcp)
+       (project_id, name, running_limit, weight, queue_limit, limits, budget, cassette, mcp,
+        ci_files, debuggers)
 VALUES (:project_id, :name, :running_limit, :weight, :queue_limit, CAST(:limits AS jsonb),
-        CAST(:budget AS jsonb), CAST(:cassette AS jsonb), CAST(:mcp AS jsonb))
+        CAST(:budget AS jsonb), CAST(:cassette AS jsonb), CAST(:mcp AS jsonb),
+        :ci_files, :debuggers)
     ON CONFLICT (name) DO NOTHING
 """)
 _FIND = text(f"""
@@ -49,7 +53,8 @@ UPDATE sched.project
        limits = coalesce(CAST(:limits AS jsonb), limits),
        budget = coalesce(CAST(:budget AS jsonb), budget),
        cassette = coalesce(CAST(:cassette AS jsonb), cassette),
-       mcp = coalesce(CAST(:mcp AS jsonb), mcp)
+       mcp = coalesce(CAST(:mcp AS jsonb), mcp),
+       ci_files = coalesce(:ci_files, ci_files), debuggers = coalesce(:debuggers, debuggers)
  WHERE project_id = :project_id RETURNING {_COLUMNS}
 """)  # noqa: S608 - our own column list
 
@@ -66,6 +71,8 @@ class ProjectRow:
     budget: ProjectBudget
     cassette: CassetteUse | None
     mcp: dict[str, McpServer]
+    ci_files: CiFilesPolicy
+    debuggers: DebuggerPolicy
     created_at: datetime
 
     @classmethod

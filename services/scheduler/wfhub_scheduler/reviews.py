@@ -1,8 +1,8 @@
 """Command `review_task`: a person approves the sealed result of a task, or declines it.
 
-A task with `review_s` waits in `review` until somebody decides or that time is over. What is
-approved is what was sealed: nothing works on the task meanwhile. The same decision again changes
-nothing.
+A task with `review_s`, or whose result changes CI files, waits in `review` until somebody decides
+or the time for it is over. What is approved is what was sealed: nothing works on the task
+meanwhile. The same decision again changes nothing.
 Raises: Rejected (404 `task-unknown`).
 """
 

@@ -17,7 +17,7 @@ from wfhub_scheduler.core import Tx
 # What `question` is made of; `t` is the task.
 COLUMNS = """
        t.task_id, t.project_id, p.name AS project, CAST(t.spec AS text) AS spec,
-       t.submitted_by, t.created_at, t.traceparent,
+       t.submitted_by, t.created_at, t.traceparent, p.ci_files,
        a.attempt_id, a.number, a.runner_id, CAST(a.observed AS text) AS observed,
        CAST(a.receipts AS text) AS receipts,
        a.created_at AS claimed_at, a.finished_at

@@ -26,7 +26,7 @@ from wfhub_common.log import get_logger
 from wfhub_common.messages import Sealed, SealedMany, SealMany, SealProof
 from wfhub_common.sql import Row
 
-from wfhub_scheduler import seal_questions, stored_json, timing
+from wfhub_scheduler import ci_review, seal_questions, stored_json, timing
 from wfhub_scheduler.core import Core, Tx, every
 from wfhub_scheduler.dead_letters import OUTAGES, SEAL, SEALING, Letter, bury, guarded, not_aside
 from wfhub_scheduler.outbox import emit
@@ -257,7 +257,8 @@ async def _settle(tx: Tx, moves: Transitions, answered: _Answered) -> None:
     asked, question, answer = answered
     match answer:
         case Sealed():
-            moves.sealed(asked.task_id, asked.winner, answer)
+            seen = "" if asked.seen.ci_files == "allow" else ci_review.said(question.runner)
+            moves.sealed(asked.task_id, asked.winner, answer, ci_files=seen)
         case RetryLater():
             luck = random.random()  # noqa: S311 - jitter
             delay_s = timing.seal_delay_s(tx.timing.retry_base_s, asked.tries - 1, luck)

@@ -15,6 +15,7 @@ from wfhub_common.messages import AttemptState, ReviewDecision, TaskState
 
 INFRA_LOSSES_MAX = 10  # attempts lost with their runner, a unit
 PUBLISH_TRIES_MAX = 8  # of a publication that reached no outcome
+REVIEW_S = 7 * 86_400  # for a person to decide, where the task itself asks for no review
 
 
 class TaskEvent(StrEnum):
@@ -31,7 +32,7 @@ class TaskEvent(StrEnum):
     SEAL_REFUSED = "seal-refused"
     APPROVED = "approved"  # by a person, as is the next
     DECLINED = "declined"
-    REVIEW_TIMEOUT = "review-timeout"  # review_s went by, or deadline_at
+    REVIEW_TIMEOUT = "review-timeout"  # review_s (else REVIEW_S) went by, or deadline_at
     CANCEL = "cancel"
     QUEUE_TIMEOUT = "queue-timeout"  # queue_s went by
     DEADLINE = "deadline"  # deadline_at went by
@@ -43,7 +44,7 @@ class Effect(StrEnum):
 
     ENQUEUE = "enqueue"  # the agent unit is made, ready
     LEASE = "lease"  # the unit is leased to a new attempt
-    ASK = "ask"  # a person has review_s to decide
+    ASK = "ask"  # a person has review_s, else REVIEW_S, to decide
     TELL = "tell"  # the runner is told to stop with its next reply, and has a grace to do so
     RETRY = "retry"  # the unit is ready again after a backoff; a try is used up
     REQUEUE = "requeue"  # the unit is ready again; only infrastructure was lost
@@ -60,6 +61,7 @@ class Facts:
     cancel_requested: bool = False
     deadline_passed: bool = False
     review_wanted: bool = False
+    ci_files_changed: bool = False  # and its project wants a person to see that
     retryable: bool = True  # for the runner, and by the task's policy
     tries: int = 0
     tries_max: int = 1
@@ -84,6 +86,10 @@ def in_time(facts: Facts) -> bool:
 
 def review_wanted(facts: Facts) -> bool:
     return facts.review_wanted
+
+
+def ci_files_changed(facts: Facts) -> bool:
+    return facts.ci_files_changed
 
 
 def never_tried(facts: Facts) -> bool:
@@ -148,6 +154,7 @@ TASK_RULES: tuple[Rule, ...] = (
     Rule(T.SEALING, E.CANCEL, always, T.CANCELLED, F.END, "cancelled"),
     Rule(T.SEALING, E.DEADLINE, past_deadline, T.FAILED, F.END, "deadline"),
     Rule(T.SEALING, E.SEALED, past_deadline, T.FAILED, F.END, "deadline"),
+    Rule(T.SEALING, E.SEALED, ci_files_changed, T.REVIEW, F.ASK, "ci-files-changed"),
     Rule(T.SEALING, E.SEALED, review_wanted, T.REVIEW, F.ASK),
     Rule(T.SEALING, E.SEALED, always, T.PUBLISHING, F.PUBLISH),
     Rule(T.SEALING, E.SEAL_REFUSED, always, T.FAILED, F.END),

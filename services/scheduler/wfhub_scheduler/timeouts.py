@@ -1,5 +1,5 @@
-"""Timeouts that nobody reports: the queue's (`queue_s`), a person's (`review_s`) and the task's
-(`deadline_at`).
+"""Timeouts that nobody reports: the queue's (`queue_s`), a person's (`review_s`, else REVIEW_S) and
+the task's (`deadline_at`).
 
 Each is one indexed statement that finds and locks what is over, and one transaction for all of it
 (sweeping.py: but for what fails in it).

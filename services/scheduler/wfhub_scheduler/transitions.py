@@ -229,12 +229,17 @@ class Transitions:
         self._move(task, rule, message=message)
         return True
 
-    def sealed(self, task_id: str, winner: str, proof: Sealed) -> bool:
-        """False: it was cancelled while the proof was made, or another scheduler was first."""
+    def sealed(self, task_id: str, winner: str, proof: Sealed, *, ci_files: str = "") -> bool:
+        """`ci_files`: what a person is to know of them before it is published, if anything.
+        False: it was cancelled while the proof was made, or another scheduler was first."""
         task = self.tasks.get(task_id)
         if task is None or task.winner != winner:
             return False
-        facts = Facts(deadline_passed=task.deadline_passed, review_wanted=task.review_wanted)
+        facts = Facts(
+            deadline_passed=task.deadline_passed,
+            review_wanted=task.review_wanted,
+            ci_files_changed=bool(ci_files),
+        )
         rule = decide(task.state, TaskEvent.SEALED, facts)
         if rule is None:
             return False
@@ -242,7 +247,8 @@ class Transitions:
         self._changes.events.append(
             Event("proof.sealed", proof.proof_id, data, task.project_id, task_id)
         )
-        self._move(task, rule, proof_id=proof.proof_id, tokens=proof.tokens)
+        message = ci_files if rule.effect is Effect.ASK else ""
+        self._move(task, rule, message=message, proof_id=proof.proof_id, tokens=proof.tokens)
         return True
 
     def seal_refused(self, task_id: str, winner: str, reason: str, message: str) -> bool:

@@ -21,6 +21,7 @@ from wfhub_common.sql import Connection
 from wfhub_scheduler import stored_json
 from wfhub_scheduler.outbox import EVENTS, Event, emit_many, execute_telling
 from wfhub_scheduler.rows import Attempt
+from wfhub_scheduler.states import REVIEW_S
 
 _CHANGE = text(f"""
 WITH attempts AS (
@@ -68,7 +69,8 @@ tasks AS (
            seal_due_at = CASE WHEN c."to" = 'sealing' THEN now() END,
            -- Whoever may approve it may do so by then; later it could not be published.
            review_until = CASE WHEN c."to" = 'review' THEN least(t.deadline_at, now()
-               + make_interval(secs => CAST(t.spec ->> 'review_s' AS integer))) END,
+               + make_interval(secs => coalesce(CAST(t.spec ->> 'review_s' AS integer),
+                                                {REVIEW_S}))) END,
            review = coalesce(c.review, t.review),
            reviewed_by = coalesce(c.reviewed_by, t.reviewed_by),
            branch = CASE WHEN c."to" = 'succeeded' AND t.spec ->> 'repo' NOT LIKE 'directory:%'

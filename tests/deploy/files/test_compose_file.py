@@ -151,6 +151,17 @@ def test_the_seccomp_profile_leaves_out_what_a_container_must_not_do() -> None:
     assert {"unshare", "mount", "pivot_root", "sethostname"} <= allowed
 
 
+def test_a_profile_with_debuggers_differs_in_them_alone() -> None:
+    program = COMPOSE / "seccomp_profile.py"
+    made = subprocess.run(
+        [sys.executable, program, "--debuggers"], capture_output=True, text=True, check=True
+    )
+    usual = json.loads((COMPOSE / "seccomp-runner.json").read_text())
+    *rules, added = json.loads(made.stdout)["syscalls"]
+    assert rules == usual["syscalls"]
+    assert set(added["names"]) == {"ptrace", "process_vm_readv", "process_vm_writev"}
+
+
 def test_spans_and_metrics_of_every_service_go_by_way_of_the_collector(
     services: dict[str, Any],
 ) -> None:

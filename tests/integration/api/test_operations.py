@@ -390,6 +390,32 @@ async def test_a_projects_mcp_servers_are_set_shown_and_taken_away(api: httpx.As
         assert (await cli(api, "project", "update", "web", "--mcp", words)).code == 2
 
 
+async def test_a_projects_policies_are_set_and_shown_by_rest_and_cli(
+    api: httpx.AsyncClient,
+) -> None:
+    await cli(api, "project", "create", "web")
+    fresh = (await api.get("/v1/projects/web")).json()
+    assert (fresh["ci_files"], fresh["debuggers"]) == ("review", "refuse")
+    words = ("--ci-files", "allow", "--debuggers", "allow")
+    changed = await cli(api, "project", "update", "web", *words)
+    allows = ["  changed CI files are published unseen", "  debuggers in its sandboxes"]
+    assert changed.out.splitlines()[1:] == allows
+    kept = (await api.patch("/v1/projects/web", json={"weight": 2})).json()
+    assert (kept["ci_files"], kept["debuggers"]) == ("allow", "allow")
+    back = (await api.patch("/v1/projects/web", json={"ci_files": "review"})).json()
+    assert (back["ci_files"], back["debuggers"]) == ("review", "allow")
+    for name, value in (("ci_files", "never"), ("debuggers", True)):
+        refused = await api.patch("/v1/projects/web", json={name: value})
+        assert (refused.status_code, name in refused.text) == (422, True)
+    assert (await cli(api, "project", "update", "web", "--debuggers", "yes")).code != 0
+    made = {"name": "lab", "ci_files": "allow", "debuggers": "allow"}
+    created = await api.post("/v1/projects", json=made)
+    assert (created.status_code, created.json()["debuggers"]) == (201, "allow")
+    assert (await api.post("/v1/projects", json=made)).status_code == 200
+    differs = await api.post("/v1/projects", json={"name": "lab"})
+    assert (differs.status_code, differs.json()["code"]) == (409, "project-exists")
+
+
 async def test_a_tasks_mcp_servers_are_its_agents(api: httpx.AsyncClient, tmp_path: Path) -> None:
     run = ("run", "--prompt", "p", "--repo", str(tmp_path), "--detach", "--json")
     made = json.loads((await cli(api, *run, "--mcp", "notes=npx notes")).out)

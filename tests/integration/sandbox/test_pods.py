@@ -17,6 +17,7 @@ import httpx
 import pytest
 import unprivileged
 from cluster_double import ClusterDouble
+from wfhub_agent_runner.sandbox import seccomp
 from wfhub_agent_runner.sandbox.pods.api import Cluster
 from wfhub_agent_runner.sandbox.pods.bridge import Bridge
 from wfhub_agent_runner.sandbox.pods.manifest import Pods
@@ -291,3 +292,38 @@ def test_the_agent_reaches_the_runners_socket_through_sidecar_and_bridge(tmp_pat
     assert text.endswith("hello\n")
     assert asked.startswith(b"GET /v1/models ")
     assert uninvited == b""
+
+
+_TRACE = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.restype = ctypes.c_long
+print(libc.ptrace(0, 0, None, None), ctypes.get_errno())
+"""
+
+
+@pytest.mark.parametrize(("debuggers", "said"), [(False, "-1 1"), (True, "0 0")])
+def test_a_pods_own_filter_refuses_debuggers_unless_the_project_allows_them(
+    tmp_path: Path, debuggers: bool, said: str
+) -> None:
+    """RuntimeDefault, which the double does not have, lets them through on any recent kernel."""
+
+    async def work(lab: Lab) -> tuple[object, str]:
+        argv = ("python3", "-I", "-S", "-c", _TRACE)
+        ran = await lab.shell("", argv=argv, debuggers=debuggers)
+        return ran.outcome, lab.text.strip()
+
+    assert within(tmp_path, work) == (Exited(0), said)
+
+
+def test_a_pod_of_a_machine_without_a_filter_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seccomp, "machines", lambda: ())
+
+    async def work(lab: Lab) -> object:
+        return (await lab.shell("echo hi")).outcome
+
+    outcome = within(tmp_path, work)
+    assert isinstance(outcome, CannotStart)
+    assert "no seccomp program" in outcome.message

@@ -344,6 +344,23 @@ async def test_an_agents_runner_is_told_the_mcp_servers_of_its_project_as_they_a
     assert (await runner.claim_one()).mcp == {}
 
 
+async def test_an_agents_runner_is_told_whether_debuggers_are_allowed_as_it_is_now(
+    hub: Hub,
+) -> None:
+    runner = await hub.runner()
+    made = CreateProject(name="app")
+    assert (await hub.ask(subjects.API, "create_project", made, Project)).debuggers == "refuse"
+    for given, found in (("allow", True), (None, True), ("refuse", False)):
+        change = UpdateProject.model_validate({"project": "app", "debuggers": given})
+        await hub.ask(subjects.API, "update_project", change, Project)
+        await hub.submit("app")
+        claim_id = ids.new_claim_id()
+        (assigned,) = await runner.claim(claim_id=claim_id)
+        assert assigned.debuggers is found
+        (again,) = await runner.claim(claim_id=claim_id)
+        assert again.debuggers is found
+
+
 async def test_no_row_holds_a_token_only_its_digest_does(hub: Hub) -> None:
     runner = await hub.runner()
     await hub.submit()

@@ -19,10 +19,16 @@ CALLS = {
 machines = pytest.mark.parametrize("machine", sorted(CALLS))
 
 
-def decision(machine: str, number: int, *arguments: int, arch: int | None = None) -> int:
+def decision(
+    machine: str,
+    number: int,
+    *arguments: int,
+    arch: int | None = None,
+    debuggers: bool = False,
+) -> int:
     padded = [*arguments, *[0] * (6 - len(arguments))]
     data = struct.pack("<IIQ6Q", number, arch or ARCH[machine], 0, *padded)
-    program = seccomp.program(machine)
+    program = seccomp.program(machine, debuggers=debuggers)
     accumulator = at = 0
     while True:
         code, if_true, if_false, value = struct.unpack_from("<HBBI", program, at * 8)
@@ -61,6 +67,30 @@ def test_a_privileged_call_is_refused(machine: str, name: str) -> None:
 @pytest.mark.parametrize("number", [425, 426, 427, 428, 429, 430, 431, 432, 433, 438, 442, 467])
 def test_a_new_mount_or_ring_call_is_refused(machine: str, number: int) -> None:
     assert decision(machine, number) == refused_with(errno.EPERM)
+
+
+DEBUGGERS = {
+    "x86_64": {"ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311},
+    "aarch64": {"ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271},
+}
+
+
+@machines
+def test_debuggers_are_refused_unless_asked_for_and_nothing_else_is_different(machine: str) -> None:
+    """Of every call by its number: kcmp, pidfd_getfd, perf_event_open stay refused."""
+    numbers = range(500)
+    usual = {n: decision(machine, n) for n in numbers}
+    traced = {n: decision(machine, n, debuggers=True) for n in numbers}
+    differ = {n for n in numbers if usual[n] != traced[n]}
+    assert differ == set(DEBUGGERS[machine].values())
+    assert {usual[n] for n in differ} == {refused_with(errno.EPERM)}
+    assert {traced[n] for n in differ} == {ALLOW}
+
+
+def test_both_programs_have_digests_of_their_own() -> None:
+    filters = seccomp.Filters.of("x86_64")
+    assert filters.chosen(debuggers=True) != filters.chosen(debuggers=False)
+    assert len(set(filters.described().values())) == 2
 
 
 @machines

@@ -64,6 +64,10 @@ class RunnerObservations(Fact):
     changes: tuple[Change, ...] = ()
     changes_total: int = 0
     tests_changed: tuple[str, ...] = ()
+    # Changed paths that a CI system reads (wfhub_common.ci_files), of `ci_files_total`. None: a
+    # runner of the version before, which does not look.
+    ci_files: tuple[str, ...] | None = None
+    ci_files_total: int = 0
     verdict: Verdict = Verdict(status=VerdictStatus.NONE)
     base_verdict: Verdict | None = None
     sandbox: dict[str, Any] = Field(default_factory=dict)

@@ -69,6 +69,7 @@ class Assignment(Fact):
     publish: PublishOrder | None = None
     traceparent: str = ""  # of the task
     mcp: dict[str, McpServer] = Field(default_factory=dict)  # of the project, as it is now
+    debuggers: bool = False  # likewise: programs in its sandboxes may trace each other
 
 
 class Claimed(Fact):

@@ -24,6 +24,10 @@ def _few_bytes(servers: dict[str, McpServer]) -> dict[str, McpServer]:
 ProjectMcp = Annotated[
     dict[Slug, McpServer], Field(max_length=limits.MCP_SERVERS_MAX), AfterValidator(_few_bytes)
 ]
+# What becomes of a result that changes CI files: a person sees it first, or it is like any other.
+CiFilesPolicy = Literal["review", "allow"]
+# Whether programs in a sandbox may trace each other (ptrace, process_vm_*).
+DebuggerPolicy = Literal["refuse", "allow"]
 
 
 class CreateProject(Command):
@@ -36,6 +40,9 @@ class CreateProject(Command):
     cassette: CassetteUse | None = None  # of tasks that name none
     # Of each agent that has MCP; a task's of the same name go before.
     mcp: ProjectMcp = Field(default_factory=dict)
+    # Sent only where it was asked for: a scheduler of the version before knows neither.
+    ci_files: CiFilesPolicy = Field("review", exclude_if=lambda said: said == "review")
+    debuggers: DebuggerPolicy = Field("refuse", exclude_if=lambda said: said == "refuse")
 
 
 class UpdateProject(Command):
@@ -51,6 +58,9 @@ class UpdateProject(Command):
     budget: ProjectBudget | None = None  # instead of the one it has, as a whole
     cassette: CassetteUse | Literal["none"] | None = None  # "none" takes it away
     mcp: ProjectMcp | None = None  # instead of those it has, all together
+    # As above: of results that are sealed, and attempts that are claimed, from now on.
+    ci_files: CiFilesPolicy | None = Field(None, exclude_if=lambda said: said is None)
+    debuggers: DebuggerPolicy | None = Field(None, exclude_if=lambda said: said is None)
 
 
 class Project(Fact):
@@ -64,6 +74,8 @@ class Project(Fact):
     budget: ProjectBudget = ProjectBudget()
     cassette: CassetteUse | None = None
     mcp: dict[str, McpServer] = Field(default_factory=dict)
+    ci_files: CiFilesPolicy = "review"
+    debuggers: DebuggerPolicy = "refuse"
     created_at: datetime
     created: bool = False  # False: it was there already, with the same settings
 

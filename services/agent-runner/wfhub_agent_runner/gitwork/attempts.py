@@ -20,13 +20,14 @@ from pathlib import Path
 from dulwich.object_store import DiskObjectStore
 from dulwich.objects import ObjectID
 from wfhub_common import workspace_folders
-from wfhub_common.limits import CHANGES_LISTED_MAX
+from wfhub_common.limits import CHANGES_LISTED_MAX, CI_FILES_LISTED_MAX
 from wfhub_common.messages import Change
 
 from wfhub_agent_runner.gitwork import (
     bundle,
     changes,
     checkout,
+    ci_changes,
     commit,
     gitdir,
     limits,
@@ -89,12 +90,15 @@ class Lease:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The result of an attempt. `changes` lists at most CHANGES_LISTED_MAX of `changes_total`."""
+    """The result of an attempt. `changes` lists at most CHANGES_LISTED_MAX of `changes_total`,
+    `ci_files` at most CI_FILES_LISTED_MAX of `ci_files_total`."""
 
     commit: str
     tree: str
     changes: tuple[Change, ...]
     changes_total: int
+    ci_files: tuple[str, ...]
+    ci_files_total: int
     bundle: Path
     patch: Path
 
@@ -255,12 +259,15 @@ def snapshot(lease: Lease, about: commit.About) -> Snapshot | None:
             alone = lease.base.kind == workspace_folders.DIRECTORY
             bundle.write(f, store, base=base, commit=made.id, ref=about.branch_ref, alone=alone)
         patch_path.write_bytes(patch.text(store, base_tree, tree))
-        listed = [_change(delta) for delta in walk.deltas(store, base_tree, tree)]
+        deltas = list(walk.deltas(store, base_tree, tree))
+        ci_files = ci_changes.changed(store, tree, deltas)
     return Snapshot(
         made.id.decode(),
         tree.decode(),
-        tuple(listed[:CHANGES_LISTED_MAX]),
-        len(listed),
+        tuple(_change(delta) for delta in deltas[:CHANGES_LISTED_MAX]),
+        len(deltas),
+        tuple(ci_files[:CI_FILES_LISTED_MAX]),
+        len(ci_files),
         bundle_path,
         patch_path,
     )

@@ -10,7 +10,6 @@ Raises: Rejected from the constructor when this machine cannot confine: nothing 
 
 import asyncio
 import contextlib
-import hashlib
 import importlib.util
 import marshal
 import os
@@ -73,7 +72,7 @@ class BwrapSandbox:
         self._layer_kind = layers.probe(bwrap, scratch)
         self.overlays = Overlays()
         self._cgroups = Cgroups.open(cgroups) if cgroups else None
-        self._filter = seccomp.program(platform.machine())
+        self._filters = seccomp.Filters.of(platform.machine())
         starter.check(platform.machine())
         source = Path(forwarder.__file__)
         # Compiled for the same interpreter; another one may not read it, but any reads the source.
@@ -91,7 +90,7 @@ class BwrapSandbox:
             "uid": os.getuid(),
             "layer": self._layer_kind.value,
             "limits": limits_held(self._cgroups),
-            "seccomp_sha256": hashlib.sha256(self._filter).hexdigest(),
+            **self._filters.described(),
         }
 
     async def run(
@@ -126,7 +125,7 @@ class BwrapSandbox:
         report, report_writes = opened.pipe()
         blocks, unblocks = opened.pipe() if group else (None, None)
         fds = Descriptors(
-            seccomp=opened.file("seccomp", self._filter),
+            seccomp=opened.file("seccomp", self._filters.chosen(debuggers=spec.debuggers)),
             status=status_writes,
             block=blocks,
             report=report_writes,

@@ -9,7 +9,6 @@ Raises: Rejected from the constructor when this machine cannot confine so.
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import marshal
 import os
@@ -98,7 +97,7 @@ class ContainerSandbox:
                 " the runner's home on ext4, xfs, btrfs or tmpfs, or use SANDBOX_BACKEND=bwrap",
             )
         self.overlays = Overlays()
-        self._filter = seccomp.program(platform.machine())
+        self._filters = seccomp.Filters.of(platform.machine())
         own = {arguments.FORWARDER: forwarder, arguments.FIRST: first}
         self._programs = {
             path: compiled(Path(str(module.__file__))) for path, module in own.items()
@@ -120,7 +119,7 @@ class ContainerSandbox:
             "uid": os.getuid(),
             "layer": LayerKind.OVERLAY.value,
             "limits": limits_held(self._cgroups),
-            "seccomp_sha256": hashlib.sha256(self._filter).hexdigest(),
+            **self._filters.described(),
         }
 
     async def run(
@@ -166,10 +165,11 @@ class ContainerSandbox:
         fds = bundle.Passed(status_writes, report_writes, go, self._runtime.is_gvisor)
         cpu_held = group is not None and "cpu" in group.paths
         start = bundle.start(spec, image, self._own, fds, cpu_held=cpu_held)
+        refused = self._filters.chosen(debuggers=spec.debuggers)
         if self._runtime.is_gvisor:  # it takes none, and has system calls of its own to refuse
-            start = replace(start, seccomp=self._filter)
+            start = replace(start, seccomp=refused)
         self._write_files(spec, place, starter.made(start, platform.machine()))
-        made = bundle.config(spec, image, self._own, place, seccomp=self._filter, fds=fds)
+        made = bundle.config(spec, image, self._own, place, seccomp=refused, fds=fds)
         if self._runtime.is_gvisor:
             made = bundle.for_gvisor(made, place)
         (place.bundle / "config.json").write_text(json.dumps(made))

@@ -63,6 +63,7 @@ class SandboxSpec:
     egress_socket: Path | None = None  # of a proxy, which the environment then names
     idle_s: float | None = None  # ends a run that shows no sign of life for so long
     image: str = ""
+    debuggers: bool = False  # its programs may trace each other
     signs: Callable[[], float] = never  # when (time.monotonic) it last showed one beside its output
     # How long it may take to end by itself when it is stopped (`is_told`), asked at that moment.
     grace_s: Callable[[], float] = never

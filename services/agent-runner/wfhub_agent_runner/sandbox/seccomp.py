@@ -2,11 +2,15 @@
 
 A call of another architecture kills the process; x32 calls and clone3 (whose flags a filter cannot
 see) are "not implemented", so that libc falls back to clone; the refused ones answer EPERM.
+Debuggers are refused with the others, but where a project's setting allows them: the kernel's code
+for tracing is large, and few need it. What is allowed then reaches no further than the sandbox: a
+process can only name those of its own pid namespace.
 Shape: `program(machine)` is what bwrap reads from --seccomp: struct sock_filter, 8 bytes each.
 Raises: Rejected for a machine without a table.
 """
 
 import errno
+import hashlib
 import struct
 from dataclasses import dataclass
 
@@ -40,6 +44,8 @@ _NEW_CALLS = {
     "open_tree_attr": 467,
 }
 _CLONE3 = 435
+# Not kcmp, pidfd_getfd and perf_event_open, which gdb, strace and LeakSanitizer do without.
+_DEBUGGERS = frozenset({"ptrace", "process_vm_readv", "process_vm_writev"})
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ def _answer(error: int) -> bytes:
     return _op(_RET, _ERRNO | error)
 
 
-def program(machine: str) -> bytes:
+def program(machine: str, *, debuggers: bool = False) -> bytes:
     """The filter for `platform.machine()`. Each test is followed by its verdict, so that no jump
     is longer than the few instructions it guards."""
     table = _MACHINES.get(machine)
@@ -148,7 +154,9 @@ def program(machine: str) -> bytes:
         _op(_JEQ, _CLONE3, 0, 1),
         missing,
     ]
-    for number in sorted((*table.refused.values(), *_NEW_CALLS.values())):
+    allowed = _DEBUGGERS if debuggers else frozenset[str]()
+    refused = {name: number for name, number in table.refused.items() if name not in allowed}
+    for number in sorted((*refused.values(), *_NEW_CALLS.values())):
         code += [_op(_JEQ, number, 0, 1), refuse]
     code += _guard(table.clone, 0, [_op(_JSET, _CLONE_NAMESPACES, 0, 1), refuse, allow])
     only_these = [op for family in _FAMILIES for op in (_op(_JEQ, family, 0, 1), allow)]
@@ -157,6 +165,33 @@ def program(machine: str) -> bytes:
     not_these = [op for req in _TERMINAL_REQUESTS for op in (_op(_JEQ, req, 0, 1), refuse)]
     code += _guard(table.ioctl, 1, [*not_these, allow])
     return b"".join([*code, allow])
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Both programs for a machine."""
+
+    usual: bytes
+    debuggers: bytes
+
+    @classmethod
+    def of(cls, machine: str) -> "Filters":
+        """Raises: Rejected."""
+        return cls(program(machine), program(machine, debuggers=True))
+
+    def chosen(self, *, debuggers: bool) -> bytes:
+        return self.debuggers if debuggers else self.usual
+
+    def described(self) -> dict[str, str]:
+        """By their digests; a run's own description says which of them it had."""
+        return {
+            "seccomp_sha256": hashlib.sha256(self.usual).hexdigest(),
+            "seccomp_debuggers_sha256": hashlib.sha256(self.debuggers).hexdigest(),
+        }
+
+
+def machines() -> tuple[str, ...]:
+    return tuple(_MACHINES)
 
 
 def _guard(number: int, argument: int, body: list[bytes]) -> list[bytes]:

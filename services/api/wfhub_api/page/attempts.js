@@ -31,6 +31,7 @@ function one(task, attempt, isLatest, signal) {
       ["Runner", attempt.runner_id && code(attempt.runner_id)],
       ["Began", attempt.started_at && time(attempt.started_at)],
       ["Commit", attempt.commit && code(attempt.commit.slice(0, 12))],
+      ["CI files", attempt.ci_files?.length ? el("ul", { class: "plain" }, attempt.ci_files.map((path) => el("li", {}, code(path)))) : null],
     ]),
     attempt.verdict && verdict("Verification", attempt.verdict),
     attempt.base_verdict && verdict("The same on the base commit", attempt.base_verdict),

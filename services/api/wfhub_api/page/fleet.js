@@ -37,7 +37,7 @@ function projectTable({ projects, next_cursor: more }) {
     el(
       "tr",
       {},
-      el("td", { class: "what" }, link(`#/tasks?project=${encodeURIComponent(p.name)}`, shown(p.name))),
+      el("td", { class: "what" }, link(`#/tasks?project=${encodeURIComponent(p.name)}`, shown(p.name)), allowed(p)),
       el("td", {}, p.paused ? mark("paused", "review") : mark("open", "succeeded")),
       number(p.running, p.running_limit),
       number(p.queued, p.queue_limit),
@@ -45,6 +45,12 @@ function projectTable({ projects, next_cursor: more }) {
       el("td", { class: "dim" }, budget(p.budget)),
     ));
   return section("Projects", table(["Project", "", "Running", "Waiting", "Weight", "Budget"], el("tbody", {}, rows)), more && only("wfhub project list"));
+}
+
+// What its setting gives way to; nothing is said of what is as it comes.
+function allowed({ ci_files: ciFiles, debuggers }) {
+  const words = [ciFiles === "allow" && "changed CI files are published unseen", debuggers === "allow" && "debuggers"];
+  return words.some(Boolean) && el("small", {}, words.filter(Boolean).join("; "));
 }
 
 function poolTable(pools) {

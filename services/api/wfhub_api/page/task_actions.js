@@ -30,7 +30,7 @@ export function taskActions(task) {
 function review(task, decision) {
   const approves = decision === "approved";
   const says = approves
-    ? [el("p", {}, "It is published as it was sealed: the branch ", code(task.branch ?? `wfhub/${task.task_id}`), " is made in ", shown(task.spec.repo), ". This cannot be undone.")]
+    ? [el("p", {}, "It is published as it was sealed: the branch ", code(task.branch ?? `wfhub/${task.task_id}`), " is made in ", shown(task.spec.repo), ". This cannot be undone."), task.reason === "ci-files-changed" && shown(task.message, "p")]
     : [el("p", {}, "Nothing is published and the task fails. Its result stays as an artifact. This cannot be undone.")];
   return button(approves ? "Approve" : "Decline", () =>
     ask({

@@ -29,6 +29,7 @@ const REASON_WORDS = {
   "base-not-found": "The branch or commit to start from is not there.",
   "budget-exceeded": "Its budget of model use is spent.",
   "cancelled": "Somebody cancelled it.",
+  "ci-files-changed": "It changes what CI runs.",
   "deadline": "Its deadline passed.",
   "disk-full": "The runner's disk is full.",
   "egress-forbidden": "It asks for a host that the operator does not allow.",

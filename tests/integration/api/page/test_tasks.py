@@ -136,6 +136,24 @@ async def test_a_result_is_approved_by_keyboard_with_a_comment(
     assert (review.task_id, review.decision, review.comment) == (task_id, "approved", "looks right")
 
 
+async def test_a_reviewer_sees_which_ci_files_are_changed(hub: Any, page: chromium.Page) -> None:
+    names = [".github/workflows/ci.yml", ".gitlab-ci.yml"]
+    said = f"CI files are changed: {names}"
+    task_id, attempt_id = await with_result(
+        hub, state="review", reason="ci-files-changed", message=said
+    )
+    await hub.scheduler.update("api_attempt", attempt_id, ci_files=names)
+    await go(page, f"/tasks/{task_id}")
+    await page.until_text("It changes what CI runs.", ".note")
+    await page.until_text(said, ".note")
+    for name in names:
+        await page.until_text(name, ".attempt")
+    await page.js(
+        "[...document.querySelectorAll('button')].find((b) => b.textContent === 'Approve').click()"
+    )
+    await page.until_text(said, "dialog")
+
+
 async def test_a_task_that_ended_is_run_again(hub: Any, page: chromium.Page) -> None:
     spec = {"repo": "/srv/app", "prompt": "Fix it", "limits": {"run_s": 77}}
     task_id = await hub.scheduler.task(state="failed", spec=spec, reason="agent-unknown")

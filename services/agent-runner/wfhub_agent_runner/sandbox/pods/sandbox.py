@@ -11,6 +11,7 @@ Raises: Rejected from `opened` when the cluster cannot be asked.
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 import secrets
@@ -25,7 +26,7 @@ import httpx
 from wfhub_common.errors import Rejected
 from wfhub_common.log import get_logger
 
-from wfhub_agent_runner.sandbox import arguments, forwarder, layers, leftovers
+from wfhub_agent_runner.sandbox import arguments, forwarder, layers, leftovers, seccomp
 from wfhub_agent_runner.sandbox.layers import Layer, LayerKind
 from wfhub_agent_runner.sandbox.pods import start
 from wfhub_agent_runner.sandbox.pods.api import ACCOUNT, TIMEOUT_S, CannotAsk, Cluster
@@ -84,6 +85,7 @@ class KubernetesSandbox:
             "layer": LayerKind.COPY.value,
             "memory": "cgroup",
             "runtime_class": self.pods.runtime_class,
+            "seccomp": "RuntimeDefault, and ours for the pod's machine",
             "proven": False,
         }
 
@@ -154,6 +156,12 @@ class KubernetesSandbox:
             "limits": arguments.rlimits(spec, cpu_held=True),  # CPU is the pod's own limit
             "forwards": [(port, path) for port, path, _ in arguments.sockets(spec)],
             "own": own,
+            "seccomp": {
+                machine: base64.b64encode(
+                    seccomp.program(machine, debuggers=spec.debuggers)
+                ).decode()
+                for machine in seccomp.machines()
+            },
         }
         (files / "start.json").write_text(json.dumps(told))
 

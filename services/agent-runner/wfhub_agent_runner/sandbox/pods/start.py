@@ -1,16 +1,20 @@
 """What a pod's agent container runs: lays the agent's own files out, sets limits, listens for the
-ways out, starts the agent, and stays to take leave of orphans. The kubelet's SIGTERM is passed on
-to all that the agent started.
+ways out, loads the seccomp program of its machine (beside what the cluster refuses), starts the
+agent, and stays to take leave of orphans. The kubelet's SIGTERM is passed on to all that the agent
+started.
 
 The same as the starter of other backends, for a machine that the runner does not know: bound in as
 one file, run with `-I -S`, standard library only. Reads start.json beside it: {"argv", "env",
-"cwd", "limits": {name: number}, "forwards": [[port, socket]], "own": {path: file here}}. What
-listens is bound before the agent runs; forwarder.py, beside it, answers.
+"cwd", "limits": {name: number}, "forwards": [[port, socket]], "own": {path: file here}, "seccomp":
+{machine: program, base64}}. What listens is bound before the agent runs; forwarder.py, beside it,
+answers.
 Reports lines as the container's termination message, where the runner finds them: `starting`, then
 `exited N`, `signalled N` or `cannot-start REASON`. stdout and stderr are the agent's.
 """
 
+import base64
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -22,6 +26,7 @@ from typing import Any
 TERMINATION = "/dev/termination-log"
 BACKLOG = 128
 CANNOT_START = 127
+SET_NO_NEW_PRIVS, SET_SECCOMP, MODE_FILTER, INSTRUCTION_BYTES = 38, 22, 2, 8
 
 
 def main() -> int:
@@ -35,6 +40,9 @@ def main() -> int:
         if told["forwards"]:
             listen(os.path.join(here, "forwarder.py"), told["forwards"])
         signal.signal(signal.SIGTERM, pass_on)
+        if reason := confine(told["seccomp"]):
+            report.write(f"cannot-start {reason}\n".encode())
+            return CANNOT_START
         report.write(b"starting\n")  # before: the agent may kill this process the moment it runs
         pid, reason = start(told)
         if not pid:
@@ -46,6 +54,27 @@ def main() -> int:
             return 128 + os.WTERMSIG(status)
         report.write(f"exited {os.WEXITSTATUS(status)}\n".encode())
         return os.WEXITSTATUS(status)
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog"""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def confine(programs: dict[str, str]) -> str:
+    """This process and all that it starts; or why not."""
+    machine = os.uname().machine
+    if machine not in programs:
+        return f"there is no seccomp program for {machine}, only for {', '.join(programs)}"
+    code = base64.b64decode(programs[machine])
+    program = _Program(len(code) // INSTRUCTION_BYTES, code)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
+        SET_SECCOMP, MODE_FILTER, ctypes.byref(program)
+    ):
+        return f"the seccomp program was not taken: {os.strerror(ctypes.get_errno())}"
+    return ""
 
 
 def pass_on(number: int, _frame: object) -> None:
