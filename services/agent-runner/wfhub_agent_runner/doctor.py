@@ -51,7 +51,7 @@ _GVISOR_INSTALL = (
 )
 _GVISOR_DIFFERS = (
     "CONTAINER_RUNTIME=runsc chooses it. The agent is uid 0 of gVisor's kernel there, which some"
-    " agents refuse, and can tell the runner another exit code than its command had (ADR 46)"
+    " agents refuse"
 )
 _NOT_INSTALLED = {"image-no-engine", "image-engine-docker", "sandbox-no-runtime"}
 

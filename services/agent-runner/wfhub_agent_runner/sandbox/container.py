@@ -159,9 +159,9 @@ class ContainerSandbox:
         """Raises: OSError, Rejected. Once it returns, the process is the supervisor's."""
         place.make()
         output, output_writes = opened.pipe()
-        status, status_writes = opened.pipe()
-        report, report_writes = opened.pipe()
-        go, goes = opened.pipe()
+        status, status_writes = opened.sockets()
+        report, report_writes = opened.sockets()
+        go, goes = opened.sockets()
         fds = bundle.Passed(status_writes, report_writes, go, self._runtime.is_gvisor)
         cpu_held = group is not None and "cpu" in group.paths
         start = bundle.start(spec, image, self._own, fds, cpu_held=cpu_held)

@@ -4,9 +4,9 @@ The command's own end (as the starter reports it), the wall clock, a limit, a ca
 output, or none for too long. Who is stopped for no limit's sake may be told first, and has the
 spec's grace to end by itself; what it says and uses meanwhile counts. However it ends, no process
 of the sandbox is left when `supervise` returns or raises.
-Shape: bwrap says on the status pipe which process is the sandbox's init, the starter says on the
-report pipe how the agent ended. Both are read as hints about the run alone: an agent that forged
-them could lie about its own exit code only.
+Shape: bwrap says on `status` which process is the sandbox's init, the starter says on `report` how
+the agent ended. Nobody else can write there: the starter's /proc entry is closed to the agent, and
+where a kernel leaves it open (gVisor's), they are sockets, which cannot be opened from there.
 """
 
 import asyncio
@@ -119,7 +119,7 @@ class _Life:
                     await asyncio.to_thread(self._move, self._started.group, first)
             except OSError as e:
                 return CannotStart(f"cannot move the sandbox into its cgroup: {e}")
-            os.write(self._started.unblocks, b"\0")
+            self._say(self._started.unblocks)
         # Not before the agent runs: until then the init sees the host's mounts, not its own.
         await self.report.first_line.wait()
         self._started.overlays.hold(first)
@@ -171,10 +171,14 @@ class _Life:
         if first is None:
             return False
         if self._started.root and self._started.unblocks is not None:
-            os.write(self._started.unblocks, b"\0")
+            self._say(self._started.unblocks)
         else:
             await asyncio.to_thread(telling_end.tell, first)
         return True
+
+    def _say(self, descriptor: int) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has just ended, which will be noticed
+            os.write(descriptor, b"\0")
 
     def kill(self) -> None:
         for pidfd in (self._bwrap, self._init):
