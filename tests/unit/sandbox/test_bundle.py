@@ -16,7 +16,9 @@ from wfhub_common.messages import Limits
 
 IMAGE = Image("base:1", "sha256:1", Path("/home/r/images/1/root"), {"PATH": "/opt/go/bin:/bin"})
 OWN = Own(
-    interpreter=Interpreter(("/run/wfhub/python/bin/python3",), {"/run/wfhub/python": Path("/p")}),
+    interpreter=Interpreter(
+        ("/p/loader", "python3"), Path("/l"), {"/run/wfhub/python": Path("/p")}
+    ),
     binds={"/opt/python": Path("/opt/python")},
 )
 PLACE = Place.below(Path("/home/r/sandbox/container-1"))
@@ -66,6 +68,7 @@ def test_dev_is_read_only_and_shared_memory_bounded() -> None:
 
 def test_the_first_process_gets_its_descriptors_and_the_folder() -> None:
     made = bundle.config(spec(cwd="/workspace/a"), IMAGE, OWN, PLACE, seccomp=b"", fds=FDS)
+    assert made["process"]["args"][:2] == ["/run/wfhub/first", "python3"]
     assert made["process"]["args"][-7:] == [
         "/run/wfhub/first.py",
         "7",

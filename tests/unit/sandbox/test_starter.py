@@ -197,19 +197,21 @@ _SAMPLES = {
     "x86_64": (
         "488b0c24 488d4ccc10 4889cb"  # mov (%rsp),%rcx; lea 0x10(%rsp,%rcx,8),%rcx; mov %rcx,%rbx
         " bf07000000 4889de b803000000 0f05"  # mov $7,%edi; mov %rbx,%rsi; mov $3,%eax; syscall
-        " 4885c0 0f881f000000"  # test %rax,%rax; js end
+        " 4885c0 0f8828000000"  # test %rax,%rax; js end
         " 4989c4 b9e8004000 448921"  # mov %rax,%r12; mov $0x4000e8,%ecx; mov %r12d,(%rcx)
         " b9e8004000 486301"  # mov $0x4000e8,%ecx; movslq (%rcx),%rax
         " 483dfcffffff 0f84bdffffff"  # cmp $-4,%rax; je start
+        " 4c39e0 0f84b4ffffff"  # cmp %r12,%rax; je start
     ),
     "aarch64": (
         "f30340f9 f36f338b 73420091"  # ldr x19,[sp]; add x19,sp,x19,lsl #3; add x19,x19,#16
         " e00080d2 e10313aa 280780d2 010000d4"  # mov x0,#7; mov x1,x19; mov x8,#57; svc #0
-        " c001f8b7 f40300aa"  # tbnz x0,#63,end; mov x20,x0
+        " 0002f8b7 f40300aa"  # tbnz x0,#63,end; mov x20,x0
         " 091d80d2 0908a0f2 340100b9"  # mov x9,#0xe8; movk x9,#0x40,lsl #16; str w20,[x9]
         " 091d80d2 0908a0f2 200180b9"  # likewise; ldrsw x0,[x9]
         " 89ff9fd2 e9ffbff2 e9ffdff2 e9fffff2"  # mov x9,#-4, in four parts
         " 1f0009eb 80fdff54"  # cmp x0,x9; b.eq start
+        " 1f0014eb 40fdff54"  # cmp x0,x20; b.eq start
     ),
 }
 
@@ -232,5 +234,6 @@ def _sample(code: Code) -> None:
     code.store(Slot(1), word)
     code.load(word)
     code.jump_if(-4, "start")
+    code.jump_if(Slot(1), "start")
     code.label("end")
     assert program(code, data).endswith(code.linked())

@@ -33,6 +33,7 @@ SHM_BYTES = 64 * 1024**2
 STARTER = f"{FILES}/start"
 FORWARDER = f"{FILES}/forwarder.py"
 FIRST = f"{FILES}/first.py"  # of a container
+FIRST_PROGRAM = f"{FILES}/first"  # what it is run by
 GATEWAY_SOCKET = "/run/gateway.sock"
 EGRESS_SOCKET = "/run/egress.sock"
 PASSWD = f"agent:x:{UID}:{GID}:agent:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
@@ -42,7 +43,9 @@ NOT_PROXIED = "127.0.0.1,localhost"  # the gateway, and what the agent starts it
 _OURS = ("/proc", "/dev", "/etc", "/run", "/sys", WORKSPACE)
 _FILE_HOMES = (FILES, HOME, "/tmp")
 CPU_GRACE_S = 5
-_OWN_PROCESSES = 3  # bwrap's reaper, the starter and the forwarder count in RLIMIT_NPROC too
+# They count in RLIMIT_NPROC too: the first process (with bwrap that is the starter), the starter
+# and the forwarder.
+_OWN_PROCESSES = 3
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ def options(spec: SandboxSpec, host: Host, fds: Descriptors, layer: Layer) -> li
         *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"),
         *("--unshare-cgroup-try", "--disable-userns", "--assert-userns-disabled"),
         *("--uid", str(UID), "--gid", str(GID), "--hostname", "sandbox", "--cap-drop", "ALL"),
-        *("--new-session", "--die-with-parent", "--clearenv"),
+        # The starter is the first process. bwrap's own would be the agent's to write to, by
+        # /proc/1/mem, and has no limits.
+        *("--new-session", "--die-with-parent", "--as-pid-1", "--clearenv"),
         *_setenv(environment(spec)),
         *("--ro-bind", "/usr", "/usr"),
     ]
@@ -144,8 +149,9 @@ def checked_cache(path: str) -> str:
 
 
 def mode(path: str) -> int:
-    if path == STARTER:
-        # Not to be read: then the kernel lets no agent into its /proc entry, where its report is.
+    if path in (STARTER, FIRST_PROGRAM):
+        # Not to be read: then the kernel lets no agent into its /proc entry, where its report and
+        # its memory are.
         return 0o111
     return 0o444 if path.startswith(FILES) else 0o644
 
@@ -159,6 +165,7 @@ def start(spec: SandboxSpec, host: Host, fds: Descriptors) -> Start:
         report=fds.report,
         passed=(fds.seccomp, fds.status),
         cpu_held=fds.cpu_held,
+        own_processes=_OWN_PROCESSES - 1,
     )
 
 
@@ -170,6 +177,7 @@ def starting(
     report: int,
     passed: Sequence[int],
     cpu_held: bool,
+    own_processes: int = _OWN_PROCESSES,
 ) -> Start:
     """`python`: what the forwarder runs with. `path`: where programs are looked for."""
     ways = sockets(spec)
@@ -178,7 +186,7 @@ def starting(
     return Start(
         argv=spec.argv,
         paths=_candidates(spec.argv[0], path),
-        limits=rlimits(spec, cpu_held=cpu_held),
+        limits=rlimits(spec, cpu_held=cpu_held, own_processes=own_processes),
         report=report,
         passed=passed,
         ports=[port for port, _, _ in ways],
@@ -207,7 +215,7 @@ def checked_file(path: str) -> str:
     if (
         _plain(path)
         and any(path.startswith(f"{home}/") for home in _FILE_HOMES)
-        and path not in (STARTER, FORWARDER, FIRST)
+        and path not in (STARTER, FORWARDER, FIRST, FIRST_PROGRAM)
     ):
         return path
     homes = ", ".join(_FILE_HOMES)
@@ -262,14 +270,16 @@ def cpu_time_s(spec: SandboxSpec) -> float | None:
     return None if millicores is None else millicores / 1000 * spec.wall_s
 
 
-def rlimits(spec: SandboxSpec, *, cpu_held: bool) -> dict[str, int]:
+def rlimits(
+    spec: SandboxSpec, *, cpu_held: bool, own_processes: int = _OWN_PROCESSES
+) -> dict[str, int]:
     """Never more than this process may give."""
     limits = spec.limits
     wanted = {
         "CORE": 0,
         "FSIZE": limits.file_bytes,
         "NOFILE": limits.open_files,
-        "NPROC": limits.processes + _OWN_PROCESSES,
+        "NPROC": limits.processes + own_processes,
         # Per process, and only a backstop for the memory watchdog: runtimes reserve a lot more
         # than they use.
         "DATA": 2 * limits.memory_bytes,

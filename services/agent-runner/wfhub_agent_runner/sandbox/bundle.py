@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from wfhub_agent_runner.sandbox import arguments
-from wfhub_agent_runner.sandbox.arguments import FIRST, GID, SHM_BYTES, STARTER, UID
+from wfhub_agent_runner.sandbox.arguments import (
+    FIRST,
+    FIRST_PROGRAM,
+    GID,
+    SHM_BYTES,
+    STARTER,
+    UID,
+)
 from wfhub_agent_runner.sandbox.first import NOT_TOLD, TOLD
 from wfhub_agent_runner.sandbox.images import Image
 from wfhub_agent_runner.sandbox.interpreter import Interpreter
@@ -124,7 +131,8 @@ def config(
 ) -> dict[str, Any]:
     told = TOLD if fds.is_told else NOT_TOLD
     given = [str(fds.status), str(fds.go), told, str(fds.report), spec.cwd]
-    words = [*own.interpreter.words, "-I", "-S", FIRST, *given, STARTER]
+    interpreter = [FIRST_PROGRAM, *own.interpreter.words[1:]]
+    words = [*interpreter, "-I", "-S", FIRST, *given, STARTER]
     return {
         "ociVersion": "1.0.2",
         "process": {

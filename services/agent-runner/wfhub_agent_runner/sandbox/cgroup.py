@@ -23,7 +23,7 @@ CONTROLLERS = ("memory", "cpu", "pids")
 PERIOD_US = 100_000  # in each of these a run gets its share of CPU time
 V2, V1 = "cgroup-v2", "cgroup-v1"
 _TELLS = {"memory": "memory.limit_in_bytes", "cpu": "cpu.cfs_quota_us", "pids": "pids.max"}  # v1's
-_OWN_PROCESSES = 4  # bwrap twice, the starter and the forwarder
+_OWN_PROCESSES = 4  # bwrap or crun, a container's first, the starter and the forwarder
 
 
 @dataclass(frozen=True)

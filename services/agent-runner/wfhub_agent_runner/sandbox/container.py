@@ -102,6 +102,7 @@ class ContainerSandbox:
         self._programs = {
             path: compiled(Path(str(module.__file__))) for path, module in own.items()
         }
+        self._programs[arguments.FIRST_PROGRAM] = self._own.interpreter.program.read_bytes()
         starter.check(platform.machine())
         self._cgroups = Cgroups.open(cgroups) if cgroups else None
 
@@ -208,9 +209,9 @@ class ContainerSandbox:
                 (place.run / parent).mkdir(exist_ok=True)
                 (place.run / parent).chmod(0o755)
             file.write_bytes(data)
-            # gVisor's kernel has to read what it starts.
-            readable = self._runtime.is_gvisor and path == arguments.STARTER
-            file.chmod(0o555 if readable else arguments.mode(path))
+            # gVisor's kernel has to read what it starts, and closes /proc/PID/mem by itself.
+            started = path in (arguments.STARTER, arguments.FIRST_PROGRAM)
+            file.chmod(0o555 if started and self._runtime.is_gvisor else arguments.mode(path))
         for _, path, _ in arguments.sockets(spec):
             (place.run / Path(path).relative_to(bundle.RUN)).touch()
 

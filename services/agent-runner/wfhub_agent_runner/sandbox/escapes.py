@@ -23,7 +23,7 @@ PTRACE_TRACEME, PTRACE_DETACH = 0, 17
 TIOCSTI = 0x5412
 PR_GET_NO_NEW_PRIVS = 39
 AF_ALG, AF_VSOCK = 38, 40
-PROCESSES_MAX = 8  # the reaper, the starter, this one and its children
+PROCESSES_MAX = 8  # the first, the starter, this one and its children
 SETUID_PROGRAMS = ("su", "mount", "umount", "passwd", "newgrp", "gpasswd", "chsh", "chfn", "sudo")
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -136,6 +136,12 @@ def write_how_it_ended(_: dict[str, Any]) -> Found:
     return False, "; ".join(refusals)
 
 
+def change_the_first_process(_: dict[str, Any]) -> Found:
+    """It has no limits, and ends the others."""
+    os.close(os.open("/proc/1/mem", os.O_RDWR))
+    return True, "its memory can be written"
+
+
 def type_into_a_terminal(_: dict[str, Any]) -> Found:
     main_end, terminal = pty.openpty()
     try:
@@ -159,6 +165,7 @@ ATTEMPTS: tuple[Callable[[dict[str, Any]], Found], ...] = (
     see_host_processes,
     gain_by_setuid,
     write_how_it_ended,
+    change_the_first_process,
     type_into_a_terminal,
 )
 

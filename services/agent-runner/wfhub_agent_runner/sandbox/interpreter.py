@@ -28,10 +28,11 @@ _PT_INTERP = 3
 
 @dataclass(frozen=True)
 class Interpreter:
-    """`words` start it inside. `binds` maps a path inside to a host path; all read-only, a folder
-    before what is in it."""
+    """`words` start it inside, of which the first is `program` on the host. `binds` maps a path
+    inside to a host path; all read-only, a folder before what is in it."""
 
     words: tuple[str, ...]
+    program: Path
     binds: Mapping[str, Path]
 
 
@@ -46,9 +47,11 @@ def gathered(python: Path, folder: Path, at: str) -> Interpreter:
         _copy(python, library, folder, version)
         (folder / ABOUT).write_text(about)
     words: tuple[str, ...] = (f"{at}/bin/{version}",)
+    program = folder / "bin" / version
     if (folder / "loader").exists():
         words = (f"{at}/loader", "--library-path", f"{at}/libraries", *words)
-    return Interpreter(words, {at: folder, f"{at}/lib/{version}": library})
+        program = folder / "loader"
+    return Interpreter(words, program, {at: folder, f"{at}/lib/{version}": library})
 
 
 def _copy(python: Path, library: Path, folder: Path, version: str) -> None:

@@ -82,9 +82,9 @@ class Code(ABC):
     def jump_if_error(self, label: str) -> None:
         self._jump("negative", label)
 
-    def jump_if(self, number: int, label: str) -> None:
-        """If the result is that number."""
-        self._compare(number)
+    def jump_if(self, value: Value, label: str) -> None:
+        """If the result is that."""
+        self._compare(value)
         self._jump("equal", label)
 
     def linked(self) -> bytes:
@@ -122,7 +122,7 @@ class Code(ABC):
     def _system_call(self, number: int) -> None: ...
 
     @abstractmethod
-    def _compare(self, number: int) -> None: ...
+    def _compare(self, value: Value) -> None: ...
 
     @abstractmethod
     def _branch(self, condition: str) -> int:
@@ -181,8 +181,13 @@ class X86Code(Code):
         self._number(self._RESULT, number)
         self.content += b"\x0f\x05"
 
-    def _compare(self, number: int) -> None:
-        self.content += b"\x48\x3d" + struct.pack("<i", number)
+    def _compare(self, value: Value) -> None:
+        if isinstance(value, Slot):
+            register = self._KEPT[value.number]
+            rex = 0x48 | register >> 3 << 2
+            self.content += bytes((rex, 0x39, 0xC0 | (register & 7) << 3))
+        else:
+            self.content += b"\x48\x3d" + struct.pack("<i", value)
 
     def _branch(self, condition: str) -> int:
         if condition in {"zero", "negative"}:
@@ -256,9 +261,11 @@ class ArmCode(Code):
         self._number(8, number)
         self._words(0xD4000001)
 
-    def _compare(self, number: int) -> None:
-        self._number(self._SCRATCH, number)
-        self._words(0xEB00001F | self._SCRATCH << 16)
+    def _compare(self, value: Value) -> None:
+        register = self._KEPT[value.number] if isinstance(value, Slot) else self._SCRATCH
+        if not isinstance(value, Slot):
+            self._number(register, value)
+        self._words(0xEB00001F | register << 16)
 
     def _branch(self, condition: str) -> int:
         self._words(self._BRANCHES[condition])

@@ -3,7 +3,8 @@
 It is made anew for each run, of what `Start` says, as a static executable of some hundred
 instructions (machine_code): an interpreter in its place took longer to start than all the rest of a
 sandbox, and an image need not have one. What listens is bound before the agent runs; who answers,
-an interpreter with `forwarder.py`, comes up beside the agent.
+an interpreter with `forwarder.py`, comes up beside the agent. As a sandbox's first process it takes
+leave of orphans too.
 Reports `starting`, a line, then a struct: errno of why the agent could not be started (0: it was),
 and its wait status. Nothing of it is the agent's: its descriptors are closed when that one starts.
 Raises: Rejected for a machine without machine code, or a word that no program can be given.
@@ -80,10 +81,12 @@ def made(start: Start, machine: str) -> bytes:
     code.call("write", start.report, data.add(STARTING), len(STARTING))
     _start_agent(code, data, start, ended)
     code.label("wait")
-    code.call("wait4", _SOCKET, ended + 4, 0, 0)
+    code.call("wait4", -1, ended + 4, 0, 0)
+    code.jump_if(_SOCKET, "report")
+    code.jump_if_error("not waited")
+    code.jump("wait")  # it was an orphan, or the forwarder
+    code.label("not waited")
     code.jump_if(-errno.EINTR, "wait")
-    code.jump_if_error("failed")
-    code.jump("report")
     code.label("failed")
     code.keep(_ERROR)
     code.store(_ERROR, ended)

@@ -173,7 +173,8 @@ class _Life:
         if self._started.root and self._started.unblocks is not None:
             self._say(self._started.unblocks)
         else:
-            await asyncio.to_thread(telling_end.tell, first)
+            is_starter = not self._started.parent
+            await asyncio.to_thread(telling_end.tell, first, is_starter=is_starter)
         return True
 
     def _say(self, descriptor: int) -> None:

@@ -1,7 +1,8 @@
 """Telling a sandbox's processes that their end is near: SIGTERM from outside, to all that are the
 agent's.
 
-Not told are the init and the starter, which are ours; the forwarder, which is too, does not listen.
+Not told are the init and the starter, which are ours and may be one; the forwarder, which is too,
+does not listen.
 """
 
 import contextlib
@@ -11,9 +12,11 @@ import signal
 from wfhub_agent_runner.sandbox import usage
 
 
-def tell(init: int) -> None:
+def tell(init: int, *, is_starter: bool) -> None:
     """`init` is the host's number of the sandbox's first process."""
-    ours = {init, *usage.children(init)[:1]}  # the starter; later ones are orphans
+    ours = {init}
+    if not is_starter:
+        ours |= {*usage.children(init)[:1]}  # later ones are orphans
     opened: dict[int, int] = {}
     try:
         for pid in usage.processes(init):
