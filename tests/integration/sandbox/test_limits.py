@@ -47,22 +47,39 @@ else:
     import time; time.sleep(30)
 """
 HIDE = """
-import os, sys, time
-kind = sys.argv[1]
+import ctypes, os, sys, threading, time
+kind, count, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 held = []
-for number in range(int(sys.argv[2])):
-    if kind == "deleted":
-        held.append(open(f"/workspace/{number}", "wb", buffering=0))
-        os.unlink(f"/workspace/{number}")
-    elif kind == "memfd":
-        held.append(open(os.memfd_create("hidden"), "wb", buffering=0))
-    else:
-        os.makedirs(f"/workspace/{number}")
-        held.append(open(f"/workspace/{number}/f", "wb", buffering=0))
-        os.chmod(f"/workspace/{number}", 0)
-    held[-1].write(b"x" * 1048576)
-time.sleep(60)
+def hold():
+    for number in range(count):
+        if kind == "deleted":
+            held.append(open(f"/workspace/{number}", "wb", buffering=0))
+            os.unlink(f"/workspace/{number}")
+        elif kind == "memfd":
+            held.append(open(os.memfd_create("hidden"), "wb", buffering=0))
+        elif kind == "far":
+            os.mkdir("x" * 250)
+            os.chdir("x" * 250)
+            held.append(open("f", "wb", buffering=0))
+        elif kind == "pages":
+            held.append(bytearray(b"x" * 1048576))
+            continue
+        else:
+            os.makedirs(f"/workspace/{number}")
+            held.append(open(f"/workspace/{number}/f", "wb", buffering=0))
+            os.chmod(f"/workspace/{number}", 0)
+        held[-1].write(b"x" * 1048576)
+    time.sleep(60)
+    os._exit(0)
+if how == "undumpable":
+    assert ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == 0
+if how == "headless":  # its first thread ends, and /proc shows what that one has
+    threading.Thread(target=hold).start()
+    ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+else:
+    hold()
 """
+HOW = ("plain", "undumpable", "headless")
 SPIN = """
 import os, sys
 for _ in range(int(sys.argv[1]) - 1):
@@ -107,13 +124,19 @@ def test_memory_spread_over_processes_is_added_up(tmp_path: Path) -> None:
     exceeded(unprivileged.run(tmp_path, work), "memory", 64 * MIB)
 
 
-def test_memory_hidden_in_memfds_is_found(tmp_path: Path) -> None:
-    exceeded(inside(tmp_path, HIDE, "memfd", 100), "memory", 64 * MIB)
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [*(("memfd", how) for how in HOW), ("pages", "undumpable"), ("pages", "headless")],
+)
+def test_memory_hidden_from_a_plain_count_is_found(tmp_path: Path, kind: str, how: str) -> None:
+    exceeded(inside(tmp_path, HIDE, kind, 100, how), "memory", 64 * MIB)
 
 
-@pytest.mark.parametrize("kind", ["deleted", "unreadable"])
-def test_disk_hidden_from_a_plain_count_is_found(tmp_path: Path, kind: str) -> None:
-    exceeded(inside(tmp_path, HIDE, kind, 64), "disk", 32 * MIB)
+@pytest.mark.parametrize(
+    ("kind", "how"), [("unreadable", "plain"), ("far", "plain"), *(("deleted", how) for how in HOW)]
+)
+def test_disk_hidden_from_a_plain_count_is_found(tmp_path: Path, kind: str, how: str) -> None:
+    exceeded(inside(tmp_path, HIDE, kind, 64, how), "disk", 32 * MIB)
 
 
 def test_filling_the_workspace_ends_the_run(tmp_path: Path) -> None:

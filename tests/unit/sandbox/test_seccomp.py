@@ -16,6 +16,7 @@ CALLS = {
     | {"mount": 40, "unshare": 97, "setns": 268, "ptrace": 117, "bpf": 280, "chroot": 51}
     | {"keyctl": 219},
 }
+CLOSE_RANGE = 436
 machines = pytest.mark.parametrize("machine", sorted(CALLS))
 
 
@@ -50,6 +51,17 @@ def decision(
 
 def refused_with(error: int) -> int:
     return 0x00050000 | error
+
+
+@machines
+def test_a_thread_has_the_descriptors_of_its_process(machine: str) -> None:
+    threads, files, vm = 0x10000, 0x400, 0x100
+    clone, eperm = CALLS[machine]["clone"], refused_with(errno.EPERM)
+    assert decision(machine, clone, threads | files | vm) == ALLOW
+    assert decision(machine, clone, threads | vm) == eperm
+    assert decision(machine, clone, vm) == ALLOW
+    assert decision(machine, CLOSE_RANGE, 3, 9, 4) == ALLOW
+    assert decision(machine, CLOSE_RANGE, 3, 9, 2) == refused_with(errno.EINVAL)
 
 
 @machines

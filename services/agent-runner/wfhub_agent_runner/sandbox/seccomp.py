@@ -1,7 +1,8 @@
 """Seccomp: the system calls that an agent is refused, as a BPF program made with `struct`.
 
 A call of another architecture kills the process; x32 calls and clone3 (whose flags a filter cannot
-see) are "not implemented", so that libc falls back to clone; the refused ones answer EPERM.
+see) are "not implemented", so that libc falls back to clone; the refused ones answer EPERM. No
+thread gets descriptors of its own: what they hold is counted by process (see usage).
 Debuggers are refused with the others, but where a project's setting allows them: the kernel's code
 for tracing is large, and few need it. What is allowed then reaches no further than the sandbox: a
 process can only name those of its own pid namespace.
@@ -23,6 +24,7 @@ _AT_NUMBER, _AT_ARCH, _AT_ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _X32_BIT = 0x40000000
 # NEWNS NEWCGROUP NEWUTS NEWIPC NEWUSER NEWPID NEWNET (NEWTIME has no bit in clone's flags)
 _CLONE_NAMESPACES = 0x7E020000
+_CLONE_THREAD, _CLONE_FILES = 0x10000, 0x400
 _FAMILIES = (1, 2, 10, 16)  # UNIX, INET, INET6, NETLINK: AF_VSOCK would cross --unshare-net
 _TERMINAL_REQUESTS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type into another's terminal
 
@@ -44,6 +46,7 @@ _NEW_CALLS = {
     "open_tree_attr": 467,
 }
 _CLONE3 = 435
+_CLOSE_RANGE, _CLOSE_RANGE_UNSHARE = 436, 2
 # Not kcmp, pidfd_getfd and perf_event_open, which gdb, strace and LeakSanitizer do without.
 _DEBUGGERS = frozenset({"ptrace", "process_vm_readv", "process_vm_writev"})
 
@@ -158,7 +161,12 @@ def program(machine: str, *, debuggers: bool = False) -> bytes:
     refused = {name: number for name, number in table.refused.items() if name not in allowed}
     for number in sorted((*refused.values(), *_NEW_CALLS.values())):
         code += [_op(_JEQ, number, 0, 1), refuse]
-    code += _guard(table.clone, 0, [_op(_JSET, _CLONE_NAMESPACES, 0, 1), refuse, allow])
+    in_a_namespace = [_op(_JSET, _CLONE_NAMESPACES, 0, 1), refuse]
+    no_thread = [_op(_JSET, _CLONE_THREAD, 1, 0), allow]
+    alike = [_op(_JSET, _CLONE_FILES, 0, 1), allow, refuse]
+    code += _guard(table.clone, 0, [*in_a_namespace, *no_thread, *alike])
+    unshares = [_op(_JSET, _CLOSE_RANGE_UNSHARE, 0, 1), _answer(errno.EINVAL), allow]
+    code += _guard(_CLOSE_RANGE, 2, unshares)
     only_these = [op for family in _FAMILIES for op in (_op(_JEQ, family, 0, 1), allow)]
     for number in (table.socket, table.socketpair):
         code += _guard(number, 0, [*only_these, refuse])

@@ -1,22 +1,30 @@
 """What a sandbox uses, measured from outside by /proc and the writable layer.
 
 Without a cgroup this is how memory and disk are held, so it counts what an agent could hide in:
-files deleted but still open, memfds, its tmpfs mounts, folders it made unreadable.
-Not seen: memory in System V segments that nobody has attached, and in pipe and socket buffers.
+files deleted but still open, memfds, its tmpfs mounts, folders it made unreadable, processes that
+cannot be dumped or whose first thread has ended.
+Not seen: memory in System V segments that nobody has attached, and in pipe and socket buffers; what
+descriptors on their way through a socket hold, and those of a process that is hidden both ways.
 Units: bytes (blocks in use, not lengths), inodes, seconds of CPU time.
 A process or file that vanishes while it is looked at counts as nothing.
 """
 
 import contextlib
+import ctypes
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BLOCK_BYTES = 512  # the unit of st_blocks
+_PIDFD_GETFD = 438
+_NAMED_BYTES_MAX = 3072  # of a path that the kernel still takes with one name more
 TMPFS_MOUNTS = ("tmp", "home/agent", "dev/shm")
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,25 @@ def resident_bytes(pids: list[int]) -> int:
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError, IndexError):
-            total += int(_read(f"/proc/{pid}/statm").split()[1]) * PAGE_BYTES
+            total += _resident(_place(pid))
     return total
+
+
+def _place(pid: int) -> str:
+    """Where /proc shows what it has: of a process whose first thread has ended, at another's."""
+    own = f"/proc/{pid}"
+    if _resident(own):
+        return own
+    threads = [f"{own}/task/{thread}" for thread in os.listdir(f"{own}/task")]
+    for thread in threads:
+        with contextlib.suppress(OSError):
+            if _resident(thread):
+                return thread
+    return own
+
+
+def _resident(place: str) -> int:
+    return int(_read(f"{place}/statm").split()[1]) * PAGE_BYTES
 
 
 def proportional_bytes(pids: list[int], *, shared_too: bool = True) -> int:
@@ -79,10 +104,14 @@ def proportional_bytes(pids: list[int], *, shared_too: bool = True) -> int:
     words = ("Pss:",) if shared_too else ("Pss_Anon:", "Pss_File:")
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError):
-            for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-                if line.startswith(words):
-                    total += int(line.split()[1]) * 1024
+        with contextlib.suppress(OSError, IndexError):
+            place = _place(pid)
+            try:
+                lines = _read(f"{place}/smaps_rollup").splitlines()
+            except PermissionError:
+                total += _resident(place)
+                continue
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(words))
     return total
 
 
@@ -105,10 +134,9 @@ def deleted_usage(pids: list[int]) -> tuple[int, int]:
     on_disk: dict[tuple[int, int], int] = {}
     in_memory: dict[tuple[int, int], int] = {}
     for pid in pids:
-        with contextlib.suppress(OSError):
-            for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError, IndexError):
+            for path in _descriptors(pid):
                 with contextlib.suppress(OSError):
-                    path = f"/proc/{pid}/fd/{name}"
                     at = os.stat(path)
                     if at.st_nlink or not stat.S_ISREG(at.st_mode):
                         continue
@@ -118,11 +146,46 @@ def deleted_usage(pids: list[int]) -> tuple[int, int]:
     return sum(on_disk.values()), sum(in_memory.values())
 
 
+def _descriptors(pid: int) -> Iterator[str]:
+    """Paths, each good until the next is asked for. Of a process that cannot be dumped /proc lists
+    none to its own uid, but to whom its user namespace belongs the kernel gives copies."""
+    place = _place(pid)
+    try:
+        for name in os.listdir(f"{place}/fd"):
+            yield f"{place}/fd/{name}"
+    except PermissionError:
+        yield from _copied(pid)
+
+
+def _copied(pid: int) -> Iterator[str]:
+    (size,) = (
+        int(line.split()[1])
+        for line in _read(f"/proc/{pid}/status").splitlines()
+        if line.startswith("FDSize:")
+    )
+    process = os.pidfd_open(pid)
+    try:
+        for number in range(size):
+            copy = _libc.syscall(_PIDFD_GETFD, process, number, 0)
+            if copy >= 0:
+                try:
+                    yield f"/proc/self/fd/{copy}"
+                finally:
+                    os.close(copy)
+    finally:
+        os.close(process)
+
+
 def tree_usage(root: Path) -> Usage:
     """What lies below `root`. A folder that its owner may not read is made readable: mode 000
-    must not hide anything from the count."""
+    must not hide anything from the count, nor may a path that is too long to be named."""
+    return _below(os.fspath(root))
+
+
+def _below(top: str) -> Usage:
     total, inodes = 0, 0
-    todo = [os.fspath(root)]
+    far = Usage()
+    todo = [top]
     while todo:
         folder = todo.pop()
         try:
@@ -134,9 +197,22 @@ def tree_usage(root: Path) -> Usage:
                 at = entry.stat(follow_symlinks=False)
                 total += at.st_blocks * BLOCK_BYTES
                 inodes += 1
-                if stat.S_ISDIR(at.st_mode):
+                if not stat.S_ISDIR(at.st_mode):
+                    continue
+                if len(os.fsencode(entry.path)) < _NAMED_BYTES_MAX:
                     todo.append(entry.path)
-    return Usage(total, inodes)
+                else:
+                    far += _far_below(entry.path)
+    return Usage(total, inodes) + far
+
+
+def _far_below(folder: str) -> Usage:
+    """From there paths begin anew, at a descriptor."""
+    descriptor = os.open(folder, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY)
+    try:
+        return _below(f"/proc/self/fd/{descriptor}/.")
+    finally:
+        os.close(descriptor)
 
 
 def _scan(folder: str) -> "os._ScandirIterator[str]":
