@@ -46,6 +46,13 @@ def test_a_signal_that_the_command_dies_of_is_reported(tmp_path: Path) -> None:
     assert shell(tmp_path, "kill -SEGV $$").outcome == Signalled(11)
 
 
+def test_no_signal_is_ignored_for_the_agent(tmp_path: Path) -> None:
+    """Python ignores these two, and so would what it starts: `yes | head` would not end quietly."""
+    script = "for name in PIPE XFSZ; do sh -c 'kill -s '$name' $$; echo ignored'; done 2>/dev/null"
+    ran = shell(tmp_path, script + "; sh -c 'kill -s PIPE $$'; exit $?")
+    assert (ran.outcome, ran.output) == (Exited(128 + 13), "")
+
+
 def test_a_command_that_kills_its_own_starter_is_signalled(tmp_path: Path, backend: str) -> None:
     """With bwrap it cannot, since there the starter is the first process."""
     expected = Exited(3) if backend == "bwrap" else Signalled(9)

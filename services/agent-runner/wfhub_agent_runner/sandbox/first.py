@@ -24,6 +24,8 @@ def start(argv: list[str], folder: str) -> int:
     child = os.fork()
     if child == 0:
         try:
+            for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by every Python, and so by its child
+                signal.signal(ignored, signal.SIG_DFL)
             os.chdir(folder)
             os.execv(argv[0], argv)  # noqa: S606 - what it starts is this program's purpose
         except OSError as e:
