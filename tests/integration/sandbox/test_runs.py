@@ -193,6 +193,26 @@ def test_without_an_upper_layer_what_is_written_is_thrown_away(tmp_path: Path) -
     assert [p.name for p in (tmp_path / "lower").iterdir()] == ["old.txt"]
 
 
+@pytest.mark.hostile(8)
+def test_folders_as_deep_as_they_get_are_thrown_away_too(tmp_path: Path) -> None:
+    """Deeper than any path can name, or a recursion follow."""
+    code = """
+import os
+for _ in range(3000):
+    os.mkdir("d")
+    os.chdir("d")
+open("f", "w").close()
+print("made")
+"""
+
+    async def work() -> Ran:
+        return await Lab(tmp_path).inside(code)
+
+    ran = unprivileged.run(tmp_path, work)
+    assert (ran.outcome, ran.output) == (Exited(0), "made\n")
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
 def is_open(descriptor: int) -> bool:
     return os.path.exists(f"/proc/self/fd/{descriptor}")
 

@@ -9,7 +9,7 @@ from dulwich.object_store import DiskObjectStore
 from dulwich.objects import ObjectID
 from gitrepos import git
 from wfhub_agent_runner.gitwork import checkout, walk
-from wfhub_agent_runner.gitwork.removal import remove_tree
+from wfhub_agent_runner.removal import remove_tree
 from wfhub_common.errors import Rejected
 
 

@@ -37,9 +37,9 @@ from wfhub_agent_runner.gitwork.outcomes import Already, Conflict, Published, Pu
 from wfhub_agent_runner.gitwork.placement import Change
 from wfhub_agent_runner.gitwork.publish import Order
 from wfhub_agent_runner.gitwork.reflock import fsync_folder
-from wfhub_agent_runner.gitwork.removal import remove_tree
 from wfhub_agent_runner.gitwork.source import Source
 from wfhub_agent_runner.gitwork.walk import Entry
+from wfhub_agent_runner.removal import remove_tree
 
 Between = Callable[[], None]
 Now = Callable[[bytes, placement.ByPath], Entry | None]

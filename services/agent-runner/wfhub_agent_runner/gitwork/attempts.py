@@ -38,8 +38,8 @@ from wfhub_agent_runner.gitwork import (
 from wfhub_agent_runner.gitwork.mirror import Mirror
 from wfhub_agent_runner.gitwork.names import shown
 from wfhub_agent_runner.gitwork.objects import AttemptObjects
-from wfhub_agent_runner.gitwork.removal import remove_tree
 from wfhub_agent_runner.gitwork.setups import SetUp
+from wfhub_agent_runner.removal import remove_tree
 
 AGENT = "agent"  # the name of the layers the agent works in
 

@@ -24,8 +24,8 @@ from dulwich.objects import Blob, ObjectID
 from wfhub_common.errors import Rejected
 
 from wfhub_agent_runner.gitwork import limits, names, walk
-from wfhub_agent_runner.gitwork.removal import remove_tree
 from wfhub_agent_runner.gitwork.walk import Entries, Entry
+from wfhub_agent_runner.removal import remove_tree
 
 _OPAQUE = "user.overlay.opaque"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW

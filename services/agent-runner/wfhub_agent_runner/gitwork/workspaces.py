@@ -47,7 +47,7 @@ from wfhub_agent_runner.gitwork.eviction import Budget, Kept
 from wfhub_agent_runner.gitwork.location import identity
 from wfhub_agent_runner.gitwork.mirror import Mirror, mirror_name, open_mirror
 from wfhub_agent_runner.gitwork.outcomes import PublishResult, PullRequest, Refused
-from wfhub_agent_runner.gitwork.removal import remove_tree
+from wfhub_agent_runner.removal import remove_tree
 
 __all__ = ["About", "BaseCheckout", "Layers", "Lease", "Snapshot", "Workspaces"]
 

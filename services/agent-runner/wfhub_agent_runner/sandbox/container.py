@@ -25,6 +25,7 @@ from typing import Any
 
 from wfhub_common.errors import Rejected
 
+from wfhub_agent_runner.removal import remove_tree
 from wfhub_agent_runner.sandbox import (
     arguments,
     bundle,
@@ -135,7 +136,7 @@ class ContainerSandbox:
                     layers.prepared(LayerKind.OVERLAY, spec, scratch=self.scratch)
                 )
                 folder = Path(tempfile.mkdtemp(prefix="container-", dir=self.scratch))
-                stack.push_async_callback(asyncio.to_thread, layers.remove_tree, folder)
+                stack.push_async_callback(asyncio.to_thread, remove_tree, folder)
                 group = (
                     self._cgroups.create(self._runtime.held(spec.limits)) if self._cgroups else None
                 )

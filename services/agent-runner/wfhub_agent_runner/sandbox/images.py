@@ -29,8 +29,8 @@ from typing import IO
 from wfhub_common.errors import Rejected
 from wfhub_common.log import get_logger
 
+from wfhub_agent_runner.removal import remove_tree
 from wfhub_agent_runner.sandbox.arguments import GROUP, PASSWD
-from wfhub_agent_runner.sandbox.layers import remove_tree
 
 ENGINE_DEFAULT = "podman"
 _DAEMONS = "docker"

@@ -22,10 +22,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from wfhub_common.log import get_logger
 
+from wfhub_agent_runner.removal import remove_tree
 from wfhub_agent_runner.sandbox.port import WORKSPACE, SandboxSpec
 from wfhub_agent_runner.sandbox.usage import Usage, tree_usage
 
@@ -218,34 +218,12 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         remove_tree(folder)
 
 
-def remove_tree(root: Path) -> None:
-    """Removes what an agent left, whatever modes it gave to its folders."""
-    tree_usage(root)  # makes each folder readable
-    shutil.rmtree(root, onerror=_force)
-
-
 def is_whiteout(path: Path) -> bool:
     try:
         at = path.lstat()
     except OSError:
         return False
     return stat.S_ISCHR(at.st_mode) and at.st_rdev == 0
-
-
-def _force(function: Callable[..., object], path: str, _: object) -> None:
-    parent = os.path.dirname(path)
-    with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
-        os.chmod(parent, 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            os.chmod(path, 0o700)
-            shutil.rmtree(path, onerror=_gone)
-        else:
-            os.unlink(path)
-
-
-def _gone(function: Callable[..., object], path: str, error: Any) -> None:
-    if not isinstance(error[1], FileNotFoundError):
-        raise error[1]
 
 
 def _make_whiteout(path: Path) -> None:

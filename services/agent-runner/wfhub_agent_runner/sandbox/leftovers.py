@@ -14,8 +14,8 @@ import select
 import signal
 from pathlib import Path
 
+from wfhub_agent_runner.removal import remove_tree
 from wfhub_agent_runner.sandbox import etc
-from wfhub_agent_runner.sandbox.layers import remove_tree
 
 GONE_MS_MAX = 10_000
 _START_TIME = 19  # in /proc/PID/stat, after the name

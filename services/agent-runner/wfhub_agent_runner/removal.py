@@ -2,9 +2,11 @@
 
 Folders are moved up to the top one by one, so neither path length nor recursion limits it; an
 overlay's work folder (mode 000) and folders without permissions are opened first. Nothing is
-followed: all steps are by name within an open folder. Call when no sandbox uses it any more.
+followed: all steps are by name within an open folder. Call when no sandbox uses it any more. What
+somebody else removes meanwhile is fine.
 """
 
+import contextlib
 import os
 import secrets
 import stat
@@ -28,15 +30,17 @@ def remove_tree(path: Path) -> None:
         _empty(top, top, folders)
         while folders:
             name = folders.pop()
-            fd = os.open(name, _OPEN, dir_fd=top)
-            try:
-                _empty(fd, top, folders)
-            finally:
-                os.close(fd)
-            os.rmdir(name, dir_fd=top)
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(name, _OPEN, dir_fd=top)
+                try:
+                    _empty(fd, top, folders)
+                finally:
+                    os.close(fd)
+                os.rmdir(name, dir_fd=top)
     finally:
         os.close(top)
-    path.rmdir()
+    with contextlib.suppress(FileNotFoundError):
+        path.rmdir()
 
 
 def _empty(fd: int, top: int, folders: list[str]) -> None:
@@ -44,13 +48,14 @@ def _empty(fd: int, top: int, folders: list[str]) -> None:
     with os.scandir(fd) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_folder in found:
-        if not is_folder:
-            os.unlink(name, dir_fd=fd)
-            continue
-        os.chmod(name, 0o700, dir_fd=fd)  # a folder that may not be written cannot be moved
-        if fd == top:
-            folders.append(name)
-        else:
-            moved = f"gone-{secrets.token_hex(16)}"
-            os.rename(name, moved, src_dir_fd=fd, dst_dir_fd=top)
-            folders.append(moved)
+        with contextlib.suppress(FileNotFoundError):
+            if not is_folder:
+                os.unlink(name, dir_fd=fd)
+                continue
+            os.chmod(name, 0o700, dir_fd=fd)  # a folder that may not be written cannot be moved
+            if fd == top:
+                folders.append(name)
+            else:
+                moved = f"gone-{secrets.token_hex(16)}"
+                os.rename(name, moved, src_dir_fd=fd, dst_dir_fd=top)
+                folders.append(moved)
