@@ -23,8 +23,12 @@ from wfhub_agent_runner.sandbox.port import (
     described,
 )
 from wfhub_agent_runner.sandbox.probes import probe
+from wfhub_agent_runner.sandbox.seccomp import Filters
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import Limits
+
+# Programs of one instruction.
+ALLOW_ALL, KILL_ALL = b"\x06\0\0\0\0\0\xff\x7f", b"\x06\0\0\0\0\0\0\x80"
 
 SETTLED_S = 0.2  # after one run, for what its threads still close
 CLOSED_S = 60.0  # an overlay ends when the disk has written all that is dirty
@@ -452,7 +456,7 @@ def test_a_probe_that_gets_through_is_named(tmp_path: Path) -> None:
 
     async def work() -> set[str]:
         sandbox = Lab(tmp_path).sandbox
-        sandbox._filter = b"\x06\x00\x00\x00\x00\x00\xff\x7f"  # allow everything
+        sandbox._filters = Filters(ALLOW_ALL, ALLOW_ALL)
         return {r.name for r in await probe(sandbox) if not r.held}
 
     assert {"trace-a-process"} <= unprivileged.run(tmp_path, work)
@@ -461,7 +465,7 @@ def test_a_probe_that_gets_through_is_named(tmp_path: Path) -> None:
 def test_probes_that_cannot_run_hold_nothing(tmp_path: Path) -> None:
     async def work() -> list[tuple[str, bool]]:
         sandbox = Lab(tmp_path).sandbox
-        sandbox._filter = b"\x06\x00\x00\x00\x00\x00\x00\x80"  # kill everything
+        sandbox._filters = Filters(KILL_ALL, KILL_ALL)
         return [(r.name, r.held) for r in await probe(sandbox)]
 
     assert unprivileged.run(tmp_path, work) == [("probes-ran", False)]
