@@ -7,23 +7,37 @@ somebody else removes meanwhile is fine.
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
 from pathlib import Path
 
+ATTEMPTS_MAX = 10  # where two remove the same
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def remove_tree(path: Path) -> None:
     """Remove `path` and all below it; not being there is fine."""
-    try:
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            path.unlink()
+    for attempt in range(ATTEMPTS_MAX):
+        try:
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                path.unlink()
+                return
+            path.chmod(0o700)
+            _empty_top(path)
+            path.rmdir()
+        except FileNotFoundError:
             return
-    except FileNotFoundError:
-        return
-    path.chmod(0o700)
+        except OSError as e:
+            # Who else is at it has moved a folder up to the top just now.
+            if e.errno != errno.ENOTEMPTY or attempt + 1 == ATTEMPTS_MAX:
+                raise
+        else:
+            return
+
+
+def _empty_top(path: Path) -> None:
     top = os.open(path, _OPEN)
     try:
         folders: list[str] = []
@@ -39,8 +53,6 @@ def remove_tree(path: Path) -> None:
                 os.rmdir(name, dir_fd=top)
     finally:
         os.close(top)
-    with contextlib.suppress(FileNotFoundError):
-        path.rmdir()
 
 
 def _empty(fd: int, top: int, folders: list[str]) -> None:

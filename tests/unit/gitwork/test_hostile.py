@@ -1,6 +1,8 @@
 """Trees and folders made to do harm: refused by name, and nothing is written outside."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gitrepos
@@ -130,3 +132,22 @@ def test_removal_takes_any_depth_and_mode_and_follows_nothing(tmp_path: Path) ->
     remove_tree(top)
     assert not top.exists()
     assert (outside / "kept").exists()
+
+
+def test_a_folder_may_be_removed_by_two_at_once(tmp_path: Path) -> None:
+    """A run's end does so in a thread, which the sweep of the next start may meet."""
+    top = tmp_path / "top"
+    for _ in range(20):
+        for number in range(24):
+            (top / f"{number % 6}/{number}/x/y").mkdir(parents=True)
+            (top / f"{number % 6}/{number}/f").touch()
+        begin = threading.Barrier(2)
+
+        def remove(begin: threading.Barrier = begin) -> None:
+            begin.wait()
+            remove_tree(top)
+
+        with ThreadPoolExecutor(2) as threads:
+            for removed in [threads.submit(remove) for _ in range(2)]:
+                removed.result()
+        assert not top.exists()
