@@ -37,7 +37,7 @@ def test_it_runs_and_recovers_as_an_ordinary_user(
     assert get(f"{up.url}/readyz")[0] == 200
     below = up.below()
     uid = os.geteuid() or ORDINARY_UID
-    assert {p.uids().real for p in below} == {uid}
+    assert set(up.of_each(lambda process: process.uids().real)) == {uid}
     up.kill()
     assert gone(below) == []
 

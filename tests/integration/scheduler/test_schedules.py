@@ -475,18 +475,21 @@ async def test_a_scheduler_killed_while_it_fires_leaves_the_rest_to_another(
     async def all_fired() -> bool:
         return await count() == 100
 
-    first = started()
-    await until(begun, "the first one fires")
-    first.kill()
-    first.wait(10)
-    left = 100 - await count()
+    async with lab.pg.transaction():
+        # Nobody waits for these, so that some are left however late the kill comes.
+        await lab.pg.execute("SELECT 1 FROM sched.schedule WHERE name LIKE 's9_' FOR UPDATE")
+        first = started()
+        await until(begun, "the first one fires")
+        first.kill()
+        first.wait(10)
+        left = 100 - await count()
     second = started()
     try:
         await until(all_fired, "the second one fires the rest")
     finally:
         second.kill()
         second.wait(10)
-    assert left > 0, "the kill came too late to prove anything"
+    assert left >= 10
     assert await lab.firings() == [("fired", "")] * 100
     assert len(await lab.tasks("ready")) == 100
 
