@@ -85,6 +85,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         session.config.pluginmanager.register(NamesAtOnce(terminal))
 
 
+TRIES_MAX = 1200  # each 50 ms after the last: a server may take a minute to start
 UNPRIVILEGED_UID = 65534  # Postgres refuses to run as root
 
 
@@ -123,7 +124,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = f"postgresql://postgres@127.0.0.1:{port}"
 
     async def ready() -> None:
-        for _ in range(200):
+        for _ in range(TRIES_MAX):
             try:
                 await (await asyncpg.connect(url + "/postgres")).close()
             except (OSError, asyncpg.PostgresError):
@@ -167,7 +168,7 @@ async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
         stderr=subprocess.DEVNULL,
     )
     url = f"nats://127.0.0.1:{port}"
-    for _ in range(100):
+    for _ in range(TRIES_MAX):
         try:
             await (
                 await nats.connect(
