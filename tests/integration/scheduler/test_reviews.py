@@ -86,7 +86,10 @@ async def test_a_decision_said_again_is_accepted_again_and_another_is_not(hub: H
 
 
 async def test_what_nobody_decides_in_time_fails(hub: Hub) -> None:
-    task_id = await in_review(hub, review_s=1)
+    task_id = await in_review(hub, review_s=77)
+    left_s = "SELECT extract(epoch FROM review_until - now())::float8 FROM sched.task"
+    assert 17 < await hub.pg.fetchval(left_s) < 77
+    await hub.pg.execute("UPDATE sched.task SET review_until = now()")
     await hub.in_state(task_id, "failed")
     assert (await outcome(hub, task_id))[1] == "review-timeout"
     assert not (await decide(hub, task_id, APPROVED)).accepted
