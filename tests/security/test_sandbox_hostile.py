@@ -244,7 +244,7 @@ def test_4_a_debugger_that_the_project_allows_stays_within_its_sandbox(
     outside, ran, living = unprivileged.run(tmp_path, work)
     assert outside.strip() == "0"
     assert ran.outcome == Exited(0), ran
-    assert living > 0
+    assert living or backend == "runsc"  # there a neighbour is no process of this machine's
     found = json.loads(ran.output)
     assert found["own"][:2] == [0, 0]
     assert found["own"][2] == "of-my-own"
