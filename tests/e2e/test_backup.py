@@ -39,6 +39,7 @@ def test_a_stack_is_kept_while_it_runs_and_goes_on_elsewhere(
 ) -> None:
     code, done, progress = first.run("--repo", str(repository), *ARGUMENTS)
     assert code == 0, progress
+    hook = json.loads(first.wfhub("webhook", "add", "https://hub.example.org/in", "--json").stdout)
     file = tmp_path / "kept.wfhub"
     secret = f"--passphrase-file={passphrase}"
     kept = first.wfhub("backup", str(file), f"--data={first.data}", secret, "--json")
@@ -65,6 +66,14 @@ def test_a_stack_is_kept_while_it_runs_and_goes_on_elsewhere(
         assert exported.returncode == 0, exported.stderr
         verified = second.wfhub("proof", "verify", str(proof))
         assert verified.returncode == 0, verified.stdout + verified.stderr
+        tested = second.wfhub("webhook", "test", hook["webhook_id"], "--json").stdout
+        assert json.loads(tested)["outcome"] != "secret-unopened", "its keys came with it"
+        for word, says in (
+            ("off", "1 webhooks, in clear"),
+            ("on", "1 webhooks, sealed under key 1"),
+        ):
+            changed = second.wfhub("sealing", word, f"--data={elsewhere}")
+            assert (changed.returncode, changed.stdout.strip()) == (0, says), changed.stderr
         logs = second.wfhub("logs", done["task_id"])  # a blob
         assert logs.returncode == 0, logs.stderr
 

@@ -15,13 +15,16 @@ import pytest
 from git_hosts import HttpsHost
 from gitrepos import git
 
-from .conftest import start
+from .conftest import Stack, start
 
 PROVIDER_KEY = "sk-canary-provider-4711-4711"
 STOP_S_MAX = 30
 READ_BYTES_MAX = 64 * 1024 * 1024  # of one file; the stack is minutes old
 # Where secrets belong; each is readable by its owner alone (tests/integration/local).
-KEPT = ("secrets/", "credentials.json", "admin-token", "nats/", "postgres/password", "signing/")
+KEPT = (
+    *("secrets/", "credentials.json", "sealing-keys.json", "admin-token"),
+    *("nats/", "postgres/password", "signing/"),
+)
 LOOT = """
 { echo LOOT-BEGIN; env; set; cat /proc/*/environ /proc/*/cmdline; cat /etc/passwd /etc/shadow;
   find / -xdev \\( -name '*.json' -o -name '*.pem' -o -name '*token*' -o -name '*secret*' \\) \\
@@ -44,7 +47,16 @@ def secrets_of(data: Path) -> dict[str, bytes]:
         if key.is_file() and b"PRIVATE" in (text := key.read_bytes()):
             found["signing key"] = text.splitlines()[1]
     assert "signing key" in found
+    sealing = json.loads((data / "sealing-keys.json").read_text())
+    found |= {f"sealing key {number}": key.encode() for number, key in sealing.items()}
     return found
+
+
+def webhook_of(stack: Stack) -> dict[str, str]:
+    """One whose secret was changed, so that the database has two."""
+    made = json.loads(stack.wfhub("webhook", "add", "https://hub.example.org/in", "--json").stdout)
+    told = stack.wfhub("webhook", "rotate", made["webhook_id"], "--json").stdout
+    return {**made, "next": json.loads(told)["secret"]}
 
 
 def command_lines() -> bytes:
@@ -104,6 +116,7 @@ def test_no_secret_is_left_where_an_agent_worked() -> None:
                     *("--verify", "env; cat /proc/*/environ; test -s loot.txt"),
                 )
                 assert code == 0, (told, progress)
+                hook = webhook_of(stack)
                 task = told["task_id"]
                 logs = stack.wfhub("logs", task).stdout
                 events = stack.wfhub("events", task, "--no-follow", "--json").stdout
@@ -122,12 +135,15 @@ def test_no_secret_is_left_where_an_agent_worked() -> None:
                 **secrets_of(shared / "data"),
                 "provider key": PROVIDER_KEY.encode(),
                 "git password": host.password.encode(),
+                "webhook's secret": hook["secret"].encode(),
+                "webhook's next secret": hook["next"].encode(),
             }
     # The controls: the agent did collect and print, and each place was there to be searched.
     assert "LOOT-BEGIN" in logs
     assert b"LOOT-BEGIN" in places["branch"]
     assert any("jetstream" in name for name in places)
     assert any(name.startswith("postgres/data/base/") for name in places)
+    assert any(hook["webhook_id"].encode() in text for text in places.values())
     assert any(b"LOOT-BEGIN" in text for name, text in places.items() if "sha256" in name)
     assert said
     leaked = [

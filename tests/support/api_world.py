@@ -18,6 +18,7 @@ import asyncpg
 import httpx
 import nats
 import real_api
+import webhook_lab
 from nats.aio.client import Client as NatsClient
 from wfhub_common import db, ids, subjects
 from wfhub_common.messages import Claim, Claimed, Register
@@ -165,6 +166,7 @@ async def world(
 ) -> AsyncIterator[World]:
     await asyncio.to_thread(db.migrate, database_url, schema=SCHEMA, migrations=MIGRATIONS)
     beside = {"proofs_url": proof_store.url, "service_token": proof_store.token}
+    beside["sealing_keys"] = webhook_lab.KEYS.to_json()
     async with real_api.serving(database_url, nats_url, folder, **beside) as http:
         made = World(http, await nats.connect(nats_url), await asyncpg.connect(database_url))
         try:

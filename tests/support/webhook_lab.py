@@ -6,10 +6,15 @@ from typing import Any
 
 import receiver as receivers
 from receiver import Receiver
-from wfhub_common import ids, standard_webhooks
+from wfhub_common import ids, sealed, standard_webhooks
 
 PATH = "/in"
-LOCAL = {"webhook_private_hosts": "127.0.0.1", "webhook_http_hosts": "127.0.0.1"}
+KEYS = sealed.grown(sealed.Keys(), 1)
+LOCAL = {
+    "webhook_private_hosts": "127.0.0.1",
+    "webhook_http_hosts": "127.0.0.1",
+    "sealing_keys": KEYS.to_json(),
+}
 
 
 async def made(hub: Any, receiver: Receiver, path: str = PATH, **body: Any) -> Any:

@@ -1,7 +1,7 @@
 """A backup as one file: a tar that can be checked whole, its keys and database under a passphrase.
 
 Members, in this order: `wfhub-backup.json` (format, version of the product, time), `secrets.json`
-(sealed: scrypt, then AES-256-GCM over credentials, signing key and the dump's key),
+(sealed: scrypt, then AES-256-GCM over credentials, signing key, sealing keys and the dump's key),
 `database.dump` (pg_dump's own format, sealed by that key), `blobs/sha256/<2>/<2>/<64 hex>` (a blob
 is named by its digest), `digests.json` (sha256 of the first three, and how many blobs and bytes
 there are: a file that was cut lacks it).
@@ -55,6 +55,12 @@ class Contents:
     blobs: int
     blob_bytes: int
     digest: str  # of its DIGESTS, so of all of it: which backup it is
+
+
+def insist_on(passphrase: str) -> None:
+    """Before anything is copied: that takes long. Raises: SystemExit."""
+    if len(passphrase) < PASSPHRASE_CHARS_MIN:
+        raise SystemExit(f"the passphrase needs at least {PASSPHRASE_CHARS_MIN} characters")
 
 
 def write(path: Path, *, dump: Path, blobs: Path, truth: Truth, passphrase: str) -> Contents:
@@ -167,12 +173,11 @@ def _readable(path: Path) -> Iterator[None]:
 def sealed(truth: Truth, passphrase: str, dump_key: bytes) -> bytes:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    if len(passphrase) < PASSPHRASE_CHARS_MIN:
-        raise SystemExit(f"the passphrase needs at least {PASSPHRASE_CHARS_MIN} characters")
     plain = {
         "credentials": truth.credentials.to_json(),
         "signing_key": truth.signing_key,
         "public_key": truth.public_key,
+        "sealing_keys": truth.sealing_keys,
         "dump_key": dump_key.hex(),
     }
     salt, nonce = os.urandom(16), os.urandom(12)
@@ -199,7 +204,8 @@ def opened(document: bytes, passphrase: str) -> tuple[Truth, bytes | None]:
         raise SystemExit("the passphrase does not open this backup's keys") from e
     credentials = Credentials.from_json(plain["credentials"])
     dump_key = bytes.fromhex(plain["dump_key"]) if "dump_key" in plain else None
-    return Truth(credentials, plain["signing_key"], plain["public_key"]), dump_key
+    sealing_keys = plain.get("sealing_keys", "")  # the version before had none
+    return Truth(credentials, plain["signing_key"], plain["public_key"], sealing_keys), dump_key
 
 
 def _key(passphrase: str, salt: bytes, cost: dict[str, int]) -> bytes:

@@ -18,6 +18,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from wfhub_common import sealed
+
 from wfhub_admin import archive, rest, restoring
 from wfhub_admin.archive import BLOB, Contents
 from wfhub_admin.database import DATABASE, Plan, carry_out, make_roles
@@ -32,11 +34,20 @@ TOOL_S_MAX = 6 * 3600.0
 
 
 def backup(path: Path, *, plan: Plan, blobs: Path, truth: Truth, passphrase: str) -> Contents:
+    archive.insist_on(passphrase)
     if path.exists():
         raise SystemExit(f"{path} exists: choose another name, a backup is never overwritten")
     if not archive.has_blobs(blobs) and asyncio.run(_names_blobs(plan)):
         raise SystemExit(
             f"{blobs} has no blobs, and the database names some: is it the proof-store's folder?"
+        )
+    if (
+        missing := asyncio.run(_sealed_under(plan))
+        - sealed.keys(truth.sealing_keys).by_number.keys()
+    ):
+        raise SystemExit(
+            f"secrets in the database are sealed under key {min(missing)}, which is not among the"
+            " installation's sealing keys: give the backup the sealing-keys.json that belongs to it"
         )
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".wfhub-backup-") as name:
         dump = Path(name) / archive.DUMP
@@ -143,6 +154,18 @@ async def _names_blobs(plan: Plan) -> bool:
         if await connection.fetchval("SELECT to_regclass('proofs.artifact')") is None:
             return False
         return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM proofs.artifact)"))
+
+
+async def _sealed_under(plan: Plan) -> set[int]:
+    """The numbers of the keys without which something in it is lost."""
+    async with _connected(plan) as connection:
+        if await connection.fetchval("SELECT to_regclass('api.webhook')") is None:
+            return set()
+        rows = await connection.fetch(
+            "SELECT unnest(ARRAY[secret, secret_before]) FROM api.webhook"
+        )
+    numbers = (sealed.number_of(row[0]) for row in rows if row[0])
+    return {number for number in numbers if number is not None}
 
 
 async def _begin(plan: Plan, digest: str) -> bool:

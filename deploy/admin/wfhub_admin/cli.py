@@ -112,7 +112,11 @@ def _secrets(state: Path, secrets: Path) -> None:
     settings = ProvisionSettings.from_env(os.environ)
     try:
         truth = folders.truth(
-            state, secrets, runners=settings.runners_max, subscribers=settings.subscribers
+            state,
+            secrets,
+            runners=settings.runners_max,
+            subscribers=settings.subscribers,
+            sealing_key=settings.sealing_key,
         )
         made = outlay(truth, settings.where(), provider_keys=settings.provider_keys())
         folders.write(made, secrets, settings.uids())
@@ -129,7 +133,12 @@ def _cluster_secrets(plan: Path | None) -> None:
 
     settings = ProvisionSettings.from_env(os.environ)
     secrets = cluster.of(settings)
-    truth = cluster.truth(secrets, runners=settings.runners_max, subscribers=settings.subscribers)
+    truth = cluster.truth(
+        secrets,
+        runners=settings.runners_max,
+        subscribers=settings.subscribers,
+        sealing_key=settings.sealing_key,
+    )
     made = outlay(truth, settings.where_in_cluster(), provider_keys=settings.provider_keys())
     cluster.write(made, secrets)
     if plan is not None:

@@ -10,12 +10,12 @@ import base64
 import ssl
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
-from wfhub_common import signing
+from wfhub_common import sealed, signing
 
 from wfhub_admin import credentials
 from wfhub_admin.credentials import Credentials
@@ -27,6 +27,7 @@ TIMEOUT_S = 30.0
 TRIES_MAX = 5  # of a write that another one came before
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 STATE = "state"
+SEALING_KEYS = "sealing-keys.json"  # in it; the version before has none
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,21 @@ def of(settings: ProvisionSettings) -> Secrets:
     )
 
 
-def truth(secrets: Secrets, *, runners: int, subscribers: Collection[Subscriber] = ()) -> Truth:
-    """Made at the first time, with identities for at least `runners` runners, and `subscribers`."""
+def truth(
+    secrets: Secrets,
+    *,
+    runners: int,
+    subscribers: Collection[Subscriber] = (),
+    sealing_key: int = 1,
+) -> Truth:
+    """Made at the first time, with identities for at least `runners` runners, and `subscribers`,
+    and sealing keys up to the number `sealing_key`."""
     for _ in range(TRIES_MAX):
         found = secrets.read(STATE)
         before = _read(found) if found else _new()
         have = credentials.with_identities(before.credentials, runners, subscribers)
-        after = Truth(have, before.signing_key, before.public_key)
+        keys = sealed.grown(sealed.keys(before.sealing_keys), sealing_key).to_json()
+        after = replace(before, credentials=have, sealing_keys=keys)
         if found is None:
             if secrets.create(STATE, _files(after)):
                 return after
@@ -171,6 +180,7 @@ def _files(truth: Truth) -> dict[str, str]:
         "credentials.json": truth.credentials.to_json(),
         "signing-key": truth.signing_key,
         "proof-key.pub": truth.public_key,
+        SEALING_KEYS: truth.sealing_keys,
     }
 
 
@@ -180,10 +190,12 @@ def _read(found: dict[str, Any]) -> Truth:
             name: base64.b64decode(found["data"][name]).decode()
             for name in ("credentials.json", "signing-key", "proof-key.pub")
         }
+        keys = base64.b64decode(found["data"].get(SEALING_KEYS, "")).decode()
+        sealed.keys(keys)
         have = Credentials.from_json(files["credentials.json"])
     except (KeyError, TypeError, ValueError) as e:
         raise SystemExit(f"{found['metadata']['name']} is not a state of ours: {e}") from e
-    return Truth(have, files["signing-key"], files["proof-key.pub"])
+    return Truth(have, files["signing-key"], files["proof-key.pub"], keys)
 
 
 def _checked(answer: httpx.Response) -> httpx.Response:

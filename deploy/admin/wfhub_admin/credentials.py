@@ -109,9 +109,10 @@ def handed(
     nats_url: str,
     nats_users: bool = True,
     database_url: str = "",
+    sealing_keys: str = "",
 ) -> dict[str, str]:
     """What one service reads: setting → value. `nats_users` is False at an external broker, which
-    has the users that its operator gave it."""
+    has the users that its operator gave it. `sealing_keys` are the API's alone."""
     secrets = {"NATS_URL": nats_url, "SERVICE_TOKEN": have.tokens[sender]}
     if nats_users:
         secrets["NATS_PASSWORD"] = have.nats[sender]
@@ -121,6 +122,7 @@ def handed(
         secrets["SERVICE_TOKENS_FILE"] = have.accepted()
     if service == subjects.API:
         secrets["ADMIN_TOKEN_SHA256"] = token_sha256(have.admin_token)
+        secrets["SEALING_KEYS"] = sealing_keys
     return secrets
 
 

@@ -1,16 +1,17 @@
 """An installation's secrets as folders, one a reader: what compose mounts as volumes.
 
-`state` keeps the truth (credentials.json and the signing key). Each reader's folder holds its
-files, its uid's alone; a file that is no longer its own is removed, and one that is as it should be
-is left alone: a runner that works holds a lock on its identity's.
+`state` keeps the truth (credentials.json, the signing key, the sealing keys). Each reader's folder
+holds its files, its uid's alone; a file that is no longer its own is removed, and one that is as it
+should be is left alone: a runner that works holds a lock on its identity's.
 Raises: SystemExit when the truth is lost but readers have files that were made from it.
 """
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from wfhub_common import signing
+from wfhub_common import sealed, signing
 
 from wfhub_admin import credentials
 from wfhub_admin.credentials import Credentials
@@ -19,12 +20,19 @@ from wfhub_admin.outlay import POSTGRES, Outlay, Truth
 from wfhub_admin.subscribers import Subscriber
 
 CREDENTIALS, KEY = "credentials.json", "signing-key"
+SEALING_KEYS = "sealing-keys.json"
 
 
 def truth(
-    state: Path, secrets: Path, *, runners: int, subscribers: Collection[Subscriber] = ()
+    state: Path,
+    secrets: Path,
+    *,
+    runners: int,
+    subscribers: Collection[Subscriber] = (),
+    sealing_key: int = 1,
 ) -> Truth:
-    """Made at the first time, with identities for at least `runners` runners, and `subscribers`."""
+    """Made at the first time, with identities for at least `runners` runners, and `subscribers`,
+    and sealing keys up to the number `sealing_key`."""
     file = state / CREDENTIALS
     if file.exists():
         before = Credentials.from_json(file.read_text())
@@ -39,7 +47,19 @@ def truth(
     if after != before:
         private_file(file, after.to_json(), os.geteuid())
     signing.load_or_create_private_key(state / KEY)
-    return Truth(after, (state / KEY).read_text(), signing.public_key_path(state / KEY).read_text())
+    return replace(kept(state), sealing_keys=grown_keys(state / SEALING_KEYS, sealing_key))
+
+
+def grown_keys(file: Path, newest: int) -> str:
+    """The keys in `file`, up to `newest`; made where they are missing. Raises: SystemExit."""
+    before = file.read_text() if file.exists() else ""
+    try:
+        after = sealed.grown(sealed.keys(before), newest).to_json()
+    except ValueError as e:
+        raise SystemExit(f"{file}: {e}: bring it back from a backup") from e
+    if after != before:
+        private_file(file, after, os.geteuid())
+    return after
 
 
 def kept(state: Path) -> Truth:
@@ -47,7 +67,10 @@ def kept(state: Path) -> Truth:
     try:
         have = Credentials.from_json((state / CREDENTIALS).read_text())
         key = state / KEY
-        return Truth(have, key.read_text(), signing.public_key_path(key).read_text())
+        keys = state / SEALING_KEYS
+        sealing_keys = keys.read_text() if keys.exists() else ""
+        public_key = signing.public_key_path(key).read_text()
+        return Truth(have, key.read_text(), public_key, sealing_keys)
     except OSError as e:
         raise SystemExit(
             f"cannot read {e.filename}: {e.strerror}: is the state volume there?"
@@ -65,6 +88,8 @@ def bring_back(state: Path, truth: Truth) -> None:
     key = state / KEY
     private_file(key, truth.signing_key, os.geteuid())
     private_file(signing.public_key_path(key), truth.public_key, os.geteuid())
+    if truth.sealing_keys and not (state / SEALING_KEYS).exists():
+        private_file(state / SEALING_KEYS, truth.sealing_keys, os.geteuid())
     private_file(file, have.to_json(), os.geteuid())
 
 

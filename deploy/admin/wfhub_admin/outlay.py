@@ -31,6 +31,9 @@ class Truth:
     credentials: Credentials
     signing_key: str = field(repr=False)  # PEM
     public_key: str
+    # JSON (wfhub_common.sealed). Not one of the credentials: the version before refuses those with
+    # more than it knows, and its code may come back. Empty: of that version.
+    sealing_keys: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def plan(credentials: Credentials, where: Where) -> database.Plan:
 def outlay(truth: Truth, where: Where, *, provider_keys: Mapping[str, str]) -> Outlay:
     """`provider_keys`: settings of the gateway such as OPENAI_API_KEY; it alone reads them."""
     have = truth.credentials
-    made: Outlay = {service: _service(have, where, service) for service in database.SCHEMAS}
+    made: Outlay = {service: _service(truth, where, service) for service in database.SCHEMAS}
     made[subjects.SCHEDULER][PUBLIC_KEY] = truth.public_key
     made[subjects.PROOF_STORE][SIGNING_KEY] = truth.signing_key
     made[subjects.PROOF_STORE][f"{SIGNING_KEY}.pub"] = truth.public_key
@@ -80,7 +83,8 @@ def outlay(truth: Truth, where: Where, *, provider_keys: Mapping[str, str]) -> O
     return made
 
 
-def _service(have: Credentials, where: Where, service: str) -> dict[str, str]:
+def _service(truth: Truth, where: Where, service: str) -> dict[str, str]:
+    have = truth.credentials
     url = where.database_url or database.service_url(
         have, service, where.postgres_host, where.postgres_port
     )
@@ -91,6 +95,7 @@ def _service(have: Credentials, where: Where, service: str) -> dict[str, str]:
         nats_url=where.nats_url,
         nats_users=where.nats_users,
         database_url=url,
+        sealing_keys=truth.sealing_keys,
     )
     return {file_name(name): value for name, value in secrets.items()}
 

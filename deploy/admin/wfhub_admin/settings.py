@@ -10,6 +10,7 @@ from wfhub_admin.outlay import CLIENT, KEEPER, NATS, POSTGRES, POSTGREST, RUNNER
 from wfhub_admin.subscribers import Subscriber, parsed
 
 RUNNERS_MAX = 256
+SEALING_KEYS_MAX = 1000
 _SERVICE_UIDS = privileges.SERVICE_UIDS
 POSTGREST_UID = 64008
 
@@ -28,6 +29,7 @@ class ProvisionSettings(Settings):
     namespace: str = ""
     kubernetes_service_host: str = ""  # set by the kubelet
     kubernetes_service_port: int = 443
+    sealing_key: int = Field(1, ge=1, le=SEALING_KEYS_MAX)  # the newest; one more is a new one
     nats_servers: int = Field(1, ge=1, le=9)
     event_subscribers: str = ""  # subscribers.py has the form
 

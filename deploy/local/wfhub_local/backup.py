@@ -27,9 +27,10 @@ PORT_LINE = 3  # of postmaster.pid
 
 
 def take(layout: Layout, path: Path, *, passphrase: str, database_url: str, say: Say) -> Contents:
-    truth = _truth(layout)
+    archive.insist_on(passphrase)  # before a database is started for it
+    truth = truth_of(layout)
     running = state.wait_ready(layout) is not None
-    with _database(layout, truth.credentials, database_url, say, running=running) as plan:
+    with database(layout, truth.credentials, database_url, say, running=running) as plan:
         say("copying the database and the blobs")
         return backup.backup(
             path, plan=plan, blobs=layout.proofs, truth=truth, passphrase=passphrase
@@ -57,20 +58,24 @@ def bring_back(
         credentials = contents.truth.credentials
         uid = servers.uid_of("proof-store")
         blobs = private_folder(layout.proofs, uid)
-        with _database(layout, credentials, database_url, say, running=False) as plan:
+        with database(layout, credentials, database_url, say, running=False) as plan:
             backup.restore(path, contents, plan=plan, blobs=blobs, uid=uid)
         key = private_folder(layout.signing, uid) / layout.signing_key.name
         private_file(key, contents.truth.signing_key, uid)
         private_file(key.with_name(f"{key.name}.pub"), contents.truth.public_key, uid)
+        if contents.truth.sealing_keys:
+            private_file(layout.sealing_keys, contents.truth.sealing_keys, os.geteuid())
         private_file(layout.credentials, credentials.to_json(), os.geteuid())
     return contents
 
 
-def _truth(layout: Layout) -> Truth:
+def truth_of(layout: Layout) -> Truth:
     try:
         credentials = Credentials.from_json(layout.credentials.read_text())
         key = layout.signing_key.read_text()
-        return Truth(credentials, key, layout.public_key.read_text())
+        keys = layout.sealing_keys
+        sealing_keys = keys.read_text() if keys.exists() else ""
+        return Truth(credentials, key, layout.public_key.read_text(), sealing_keys)
     except OSError as e:
         raise SystemExit(
             f"cannot read {e.filename}: {e.strerror}: is --data the folder of a stack, and are you"
@@ -79,9 +84,10 @@ def _truth(layout: Layout) -> Truth:
 
 
 @contextmanager
-def _database(
+def database(
     layout: Layout, credentials: Credentials, database_url: str, say: Say, *, running: bool
 ) -> Iterator[Plan]:
+    """Of the stack that runs, or started for as long as it is needed."""
     if database_url:
         ports.check_reachable(database_url, default_port=5432, option="--database-url")
         yield provision.external(database_url)

@@ -1,9 +1,10 @@
-"""`wfhub up`, `doctor`, `backup`, `restore`: their options. The work is imported when it runs."""
+"""`wfhub up`, `doctor`, `backup`, `restore`, `sealing`. The work is imported when it runs."""
 
 import json
 import os
 import re
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -159,6 +160,31 @@ def restore_command(
             _layout(data), file, passphrase=secret, database_url=database_url, say=_say
         )
     _tell(done, file, as_json=as_json)
+
+
+class Sealing(StrEnum):
+    """What becomes of secrets in the database."""
+
+    on = "on"
+    off = "off"
+    renew = "renew"
+
+
+def sealing_command(
+    word: Annotated[
+        Sealing,
+        typer.Argument(
+            help="on: all sealed, under the newest key; off: in clear, before going back to the"
+            " version before; renew: new ones for those that no key opens."
+        ),
+    ],
+    data: _Data = None,
+    database_url: _DatabaseUrl = "",
+) -> None:
+    """Seal the secrets that the database holds (of webhooks), or open them."""
+    from wfhub_local import sealing
+
+    print(sealing.change(_layout(data), word.value, database_url=database_url, say=_say))
 
 
 def _layout(data: Path | None) -> "Layout":

@@ -3,6 +3,7 @@
 lock, users.lock     held by the running stack; shared by each `wfhub run` that uses it
 state.json           url, pid and token file of the running stack (no secret)
 credentials.json     every generated secret; the stack's own, 0600
+sealing-keys.json    keys that the API seals secrets of the database with; so too
 proof-key.pub        what proofs are checked with
 admin-token          the API token of the person who started it, 0600
 subscribers/         one file for each system that hears events: where, as whom, what
@@ -41,6 +42,10 @@ class Layout:
     @property
     def credentials(self) -> Path:
         return self.data / "credentials.json"
+
+    @property
+    def sealing_keys(self) -> Path:
+        return self.data / "sealing-keys.json"
 
     @property
     def admin_token(self) -> Path:

@@ -9,7 +9,7 @@ import http.client
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -68,6 +68,7 @@ class Setting:
     credentials: Credentials
     where: Where
     user_env: Mapping[str, str]
+    sealing_keys: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,7 @@ def _process(
         nats_url=s.where.nats_url,
         nats_users=s.where.nats_users,
         database_url=s.where.database_urls.get(service, ""),
+        sealing_keys=s.sealing_keys,
     )
     env: dict[str, str] = {**picked(s.user_env, TRACE_VARIABLES), **_metrics(s, name), **own.env}
     descriptors: tuple[int, ...] = ()

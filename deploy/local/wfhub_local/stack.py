@@ -11,13 +11,16 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
+from wfhub_admin.folders import grown_keys
+from wfhub_admin.settings import ProvisionSettings
+
 from wfhub_local import database, ports, servers, state
 from wfhub_local.credentials import Credentials, load_or_create
 from wfhub_local.database import Database
 from wfhub_local.ephemeral import StackHandle, ephemeral
 from wfhub_local.layout import Layout
 from wfhub_local.services import HTTP_SERVICES, Setting, Where, all_of
-from wfhub_local.settings import Options
+from wfhub_local.settings import Options, picked
 from wfhub_local.signing_key import publish_key
 from wfhub_local.state import State
 from wfhub_local.supervisor import Asked, Failed, Supervisor
@@ -75,6 +78,7 @@ def _start(
     public = at_end.enter_context(ports.listening(options.port))
     url = f"http://{ports.HOST}:{ports.port_of(public)}"
     state.write(layout, State(url, os.getpid(), str(layout.admin_token)))
+    provision = ProvisionSettings.from_env(picked(user_env, ("SEALING_KEY",)))
     credentials = load_or_create(layout, options.runners, options.subscribers)
     nats_url = _nats(options, layout, credentials, supervisor)
     where_data = _database(options, layout, credentials, supervisor, say)
@@ -86,6 +90,7 @@ def _start(
         options=options,
         layout=layout,
         credentials=credentials,
+        sealing_keys=grown_keys(layout.sealing_keys, provision.sealing_key),
         where=_where(options, nats_url, where_data, listeners),
         user_env=user_env,
     )

@@ -7,6 +7,7 @@ Raises: Refused, Unreachable (errors.py).
 """
 
 import json
+import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from wfhub_client.webhooks import WebhookCalls
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
 STREAM_QUIET_S = 45.0  # three of the service's keep-alives
+KEEP_ALIVE_S, KEEP_ALIVES_MAX = 15, 2  # of TCP: the first question, then two that nobody answers
 
 
 class Client:
@@ -316,10 +318,13 @@ class Client:
     def logs(
         self, task_id: str, *, attempt: str | None = None, follow: bool = False
     ) -> Iterator[str]:
-        """Lines of the log. One that is cut is not resumed. Raises: Unreachable."""
+        """Lines of the log. One that is cut is not resumed: text has no positions. An agent may be
+        silent for as long as it likes, so the kernel asks whether the service's machine is there.
+        Raises: Unreachable."""
         params = {"follow": _flag(follow), **({"attempt": attempt} if attempt else {})}
         try:
             with self._stream(f"/v1/tasks/{_part(task_id)}/logs", params, {}, quiet_s=None) as r:
+                _keep_asking(r.extensions["network_stream"].get_extra_info("socket"))
                 yield from r.iter_lines()
         except (httpx.TransportError, Later) as e:
             raise Unreachable(f"the log was cut off: {e}") from e
@@ -383,6 +388,18 @@ class Client:
                 response.read()
             check(response)
             yield response
+
+
+def _keep_asking(connection: socket.socket) -> None:
+    """A peer that is gone without a word ends the connection after STREAM_QUIET_S."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle = getattr(socket, "TCP_KEEPIDLE", None) or socket.TCP_KEEPALIVE  # type: ignore[attr-defined]  # macOS
+    for option, value in (
+        (idle, KEEP_ALIVE_S),
+        (socket.TCP_KEEPINTVL, KEEP_ALIVE_S),
+        (socket.TCP_KEEPCNT, KEEP_ALIVES_MAX),
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _part(value: str) -> str:

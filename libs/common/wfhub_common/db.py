@@ -7,6 +7,7 @@ Raises: RetryLater when the database cannot be reached.
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -72,7 +73,9 @@ def async_url(url: str) -> str:
     """The URL with the asyncpg driver named, whichever of the usual spellings came in."""
     for head in ("postgresql+asyncpg://", "postgresql://", "postgres://"):
         if url.startswith(head):
-            return "postgresql+asyncpg://" + url.removeprefix(head)
+            # The driver's own name for libpq's.
+            rest = re.sub(r"(?<=[?&])sslmode=", "ssl=", url.removeprefix(head))
+            return f"postgresql+asyncpg://{rest}"
     raise SystemExit("bad settings: DATABASE_URL must begin with postgresql://")
 
 

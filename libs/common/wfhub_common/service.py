@@ -95,7 +95,12 @@ def listen(address: str, *, setting: str = "HTTP_LISTEN") -> socket.socket:
     """A listening socket for `host:port` or `fd:N` (inherited from a supervisor).
     Raises: SystemExit that names the address, and its setting, when the port is in use."""
     if address.startswith("fd:"):
-        return _prompt(socket.socket(fileno=int(address.removeprefix("fd:"))))
+        try:
+            return _prompt(socket.socket(fileno=int(address.removeprefix("fd:"))))
+        except OSError as e:
+            raise SystemExit(
+                f"bad settings: {setting}: {address} is no socket that we were given: {e.strerror}"
+            ) from e
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

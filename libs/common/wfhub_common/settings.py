@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,7 @@ from pydantic import (
 
 PORT_MAX = 65535
 DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
+DATABASE_OPTIONS = frozenset({"host", "port", "sslmode"})  # that the driver and pg_dump both know
 
 
 class Settings(BaseModel):
@@ -32,6 +33,9 @@ class Settings(BaseModel):
     @field_validator("database_url", check_fields=False)
     @classmethod
     def _database_url(cls, value: str) -> str:
+        if {name for name, _ in parse_qsl(urlsplit(value).query)} - DATABASE_OPTIONS:
+            options = ", ".join(sorted(DATABASE_OPTIONS))
+            raise ValueError(f"of options behind its '?' only these are known: {options}")
         return _url(value, *DATABASE_SCHEMES)
 
     @field_validator("proofs_url", "gateway_url", "otel_exporter_otlp_endpoint", check_fields=False)
@@ -79,10 +83,13 @@ def _url(value: str, *schemes: str) -> str:
     if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
         raise ValueError(f"must begin with {schemes[0]}://")
     try:
-        if urlsplit(value).port == 0:
+        parts = urlsplit(value)
+        if parts.port == 0:
             raise ValueError
     except ValueError:
         raise ValueError(f"its port is no number from 1 to {PORT_MAX}") from None
+    if not parts.hostname and schemes != DATABASE_SCHEMES:  # those may name a socket's folder
+        raise ValueError("it names no host")
     return value
 
 
@@ -91,6 +98,8 @@ def _read(variable: str, path: str) -> str:
         return Path(path).read_text().strip()
     except OSError as e:
         raise SystemExit(f"bad settings: {variable}: cannot read {path}: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise SystemExit(f"bad settings: {variable}: {path} is no text in UTF-8") from e
 
 
 class BrokerSettings(Settings):

@@ -18,6 +18,7 @@ from wfhub_agent_runner.leases import Leases
 
 CLAIM_WAIT_S = 10.0
 BACKOFF_S_MAX = 5.0
+CLAIM_SLOTS_MAX = 100  # that one Claim may ask for; the next asks for the others
 
 log = get_logger(__name__)
 RunAttempt = Callable[[messages.Assignment], Coroutine[None, None, None]]
@@ -81,7 +82,7 @@ class Claims:
         request = messages.Claim(
             claim_id=claim_id,
             incarnation=self._incarnation,
-            slots=self._free,
+            slots=min(self._free, CLAIM_SLOTS_MAX),
             pool=self._pool,
             wait_s=CLAIM_WAIT_S,
         )

@@ -10,12 +10,14 @@ then does it register and ask for work.
 from wfhub_common import light as light  # isort: split
 
 import asyncio
+import errno
 import os
 import secrets
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import httpx
 from wfhub_common import broker as rpc
@@ -42,7 +44,12 @@ from wfhub_agent_runner.gitwork import access_broker, folders
 from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.location import Policy
 from wfhub_agent_runner.gitwork.remote import credentials
-from wfhub_agent_runner.gitwork.workspaces import Workspaces
+from wfhub_agent_runner.gitwork.remote.trusted import (
+    fault_of_authorities,
+    fault_of_known_hosts,
+    read_settings,
+)
+from wfhub_agent_runner.gitwork.workspaces import Workspaces, take_home
 from wfhub_agent_runner.leases import Leases
 from wfhub_agent_runner.metrics import CountedSandbox, Metrics, traced_as
 from wfhub_agent_runner.parts import Parts
@@ -73,6 +80,8 @@ def main() -> None:
 def _cgroups(settings: RunnerSettings) -> Sequence[Path]:
     """Before this process has other threads or children: on v2 it moves to another cgroup."""
     if settings.cgroup_root:
+        for path in settings.cgroup_paths():
+            _insist(path.is_dir(), "CGROUP_ROOT", f"{path} is not a folder")
         return settings.cgroup_paths()
     uid = settings.runner_uid if os.geteuid() == 0 else os.geteuid()
     made = delegation.delegate(delegation.name(settings.runner_id, settings.runner_home), uid)
@@ -95,32 +104,37 @@ def _become_unprivileged(
         return RepoAccess.direct(policy), None
     broker_socket = access_broker.start(policy)
     _own(home, settings.runner_uid)
-    privileges.drop(
-        settings.runner_uid,
-        settings.runner_uid,
-        keep_visible=(
-            *privileges.code_paths(),
-            *settings.toolchain_paths(),
-            *(rule.folder for rule in _caches(settings)),
-            *settings.sandbox().files(),
-        ),
-        keep_writable=(home,),
-    )
+    _drop(settings, home)
     return RepoAccess.over_socket(broker_socket, policy), broker_socket
+
+
+def _drop(settings: RunnerSettings, home: Path) -> None:
+    try:
+        privileges.drop(
+            settings.runner_uid,
+            settings.runner_uid,
+            keep_visible=(
+                *privileges.code_paths(),
+                *settings.toolchain_paths(),
+                *(rule.folder for rule in _caches(settings)),
+                *settings.sandbox().files(),
+            ),
+            keep_writable=(home,),
+        )
+    except privileges.CannotDrop as e:
+        raise SystemExit(f"bad settings: RUNNER_UID: {e}") from e
 
 
 def _policy(settings: RunnerSettings) -> Policy:
     """Raises: SystemExit that names an unusable credential, while an operator is looking."""
     file = settings.git_credentials_file
+    _check_files(settings)
     try:
         credentials.check(settings.git_credentials or (file.read_text() if file else ""))
     except (Rejected, OSError, ValueError) as e:
         raise SystemExit(f"bad settings: GIT_CREDENTIALS_FILE: {e}") from e
-    root = settings.workspace_root
-    if root is not None and not root.is_dir():
-        raise SystemExit(
-            f"bad settings: WORKSPACE_ROOT: {root} is not a folder here: is it mounted?"
-        )
+    for setting, folder in settings.repository_folders():
+        _insist(folder.is_dir(), setting, f"{folder} is not a folder here: is it mounted?")
     try:
         folders.parse_rules(settings.workspace_folders)
     except ValueError as e:
@@ -137,6 +151,27 @@ def _policy(settings: RunnerSettings) -> Policy:
         ca_file=str(settings.git_ca_file or ""),
         remote_uid=settings.runner_uid,
     )
+
+
+def _check_files(settings: RunnerSettings) -> None:
+    """They are read again when they are needed."""
+    for setting, file, fault in (
+        ("GIT_KNOWN_HOSTS_FILE", settings.git_known_hosts_file, fault_of_known_hosts),
+        ("GIT_CA_FILE", settings.git_ca_file, fault_of_authorities),
+    ):
+        if file is not None:
+            try:
+                why = fault(read_settings(str(file)))
+            except Rejected as e:
+                why = e.message
+            _insist(not why, setting, why)
+    if (file := settings.container_auth_file) is not None:
+        _insist(file.is_file(), "CONTAINER_AUTH_FILE", f"{file} is not a file here")
+
+
+def _insist(holds: bool, setting: str, why: str) -> None:
+    if not holds:
+        raise SystemExit(f"bad settings: {setting}: {why}")
 
 
 def _caches(settings: RunnerSettings) -> tuple[shared_caches.Rule, ...]:
@@ -170,6 +205,9 @@ async def _serve(
         )
     incarnation = secrets.token_hex(8)
     tools = toolchains.of(settings.toolchain_paths())
+    home_lock = _taken_home(settings)  # before anything in it is removed
+    if settings.ready_file is not None:
+        starting.writable(settings.ready_file.parent, "READY_FILE")
     try:
         sandbox = await _sandbox(settings, cgroups)
     except ValueError as e:
@@ -188,6 +226,7 @@ async def _serve(
         repositories,
         copies=sandbox.describe()["layer"] == LayerKind.PLAIN_COPY,
         budget=settings.cache_budget(),
+        home_lock=home_lock,
     )
     await workspaces.reap()
     spool = Spool(settings.runner_home / "spool")
@@ -313,6 +352,23 @@ async def _serve(
     await rpc.stop(broker)
     if traced is not None:
         await asyncio.to_thread(traced.close)
+
+
+def _taken_home(settings: RunnerSettings) -> IO[str]:
+    """Held until the process ends. Raises: SystemExit."""
+    home = settings.runner_home
+    try:
+        for entry in home.iterdir():
+            if not os.access(entry, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(entry))
+        return take_home(home)
+    except Rejected as e:
+        raise SystemExit(f"bad settings: RUNNER_HOME: {e.message}") from e
+    except OSError as e:
+        raise SystemExit(
+            f"bad settings: RUNNER_HOME: cannot write to {e.filename}: {e.strerror}: let {home} and"
+            f" all that is in it belong to uid {os.geteuid()}"
+        ) from e
 
 
 async def _sandbox(settings: RunnerSettings, cgroups: Sequence[Path]) -> Sandbox:

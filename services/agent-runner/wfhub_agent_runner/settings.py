@@ -1,10 +1,11 @@
 """Settings of the runner, read once from its environment."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from wfhub_common import egress
+from wfhub_common.messages.tasks import Slug
 from wfhub_common.settings import BrokerSettings, Settings
 
 from wfhub_agent_runner import egress_policy, image_policy
@@ -19,14 +20,16 @@ _LABEL = "[a-z0-9][a-z0-9._=-]{0,62}"
 
 
 class RunnerSettings(BrokerSettings):
-    runner_id: str
+    runner_id: str = Field(pattern=r"^[A-Za-z0-9_-]+$")  # it stands in subjects
     runner_name: str = "runner"
-    runner_slots: int = 2  # attempts at once; each may use a whole core
-    runner_pool: str = "default"
+    runner_slots: int = Field(2, ge=1, le=1000)  # attempts at once; each may use a whole core
+    runner_pool: Slug = "default"
     # What tasks may ask of this runner, ','-separated.
     runner_labels: str = Field("", pattern=rf"^({_LABEL}(,{_LABEL})*)?$")
     runner_home: Path  # mirrors, trees, leases, spool; on a file system that can be an overlay
-    runner_uid: int = 64001  # what a runner started as root becomes before anything else
+    runner_uid: int = Field(
+        64001, ge=1
+    )  # what a runner started as root becomes before anything else
     toolchains: str = ""  # ':'-separated folders of the host, read-only in every sandbox
     file_repos: bool = False  # paths and file: URLs: the operator's own machine only
     repo_roots: str = ""  # ':'-separated; where such repositories may lie; empty: anywhere
@@ -61,8 +64,14 @@ class RunnerSettings(BrokerSettings):
     http_proxy: str = ""  # this and the next: of the engine, on its way to registries
     https_proxy: str = ""
     no_proxy: str = ""
-    probe_every_s: float = 300.0  # escape probes through the real backend
+    probe_every_s: float = Field(300.0, gt=0)  # escape probes through the real backend
     ready_file: Path | None = None  # written once registered, for a supervisor
+
+    @model_validator(mode="after")
+    def _one_way_to_credentials(self) -> Self:
+        if self.git_credentials and self.git_credentials_file:
+            raise ValueError("GIT_CREDENTIALS and GIT_CREDENTIALS_FILE: set one of them")
+        return self
 
     @field_validator("egress_allowed")
     @classmethod

@@ -1,4 +1,4 @@
-"""The API service's process: `wfhub-api [serve | migrate | token new NAME | list | revoke ID]`."""
+"""The API service's process: `wfhub-api [serve | migrate | token … | sealing …]` (USAGE)."""
 
 from wfhub_common import light as light  # isort: split
 
@@ -9,18 +9,23 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import db, log, metrics, starting, tracing
+from wfhub_common import db, log, metrics, sealed, starting, tracing
 from wfhub_common.broker import make_broker
-from wfhub_common.errors import WfhubError
+from wfhub_common.errors import RetryLater, WfhubError
+from wfhub_common.sealed import Unopened
 from wfhub_common.service import Stop, run, serve_http
 
-from wfhub_api import tokens
+from wfhub_api import sealing, tokens
 from wfhub_api.settings import ApiSettings
 
 PROGRAM = "wfhub-api"
 SCHEMA = "api"
 MIGRATIONS = Path(__file__).parent / "migrations"
-USAGE = "usage: wfhub-api [serve | migrate | token new NAME | token list | token revoke ID]"
+USAGE = (
+    "usage: wfhub-api [serve | migrate | token new NAME | token list | token revoke ID"
+    " | sealing on | sealing off | sealing renew]"
+)
+logger = log.get_logger(__name__)
 
 
 def main() -> None:
@@ -38,6 +43,10 @@ def main() -> None:
             _with_engine(settings, _list_tokens)
         case ["token", "revoke", token_id]:
             _with_engine(settings, lambda engine: tokens.revoke(engine, token_id))
+        case ["sealing", "on" | "off" as state]:
+            _with_engine(settings, lambda engine: _seal(engine, settings, on=state == "on"))
+        case ["sealing", "renew"]:
+            _with_engine(settings, lambda engine: _renew(engine, settings))
         case _:
             raise SystemExit(USAGE)
 
@@ -50,9 +59,8 @@ async def serve(settings: ApiSettings, stop: Stop) -> None:
     traced = tracing.set_up("api", settings.otel_exporter_otlp_endpoint)
     app = create_app(settings, engine, broker, stop)
     # Served meanwhile: /readyz says what is missing.
-    looking = asyncio.create_task(
-        starting.database(engine, settings, stop, PROGRAM, schema=SCHEMA, migrations=MIGRATIONS)
-    )
+    looking = asyncio.create_task(_look(engine, settings, stop))
+    looking.add_done_callback(lambda task: _end_with(task, stop))
     try:
         await asyncio.gather(
             serve_http(app, settings.http_listen, stop),
@@ -62,6 +70,36 @@ async def serve(settings: ApiSettings, stop: Stop) -> None:
         looking.cancel()
         if traced is not None:
             await asyncio.to_thread(traced.close)
+
+
+def _end_with(task: "asyncio.Task[None]", stop: Stop) -> None:
+    """What nobody foresaw is not to be a service that never becomes ready and does not say why."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("the database could not be looked at", exc_info=error)
+        stop.fatally(f"the database could not be looked at: {error}")
+
+
+async def _look(engine: AsyncEngine, settings: ApiSettings, stop: Stop) -> None:
+    await starting.database(engine, settings, stop, PROGRAM, schema=SCHEMA, migrations=MIGRATIONS)
+    while True:
+        try:
+            lost = await sealing.lost(engine, sealed.keys(settings.sealing_keys))
+            is_on = await sealing.is_on(engine)
+            break
+        except RetryLater:
+            await asyncio.sleep(starting.RETRY_S[-1])
+    if lost:
+        which, why = next(iter(lost.items()))
+        stop.fatally(
+            f"bad settings: SEALING_KEYS_FILE: secrets of {len(lost)} webhooks do not open with it;"
+            f" of {which}: {why}: bring back the installation's own (a backup has it), or give"
+            " these webhooks new secrets by `wfhub-api sealing renew` and `wfhub webhook rotate`"
+        )
+    elif not is_on:
+        logger.warning(
+            "webhooks' secrets stand in clear in the database: once every API process is of this"
+            " version, run `wfhub-api sealing on` (docs/upgrading.md)"
+        )
 
 
 def _with_engine(settings: ApiSettings, work: Callable[[AsyncEngine], Awaitable[None]]) -> None:
@@ -81,6 +119,24 @@ def _with_engine(settings: ApiSettings, work: Callable[[AsyncEngine], Awaitable[
 async def _new_token(engine: AsyncEngine, name: str) -> None:
     token_id, token = await tokens.create(engine, name)
     print(f"{token_id}\n{token}")
+
+
+async def _seal(engine: AsyncEngine, settings: ApiSettings, *, on: bool) -> None:
+    keys = sealed.keys(settings.sealing_keys)
+    if on and not keys.newest:
+        raise SystemExit("bad settings: SEALING_KEYS_FILE: it is not set, or it has no key")
+    try:
+        count = await sealing.change(engine, keys, to=keys.newest if on else None)
+    except Unopened as e:
+        raise SystemExit(f"nothing was changed: {e}; start the API, and it says which") from e
+    print(f"{count} webhooks, {f'sealed under key {keys.newest}' if on else 'in clear'}")
+
+
+async def _renew(engine: AsyncEngine, settings: ApiSettings) -> None:
+    renewed = await sealing.renew_lost(engine, sealed.keys(settings.sealing_keys))
+    print(
+        f"{len(renewed)} webhooks have secrets that nobody knows: rotate each", *renewed, sep="\n"
+    )
 
 
 async def _list_tokens(engine: AsyncEngine) -> None:

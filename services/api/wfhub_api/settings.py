@@ -7,7 +7,7 @@ with `wfhub-api token new` open the API.
 import ssl
 
 from pydantic import Field, FilePath, field_validator, model_validator
-from wfhub_common import egress
+from wfhub_common import egress, sealed
 from wfhub_common.settings import BrokerSettings
 
 from wfhub_api.webhooks.targets import Rules
@@ -19,6 +19,7 @@ class ApiSettings(BrokerSettings):
     proofs_url: str = "http://127.0.0.1:8081"
     service_token: str = ""  # our bearer at the proof-store
     admin_token_sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    sealing_keys: str = Field("", repr=False)  # JSON (wfhub_common.sealed); a file is better kept
     webhooks_enabled: bool = True  # false: none is made, and nothing is sent
     webhook_private_hosts: str = ""  # ','-separated; they may have private addresses
     webhook_http_hosts: str = ""  # ','-separated; http:// is good enough there
@@ -26,6 +27,15 @@ class ApiSettings(BrokerSettings):
     webhook_timeout_s: float = Field(15.0, gt=0, le=60)  # a whole request: what the standard says
     webhook_lease_s: float = Field(45.0, gt=0)  # a replica that died is replaced after it
     webhook_retry_base_s: float = Field(1.0, gt=0)  # before the second try; doubles
+
+    @field_validator("sealing_keys")
+    @classmethod
+    def _keys(cls, value: str) -> str:
+        try:
+            sealed.keys(value)
+        except ValueError as e:
+            raise ValueError(f"{e}: give the file that `wfhub-admin secrets` writes") from None
+        return value
 
     @field_validator("webhook_private_hosts", "webhook_http_hosts")
     @classmethod

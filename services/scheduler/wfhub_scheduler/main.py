@@ -33,6 +33,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 USAGE = "usage: wfhub-scheduler [serve | migrate]"
 ASKED_TO_STOP = "signal "  # how service.run words it
 START_WAIT_S_MAX = 2.0
+PUBLIC_KEY_HEAD = b"-----BEGIN PUBLIC KEY-----"
 
 logger = log.get_logger(__name__)
 
@@ -54,6 +55,7 @@ def migrate(database_url: str) -> None:
 
 
 async def serve(settings: SchedulerSettings, stop: Stop) -> None:
+    _check_files(settings)
     engine = db.make_engine(settings.database_url, application=PROGRAM, settings=db.ONE_PLAN)
     broker = rpc.make_broker(
         settings, name=subjects.SCHEDULER, on_closed=lambda: stop("nats connection closed")
@@ -88,6 +90,23 @@ async def serve(settings: SchedulerSettings, stop: Stop) -> None:
             await asyncio.to_thread(traced.close)
     if not stop.why.startswith(ASKED_TO_STOP):
         raise SystemExit(f"scheduler ended: {stop.why}; start it again")
+
+
+def _check_files(settings: SchedulerSettings) -> None:
+    """Raises: SystemExit. The key may be there later; then, not something else."""
+    key = Path(settings.proof_public_key_file)
+    try:
+        if key.exists() and not key.read_bytes().startswith(PUBLIC_KEY_HEAD):
+            raise SystemExit(
+                f"bad settings: PROOF_PUBLIC_KEY_FILE: {key} is no public key in PEM: it is the"
+                " `.pub` beside the proof-store's signing key"
+            )
+    except OSError as e:
+        raise SystemExit(
+            f"bad settings: PROOF_PUBLIC_KEY_FILE: cannot read {key}: {e.strerror}"
+        ) from e
+    if settings.ready_file is not None:
+        starting.writable(settings.ready_file.parent, "READY_FILE")
 
 
 async def _work(core: Core, settings: SchedulerSettings, stop: Stop) -> None:

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from wfhub_admin import database, folders
+from wfhub_admin import archive, database, folders
 from wfhub_admin.settings import ProvisionSettings
+from wfhub_common import sealed
 from wfhub_common.subjects import PROOF_STORE
 
 BLOB = b"what an agent said\n"
 HEX = hashlib.sha256(BLOB).hexdigest()
 PLACE = Path("sha256") / HEX[:2] / HEX[2:4] / HEX
+PASSPHRASE = "correct horse battery staple"
 NOWHERE = "postgresql://postgres@127.0.0.1:9/none"
 
 
@@ -54,7 +56,7 @@ async def kept(database_url: str, tmp_path: Path) -> Path:
     folders.truth(at / "state", at / "secrets", runners=2)
     (at / "proofs" / PLACE).parent.mkdir(parents=True)
     (at / "proofs" / PLACE).write_bytes(BLOB)
-    (tmp_path / "passphrase").write_text("correct horse battery staple\n")
+    (tmp_path / "passphrase").write_text(f"{PASSPHRASE}\n")
     done = await asyncio.to_thread(admin, "backup", tmp_path / "hub.wfhub", at, database_url)
     assert done.returncode == 0, done.stderr
     return tmp_path / "hub.wfhub"
@@ -178,3 +180,33 @@ async def test_an_installation_without_blobs_is_kept_but_not_one_whose_blobs_are
     refused = await asyncio.to_thread(admin, "backup", tmp_path / "lost.wfhub", first, database_url)
     assert refused.returncode != 0
     assert "is it the proof-store's folder?" in refused.stderr
+
+
+@pytest.mark.timeout(600)
+async def test_what_is_sealed_is_not_kept_without_its_key_and_a_short_passphrase_not_at_all(
+    kept: Path, tmp_path: Path, database_url: str
+) -> None:
+    first = tmp_path / "first"
+    keys = sealed.keys(folders.kept(first / "state").sealing_keys)
+    secret = keys.seal("whsec_canary", 1, of="api.webhook/whk_1")
+    pg = await asyncpg.connect(database_url)
+    await pg.execute(
+        "INSERT INTO api.webhook (webhook_id, url, events, secret, created_by, body_sha256)"
+        " VALUES ('whk_1', 'https://example.org', '{}', $1, 'admin', '')",
+        secret,
+    )
+    await pg.close()
+    done = await asyncio.to_thread(admin, "backup", tmp_path / "with.wfhub", first, database_url)
+    assert done.returncode == 0, done.stderr
+    assert keys == sealed.keys(
+        archive.check(tmp_path / "with.wfhub", PASSPHRASE).truth.sealing_keys
+    )
+    (first / "state" / folders.SEALING_KEYS).unlink()
+    lost = await asyncio.to_thread(admin, "backup", tmp_path / "lost.wfhub", first, database_url)
+    assert lost.returncode == 1
+    assert "sealed under key 1, which is not among" in lost.stderr
+
+    (tmp_path / "passphrase").write_text("hunter2\n")
+    short = await asyncio.to_thread(admin, "backup", tmp_path / "short.wfhub", first, NOWHERE)
+    assert short.returncode == 1
+    assert "at least" in short.stderr, "it is said before the database is asked for anything"

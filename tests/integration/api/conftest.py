@@ -22,6 +22,7 @@ import pytest
 import real_api
 import receiver as receivers
 import schedules_double
+import webhook_lab
 import workflows_double
 from faststream.nats import NatsBroker
 from nats.aio.client import Client as NatsClient
@@ -179,7 +180,7 @@ async def hub(
         proofs_url=proof_store.url,
         service_token=proof_store.token,
         admin_token_sha256=token_sha256(ADMIN_TOKEN),
-        **api_settings,
+        **{"sealing_keys": webhook_lab.KEYS.to_json(), **api_settings},
     )
     stop = Stop()
     broker = make_broker(settings, name="api")

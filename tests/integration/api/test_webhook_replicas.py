@@ -15,6 +15,7 @@ import psutil
 import pytest
 import receiver as receivers
 from receiver import Receiver
+from webhook_lab import KEYS
 from wfhub_common import ids
 from wfhub_common.httpauth import token_sha256
 
@@ -33,6 +34,7 @@ SETTINGS = {
     "WEBHOOK_TIMEOUT_S": "60",  # longer than a test holds a request
     "WEBHOOK_LEASE_S": "200",
     "ADMIN_TOKEN_SHA256": token_sha256(TOKEN),
+    "SEALING_KEYS": KEYS.to_json(),
 }
 
 

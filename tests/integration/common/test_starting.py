@@ -14,8 +14,10 @@ import own_ports
 import pytest
 import unprivileged
 from databases import template
+from sqlalchemy import text
 from wfhub_admin import broker
 from wfhub_common import db, identities, starting
+from wfhub_common.errors import RetryLater
 from wfhub_common.settings import BrokerSettings
 
 CHAOS_CLOCK = Path(__file__).parents[2] / "chaos" / "clock"
@@ -184,6 +186,7 @@ async def test_a_folder_that_cannot_be_written_ends_it(
         ("wfhub_api", "WEBHOOK_CA_FILE"),
         ("wfhub_llm_gateway", "LLM_CONFIG"),
         ("wfhub_llm_gateway", "LLM_PRICES"),
+        ("wfhub_scheduler", "PROOF_PUBLIC_KEY_FILE"),
     ],
 )
 async def test_a_file_that_is_something_else_ends_it(
@@ -206,6 +209,57 @@ async def test_an_address_that_cannot_be_had_ends_it(
     told = await last_line(MODULES[schema], env | {variable: "192.0.2.1:9464"})
     assert told.startswith("cannot listen on 192.0.2.1:9464: ")
     assert told.endswith(f"choose another with {variable}")
+
+
+async def test_a_folder_for_the_sign_of_life_that_cannot_be_written_ends_it(
+    database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    env = environment(tmp_path, database_url, nats_url)
+    told = await last_line("wfhub_scheduler", env | {"READY_FILE": str(tmp_path / "file" / "ok")})
+    assert told.startswith("bad settings: READY_FILE: cannot write to ")
+
+
+@pytest.mark.parametrize("schema", MODULES)
+async def test_a_secret_in_a_file_that_is_no_text_ends_it(
+    schema: str, database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    env = environment(tmp_path, database_url, nats_url)
+    more = {"NATS_USER": "u", "NATS_PASSWORD_FILE": str(tmp_path / "binary")}
+    told = await last_line(MODULES[schema], env | more)
+    assert told == f"bad settings: NATS_PASSWORD_FILE: {tmp_path / 'binary'} is no text in UTF-8"
+
+
+async def test_a_socket_that_was_not_handed_over_ends_it(
+    database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    env = environment(tmp_path, database_url, nats_url)
+    told = await last_line("wfhub_api", env | {"HTTP_LISTEN": "fd:99"})
+    assert told.startswith("bad settings: HTTP_LISTEN: fd:99 is no socket")
+
+
+@pytest.mark.parametrize("schema", MODULES)
+async def test_an_option_of_the_database_that_the_driver_does_not_know_ends_it(
+    schema: str, database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    env = environment(tmp_path, f"{database_url}?secret-option=1", nats_url)
+    told = await last_line(MODULES[schema], env)
+    assert told.startswith("bad settings: DATABASE_URL: of options behind its '?' only")
+    assert "secret" not in told
+
+
+async def test_the_database_is_reached_by_tls_or_not_as_its_url_says(database_url: str) -> None:
+    """libpq's word, which pg_dump and migrations take as it is."""
+    engine = db.make_engine(f"{database_url}?sslmode=disable", application="test")
+    async with db.transaction(engine) as connection:
+        assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+    await engine.dispose()
+    engine = db.make_engine(f"{database_url}?sslmode=require", application="test")
+    with pytest.raises(RetryLater, match="SSL"):
+        async with db.transaction(engine):
+            pass
+    await engine.dispose()
 
 
 def test_another_users_folder_is_said_with_the_uid_that_it_should_have(tmp_path: Path) -> None:

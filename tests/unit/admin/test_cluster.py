@@ -9,6 +9,7 @@ from secrets_double import ApiServer
 from wfhub_admin import cluster
 from wfhub_admin.cluster import Secrets
 from wfhub_admin.outlay import READERS, Where, outlay
+from wfhub_common import sealed
 
 
 def secrets(server: ApiServer) -> Secrets:
@@ -80,3 +81,14 @@ def test_the_keys_of_a_backup_never_replace_another_installations() -> None:
         with pytest.raises(SystemExit, match="wfhub-state is another installation's"):
             cluster.bring_back(secrets(server), other)
     assert cluster.truth(secrets(server), runners=1) == ours
+
+
+def test_sealing_keys_come_to_a_state_of_the_version_before_and_grow() -> None:
+    server = ApiServer()
+    first = cluster.truth(secrets(server), runners=1)
+    del server.held["wfhub-state"]["data"]["sealing-keys.json"]
+    made = cluster.truth(secrets(server), runners=1)
+    assert replace(made, sealing_keys="") == replace(first, sealing_keys="")
+    two = sealed.keys(cluster.truth(secrets(server), runners=1, sealing_key=2).sealing_keys)
+    assert two.newest == 2
+    assert two.by_number[1] == sealed.keys(made.sealing_keys).by_number[1]

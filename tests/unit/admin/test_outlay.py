@@ -27,7 +27,9 @@ KEY = {"OPENAI_API_KEY": "sk-canary"}
 
 
 def truth(runners: int = 2) -> Truth:
-    return Truth(credentials.with_identities(credentials.new(), runners), "PRIVATE", "PUBLIC")
+    return Truth(
+        credentials.with_identities(credentials.new(), runners), "PRIVATE", "PUBLIC", "SEALING"
+    )
 
 
 def where(**fields: object) -> Where:
@@ -45,6 +47,7 @@ def test_every_reader_has_files_and_no_secret_reaches_who_has_no_use_for_it() ->
     have = made.credentials
     assert readers("sk-canary") == {"gateway"}
     assert readers("PRIVATE") == {"proof-store"}
+    assert readers("SEALING") == {"api"}
     assert readers(have.admin_token) == {CLIENT}
     assert readers(have.nats["api"]) == {"api", NATS}
     assert readers(have.database["wfhub_api"]) == {"api", KEEPER}

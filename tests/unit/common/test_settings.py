@@ -22,6 +22,9 @@ class Of(BrokerSettings):
         ("NATS_URL", "h:4222", "must begin with nats://"),
         ("PROOFS_URL", "proof-store:8081", "must begin with http://"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "must begin with http://"),
+        ("NATS_URL", "tls://", "names no host"),
+        ("PROOFS_URL", "http://", "names no host"),
+        ("DATABASE_URL", "postgresql://h/d?secret=1", "only these are known: host, port, sslmode"),
         ("HTTP_LISTEN", "8080", "no host:port, such as"),
         ("HTTP_LISTEN", "0.0.0.0:99999", "no host:port, such as"),
         ("METRICS_LISTEN", "127.0.0.1:http", "no host:port, such as"),
@@ -46,6 +49,7 @@ def test_a_wrong_one_is_named_and_no_password_repeated(
     [
         ("DATABASE_URL", "postgres://u:p%40@[::1]:5432/d?host=/run/postgresql"),
         ("DATABASE_URL", "postgresql:///d"),
+        ("DATABASE_URL", "postgresql://h/d?sslmode=verify-full"),
         ("NATS_URL", "tls://h"),
         ("PROOFS_URL", "https://h/path"),
         ("HTTP_LISTEN", "fd:5"),

@@ -31,7 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from dulwich.objects import ObjectID
 from wfhub_common import ids
@@ -78,6 +78,22 @@ def _changed(found: setups.SetUp) -> RetryLater:
     )
 
 
+def take_home(home: Path) -> IO[str]:
+    """For as long as it is open, which the kernel ends with the process. Nothing in a home may be
+    removed before. Raises: Rejected (`runner-home-in-use`), OSError."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = (home / "gitwork.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        lock.close()
+        raise Rejected(
+            "runner-home-in-use",
+            f"another runner works in {home}: give each its own",
+        ) from e
+    return lock
+
+
 class Workspaces:
     def __init__(
         self,
@@ -86,11 +102,13 @@ class Workspaces:
         *,
         copies: bool = False,
         budget: Budget = Budget(),  # noqa: B008 - immutable
+        home_lock: IO[str] | None = None,
     ) -> None:
+        """`home_lock`: of `take_home`, where that had to be done before."""
         self._home, self._access, self._copies, self._budget = home, access, copies, budget
         self._used = _Used(threading.Lock(), Counter(), {})
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gitwork")
-        self._home_lock: Any = None
+        self._home_lock = home_lock
 
     async def reap(self) -> None:
         """Call once at start: take the home for this process, remove what a killed one left.
@@ -144,17 +162,7 @@ class Workspaces:
         return await asyncio.get_running_loop().run_in_executor(self._threads, do, *args)
 
     def _reap(self) -> None:
-        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (self._home / "gitwork.lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            lock.close()
-            raise Rejected(
-                "runner-home-in-use",
-                f"another runner works in {self._home}; give each its own RUNNER_HOME",
-            ) from e
-        self._home_lock = lock
+        self._home_lock = self._home_lock or take_home(self._home)
         remove_tree(self._home / "attempts")
         self._drop_caches_after_a_boot()
         patterns = ("trees/*/.fresh-*", "setups/*/.fresh-*", "mirrors/.fresh-*", "fetch-*.pack")

@@ -52,7 +52,9 @@ async def create_webhook(
     if not hub.settings.webhooks_enabled:
         raise Rejected("webhooks-off", "the operator has set WEBHOOKS_ENABLED=false", status=409)
     targets.parse(body.url, hub.webhooks.rules)
-    made, is_new = await rows.create(hub.engine, body, created_by=caller, key=idempotency_key)
+    made, is_new = await rows.create(
+        hub.engine, hub.webhooks.keys, body, created_by=caller, key=idempotency_key
+    )
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/webhooks/{made.webhook_id}"
     hub.webhooks.wake()
@@ -97,13 +99,13 @@ async def resume_webhook(hub: HubDep, webhook_id: WebhookId) -> Webhook:
 @router.post(
     "/{webhook_id}/rotate",
     summary="Make a new secret; the old one signs too for a while",
-    responses=errors(404, 413),
+    responses=errors(404, 409, 413),
 )
 async def rotate_webhook(
     hub: HubDep, webhook_id: WebhookId, body: Rotation | None = None
 ) -> WebhookWithSecret:
     overlap_s = (body or Rotation()).overlap_s
-    return await rows.rotate(hub.engine, webhook_id, overlap_s)
+    return await rows.rotate(hub.engine, hub.webhooks.keys, webhook_id, overlap_s)
 
 
 @router.post(
@@ -120,7 +122,7 @@ async def test_webhook(hub: HubDep, webhook_id: WebhookId) -> Tested:
         channel = hub.webhooks.channel(hook.url)
         try:
             event = _test_event(hook)
-            outcome = await hub.webhooks.attempt(channel, event, secrets)
+            outcome = await hub.webhooks.attempt(channel, event, webhook_id, secrets)
         finally:
             await channel.close()
     why = outcome.why if isinstance(outcome, retries.Unreached) else None

@@ -18,7 +18,7 @@ from wfhub_common.sql import Connection, Row
 
 from wfhub_api.positions import Position
 from wfhub_api.webhooks import retries
-from wfhub_api.webhooks.rows import valid_secrets
+from wfhub_api.webhooks.rows import stored_secrets
 
 _FOR_S = "clock_timestamp() + make_interval(secs => CAST(:lease_s AS double precision))"
 _CONFIGURED = """
@@ -89,7 +89,7 @@ class Claimed:
     at: Position
     failures: int
     shut: bool
-    secrets: list[str]
+    stored_secrets: list[str]
 
 
 async def any_at_work(engine: AsyncEngine) -> bool:
@@ -124,7 +124,7 @@ async def moved(
         row = (await connection.execute(statement, values)).first()
     if row is None:
         raise LeaseLost("lease-lost", f"somebody else works on {hook.webhook_id}, or it is gone")
-    hook.at, hook.shut, hook.secrets = to, row.shut, valid_secrets(row)
+    hook.at, hook.shut, hook.stored_secrets = to, row.shut, stored_secrets(row)
     hook.failures = 0 if status is not None else hook.failures
 
 
@@ -162,5 +162,5 @@ def _claimed(row: Row, lease: str) -> Claimed:
         at=Position(row.generation, row.pos),
         failures=row.failures,
         shut=row.shut,
-        secrets=valid_secrets(row),
+        stored_secrets=stored_secrets(row),
     )

@@ -17,14 +17,15 @@ from contextlib import suppress
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import db
+from wfhub_common import db, sealed
 from wfhub_common.errors import LeaseLost, Rejected, RetryLater
 from wfhub_common.log import get_logger
 from wfhub_common.messages import CloudEvent
 from wfhub_common.metrics import Metrics
+from wfhub_common.sealed import Unopened
 from wfhub_common.service import Stop
 
-from wfhub_api import views, wakeups
+from wfhub_api import sealing, views, wakeups
 from wfhub_api.positions import Position
 from wfhub_api.settings import ApiSettings
 from wfhub_api.wakeups import Wakeups
@@ -58,6 +59,7 @@ class Deliverer:
         metrics: Metrics,
     ) -> None:
         self.rules = settings.webhook_rules()
+        self.keys = sealed.keys(settings.sealing_keys)
         self._engine, self._hints, self._stop, self._settings = engine, hints, stop, settings
         self._figures = Figures(metrics, engine)
         self._statements = asyncio.Semaphore(STATEMENTS_MAX)
@@ -107,10 +109,15 @@ class Deliverer:
         return self._authorities
 
     async def attempt(
-        self, channel: Channel, event: CloudEvent, secrets: list[str]
+        self, channel: Channel, event: CloudEvent, webhook_id: str, stored_secrets: list[str]
     ) -> retries.Outcome:
         began = time.monotonic()
-        outcome = await channel.send(event, secrets)
+        try:
+            secrets = [sealing.opened(self.keys, webhook_id, each) for each in stored_secrets]
+        except Unopened as e:
+            outcome: retries.Outcome = retries.Unreached("secret-unopened", str(e))
+        else:
+            outcome = await channel.send(event, secrets)
         self._figures.tried(outcome, time.monotonic() - began)
         return outcome
 
@@ -203,7 +210,7 @@ class _Run:
         await self._keep_lease()
         if hook.shut:
             return False
-        outcome = await self._of.attempt(channel, event, hook.secrets)
+        outcome = await self._of.attempt(channel, event, hook.webhook_id, hook.stored_secrets)
         if not isinstance(outcome, retries.Delivered):
             await self._failed(outcome)
             return False

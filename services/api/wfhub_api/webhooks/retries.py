@@ -28,7 +28,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class Unreached:
-    """`outcome`: timeout, unreachable, unresolved or forbidden-address; `why` for people."""
+    """`outcome`: timeout, unreachable, unresolved, forbidden-address or secret-unopened; `why` for
+    people."""
 
     outcome: str
     why: str

@@ -1,7 +1,8 @@
 """Rows of webhooks: made, looked at, paused, resumed, given another secret, deleted.
 
-Nothing here touches a lease; resuming ends the wait for the next try. Secrets leave by `create`,
-`rotate` and `secrets_of` alone. Raises: Rejected; as views.py.
+Nothing here touches a lease; resuming ends the wait for the next try. Secrets leave in clear by
+`create` and `rotate` alone, and as they are stored by `secrets_for_test`.
+Raises: Rejected; as views.py.
 """
 
 import hashlib
@@ -11,8 +12,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, ids, standard_webhooks
 from wfhub_common.errors import Rejected
+from wfhub_common.sealed import Keys
 from wfhub_common.sql import Connection, Row
 
+from wfhub_api import sealing
 from wfhub_api.positions import START, Cursor, Position, parse_position
 from wfhub_api.views import select
 from wfhub_api.webhooks.shapes import NewWebhook, Webhook, WebhookWithSecret
@@ -34,7 +37,7 @@ SELECT w.webhook_id, w.project_id, p.name AS project, w.url, w.events, w.paused,
 
 
 async def create(
-    engine: AsyncEngine, new: NewWebhook, *, created_by: str, key: str | None
+    engine: AsyncEngine, keys: Keys, new: NewWebhook, *, created_by: str, key: str | None
 ) -> tuple[WebhookWithSecret, bool]:
     """And whether it is new: the same key and body again is the same one, without its secret."""
 
@@ -50,7 +53,7 @@ async def create(
             return str(before.webhook_id), None
         project_id = None if new.project is None else await _project(connection, new.project)
         await _check_limits(connection, project_id)
-        return await _insert(connection, new, project_id, created_by, key)
+        return await _insert(connection, keys, new, project_id, created_by, key)
 
     webhook_id, secret = await db.retried(engine, made)
     found = await get(engine, webhook_id)
@@ -105,17 +108,23 @@ async def resume(engine: AsyncEngine, webhook_id: str) -> Webhook:
     return await get(engine, webhook_id)
 
 
-async def rotate(engine: AsyncEngine, webhook_id: str, overlap_s: int) -> WebhookWithSecret:
+async def rotate(
+    engine: AsyncEngine, keys: Keys, webhook_id: str, overlap_s: int
+) -> WebhookWithSecret:
     """The secret so far signs for `overlap_s` more; one that was replaced before it, not."""
     secret = standard_webhooks.new_secret()
-    await _update(
-        engine,
-        "secret_before = secret, secret = :secret, secret_before_until ="
-        " clock_timestamp() + make_interval(secs => CAST(:overlap_s AS double precision))",
-        webhook_id,
-        secret=secret,
-        overlap_s=float(overlap_s),
-    )
+
+    async def rotated(connection: Connection) -> None:
+        await _updated(
+            connection,
+            "secret_before = secret, secret = :secret, secret_before_until ="
+            " clock_timestamp() + make_interval(secs => CAST(:overlap_s AS double precision))",
+            webhook_id,
+            secret=await sealing.to_store(connection, keys, webhook_id, secret),
+            overlap_s=float(overlap_s),
+        )
+
+    await db.retried(engine, rotated)
     return WebhookWithSecret(**dict(await get(engine, webhook_id)), secret=secret)
 
 
@@ -129,17 +138,17 @@ async def delete(engine: AsyncEngine, webhook_id: str) -> None:
 async def secrets_for_test(engine: AsyncEngine, webhook_id: str) -> list[str]:
     """Notes that it is tested."""
     row = await _update(engine, "tested_at = clock_timestamp()", webhook_id)
-    return valid_secrets(row)
+    return stored_secrets(row)
 
 
-def valid_secrets(row: Row) -> list[str]:
-    """Of `secret`, and `secret_before`, which is null when it is over."""
+def stored_secrets(row: Row) -> list[str]:
+    """Those that sign: `secret`, and `secret_before`, which is null when it is over."""
     return [secret for secret in (row.secret, row.secret_before) if secret]
 
 
-async def _update(engine: AsyncEngine, sets: str, webhook_id: str, **values: Any) -> Row:
+async def _update(engine: AsyncEngine, sets: str, webhook_id: str) -> Row:
     async def updated(connection: Connection) -> Row:
-        return await _updated(connection, sets, webhook_id, **values)
+        return await _updated(connection, sets, webhook_id)
 
     return await db.retried(engine, updated)
 
@@ -191,6 +200,7 @@ async def _check_limits(connection: Connection, project_id: str | None) -> None:
 
 async def _insert(
     connection: Connection,
+    keys: Keys,
     new: NewWebhook,
     project_id: str | None,
     created_by: str,
@@ -208,7 +218,7 @@ async def _insert(
             "project": project_id,
             "url": new.url,
             "events": list(new.events),
-            "secret": secret,
+            "secret": await sealing.to_store(connection, keys, webhook_id, secret),
             "by": created_by,
             "key": key,
             "digest": _digest(new),

@@ -24,6 +24,7 @@ from wfhub_agent_runner.gitwork import limits, outcomes
 from wfhub_agent_runner.gitwork.location import Policy
 from wfhub_agent_runner.gitwork.remote import credentials, hosts, url
 from wfhub_agent_runner.gitwork.remote.credentials import Secret
+from wfhub_agent_runner.gitwork.remote.trusted import read_settings
 from wfhub_agent_runner.gitwork.remote.url import Remote
 from wfhub_agent_runner.gitwork.source import Resolved, base_not_found
 
@@ -52,22 +53,12 @@ class Target:
 
 def target(remote: Remote, policy: Policy) -> Target:
     hosts.check(remote, policy.hosts)
-    text = policy.credentials or _text(policy.credentials_file)
+    text = policy.credentials or read_settings(policy.credentials_file)
     secret = credentials.find(remote, text)
     web = remote if remote.scheme == "https" else url.web_side(remote)
-    known_hosts, ca = _text(policy.known_hosts_file), _text(policy.ca_file)
+    known_hosts, ca = read_settings(policy.known_hosts_file), read_settings(policy.ca_file)
     api_secret = credentials.find(web, text)
     return Target(remote, secret, api_secret, policy.hosts, known_hosts, ca)
-
-
-def _text(path: str) -> str:
-    if not path:
-        return ""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(limits.GIT_SETTINGS_BYTES_MAX)
-    except (OSError, ValueError) as e:
-        raise Rejected("git-credentials", f"the runner cannot read {path}: {e}") from e
 
 
 def resolve(at: Target, base: str | None) -> Resolved:
