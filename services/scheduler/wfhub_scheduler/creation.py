@@ -3,11 +3,12 @@
 Set-based: a thousand tasks are a handful of statements. `create_tasks` and `make_ready` run in the
 caller's transaction; the wake-up for claimers follows its commit.
 Lock order: idempotency keys, then project_queue (sorted), then lanes; a task's row lock is the
-caller's before `make_ready`.
+caller's before `make_ready`. A blocked task's lane is made with the task: what was accepted is not
+refused for its labels when its turn comes.
 Raises: Rejected (429 `queue-full`, 422 `label-sets-full`, `limit-above-maximum`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from wfhub_common.sql import Connection
 
 from wfhub_scheduler import limit_policies, queue_caps, stored_json
 from wfhub_scheduler.core import Tx
-from wfhub_scheduler.lanes import lane_ids, lane_of
+from wfhub_scheduler.lanes import Lane, lane_ids, lane_of
 from wfhub_scheduler.outbox import EVENTS, Event, execute_telling
 from wfhub_scheduler.projects import ProjectRow
 from wfhub_scheduler.states import Facts, TaskEvent, decide
@@ -126,8 +127,8 @@ async def make_ready(tx: Tx, tasks: Sequence[ReadyRow]) -> list[str]:
         Event("task.state_changed", task.task_id, data, task.project_id, task.task_id)
         for task in ready
     ]
-    units = await _units(tx.connection, ready)
-    await execute_telling(tx.connection, _NEW_UNITS, units, events)
+    lanes = await _lanes(tx.connection, [(task.project_id, task.spec) for task in ready])
+    await execute_telling(tx.connection, _NEW_UNITS, _units(ready, lanes), events)
     tx.after.units_ready |= bool(ready)
     return [task.task_id for task in ready]
 
@@ -164,22 +165,26 @@ async def insert_tasks(tx: Tx, new: Sequence[tuple[str, NewTaskRow]]) -> None:
         )
         for (project_id, row), title, submitted_by in zip(new, titles, submitters, strict=True)
     ]
-    units = await _units(tx.connection, ready)
-    await execute_telling(tx.connection, _NEW_TASKS, {**tasks, **units}, events)
+    lanes = await _lanes(tx.connection, [(project_id, row.spec) for project_id, row in new])
+    await execute_telling(tx.connection, _NEW_TASKS, {**tasks, **_units(ready, lanes)}, events)
     tx.after.units_ready |= bool(ready)
 
 
-async def _units(connection: Connection, tasks: Sequence[ReadyRow]) -> dict[str, Any]:
-    """The values of _UNITS; the lanes that they wait in are there then."""
-    wanted = [lane_of(task.project_id, task.spec) for task in tasks]
-    lanes = await lane_ids(connection, set(wanted)) if wanted else {}
+async def _lanes(connection: Connection, tasks: Sequence[tuple[str, TaskSpec]]) -> dict[Lane, int]:
+    """Of tasks, each beside its project's id; they are there then."""
+    wanted = {lane_of(project_id, spec) for project_id, spec in tasks}
+    return await lane_ids(connection, wanted) if wanted else {}
+
+
+def _units(tasks: Sequence[ReadyRow], lanes: Mapping[Lane, int]) -> dict[str, Any]:
+    """The values of _UNITS."""
     return {
         "unit_ids": ids.new_unit_ids(len(tasks)),
         "unit_tasks": [task.task_id for task in tasks],
         "unit_projects": [task.project_id for task in tasks],
         "pools": [task.spec.pool for task in tasks],
         "priorities": [task.spec.priority for task in tasks],
-        "lanes": [lanes[lane] for lane in wanted],
+        "lanes": [lanes[lane_of(task.project_id, task.spec)] for task in tasks],
         "run_ats": [task.spec.run_at for task in tasks],
     }
 

@@ -146,6 +146,8 @@ async def update_project(core: Core, command: UpdateProject) -> Project:
             policy = limit_policies.changed(before.limits, command.limits)
             new["limits"] = limit_policies.to_store(policy)
         changed = ProjectRow.of((await tx.connection.execute(_CHANGE, new)).one())
+        if changed.queue_limit != before.queue_limit:
+            await queue_caps.changed(tx.connection, at, changed.queue_limit)
         after = vars(changed)
         differs = [name for name in wanted if after[name] != getattr(before, name)]
         data = {name: after[name] for name in differs}

@@ -4,7 +4,8 @@
 comes back for another try is never refused. `project_queue.bound` is at least their number, with
 those that are at work and may come back: it grows with each task accepted, under the row's lock,
 and is counted anew only when it reaches the limit. So nothing that takes tasks out of the queue has
-to touch a shared row.
+to touch a shared row. A count stops at the limit: where the limit is changed, the next submission
+counts anew.
 Raises: Rejected (429 `queue-full`, field `retry_after_s`).
 """
 
@@ -54,6 +55,9 @@ UPDATE sched.project_queue q SET bound = n.bound
   FROM unnest(CAST(:projects AS text[]), CAST(:bounds AS bigint[])) AS n (project_id, bound)
  WHERE q.project_id = n.project_id
 """)
+_COUNT_ANEW = text("""
+UPDATE sched.project_queue SET bound = greatest(bound, :queue_limit) WHERE project_id = :project_id
+""")
 
 
 async def lock(connection: Connection, projects: Sequence[str]) -> Sequence[Row]:
@@ -63,6 +67,12 @@ async def lock(connection: Connection, projects: Sequence[str]) -> Sequence[Row]
         await connection.execute(_NEW_QUEUES, {"projects": projects})
         rows = (await connection.execute(_LOCK, {"projects": projects})).all()
     return rows
+
+
+async def changed(connection: Connection, project_id: str, queue_limit: int) -> None:
+    """The next submission counts; the project is locked."""
+    of = {"project_id": project_id, "queue_limit": queue_limit}
+    await connection.execute(_COUNT_ANEW, of)
 
 
 async def admit(connection: Connection, wanted: Mapping[str, int]) -> dict[str, int]:

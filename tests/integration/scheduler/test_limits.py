@@ -174,6 +174,20 @@ async def test_a_queue_is_never_longer_than_its_limit_however_many_submit(hub: H
     assert accepted == 25 + 3 * 7
 
 
+async def test_a_limit_that_was_lowered_and_raised_again_counts_all_that_waits(hub: Hub) -> None:
+    await create(hub, "small", queue_limit=10)
+    for _ in range(8):
+        await hub.submit("small")
+    await update(hub, "small", queue_limit=2)
+    with pytest.raises(Rejected, match="queue-full"):
+        await hub.submit("small")
+    await update(hub, "small", queue_limit=10)
+    for _ in range(2):
+        await hub.submit("small")
+    with pytest.raises(Rejected, match="queue-full"):
+        await hub.submit("small")
+
+
 async def test_a_cancelled_task_leaves_its_place(hub: Hub) -> None:
     await create(hub, "small", queue_limit=1)
     task = await hub.submit("small")

@@ -20,6 +20,7 @@ from wfhub_common.messages import (
     WorkflowState,
     WorkflowSubmitted,
 )
+from wfhub_scheduler import lanes
 from wfhub_scheduler.states import TaskEvent
 from wfhub_scheduler.timeouts import end_overdue
 from workflow_lab import DIAMOND, REPO, Lab, document
@@ -242,6 +243,19 @@ async def test_what_does_not_fit_the_queue_leaves_nothing(lab: Lab) -> None:
     counts = "SELECT (SELECT count(*) FROM sched.workflow), (SELECT count(*) FROM sched.task)"
     assert tuple(await lab.pg.fetchrow(counts)) == (1, 4)
     assert await lab.events() == ["workflow.submitted"]
+
+
+async def test_a_blocked_task_has_its_place_among_the_label_sets(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "LANES_OF_A_PROJECT_MAX", 2)
+    first = await lab.submit({"build": {}, "train": {"needs": ["build"], "labels": ["gpu"]}})
+    with pytest.raises(Rejected, match="label-sets-full"):
+        await lab.submit({"other": {"labels": ["arm"]}})
+    with pytest.raises(Rejected, match="label-sets-full"):
+        await lab.submit({"build": {}, "pack": {"needs": ["build"], "labels": ["arm"]}})
+    lab.workflow = first
+    assert (await lab.after("build"))["train"] == "ready"
 
 
 async def test_limits_of_each_task_are_settled_or_refused_by_path(lab: Lab) -> None:
