@@ -78,3 +78,12 @@ def test_a_runner_may_speak_under_its_own_name_only() -> None:
 def test_a_password_in_a_repository_url_is_refused() -> None:
     with pytest.raises(ValidationError, match="password"):
         messages.TaskSpec(repo="https://user:secret@forge.example/x")
+
+
+@pytest.mark.parametrize("field", ["run_at", "deadline_at"])
+def test_an_instant_is_one_in_utc_as_well(field: str) -> None:
+    for outside in ("9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00"):
+        with pytest.raises(ValidationError, match="years 1 to 9999"):
+            messages.TaskSpec.model_validate({"repo": "/srv/demo", field: outside})
+    for inside in ("9999-12-31T23:59:59Z", "2026-06-01T12:00:00+14:00"):
+        messages.TaskSpec.model_validate({"repo": "/srv/demo", field: inside})

@@ -56,6 +56,20 @@ def test_an_end_before_the_start_is_refused() -> None:
         trigger("@daily", starts_at=NOON, ends_at=NOON)
 
 
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Kiritimati"])
+@pytest.mark.parametrize("when", ["@every 1h", "0 * * * *", "30 2 * * *"])
+def test_where_the_calendar_ends_there_is_no_instant(when: str, zone: str) -> None:
+    for text in ("9999-12-30T12:00:00Z", "9999-12-31T00:00:00Z", "9999-12-31T23:59:59Z"):
+        start = datetime.fromisoformat(text)
+        assert trigger(when, zone, starts_at=start).next_after(NOON) is None
+        assert trigger(when, zone, ends_at=start).next_after(NOON) is not None
+    first = datetime(1, 1, 1, tzinfo=UTC)
+    found = trigger(when, zone, starts_at=first).next_after(NOON)
+    assert found is not None
+    assert found > NOON
+    assert trigger(when, zone, ends_at=first).next_after(NOON) is None
+
+
 @pytest.mark.parametrize(
     ("name", "suggestion"),
     [

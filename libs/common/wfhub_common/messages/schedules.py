@@ -4,10 +4,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 
 from wfhub_common.messages.base import Command, Fact
-from wfhub_common.messages.tasks import Slug, TaskSpec
+from wfhub_common.messages.tasks import Instant, Slug, TaskSpec
 
 INSTANTS = ("run_at", "deadline_at")  # fields of a task that no schedule's may have
 
@@ -36,8 +36,8 @@ class ScheduleSpec(Command):
     jitter_s: int = Field(0, ge=0, le=3600)  # due so much later at most; below the next instant
     overlap: Overlap = Overlap.SKIP
     backfill_max: int = Field(1, ge=0, le=100)  # missed instants still fired, the newest ones
-    starts_at: AwareDatetime | None = None
-    ends_at: AwareDatetime | None = None
+    starts_at: Instant | None = None
+    ends_at: Instant | None = None
     paused: bool | None = None  # None: as it is; a new schedule is not paused
     task: TaskSpec | None = None
     workflow: dict[str, Any] | None = None

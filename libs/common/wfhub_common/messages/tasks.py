@@ -1,5 +1,6 @@
 """A task as it is submitted: repository, agent, verification, limits."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -33,6 +34,18 @@ VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]
 EgressEntry = Annotated[
     str, StringConstraints(max_length=ENTRY_CHARS_MAX), AfterValidator(canonical)
 ]
+
+
+def _in_utc(at: datetime) -> datetime:
+    """Whoever reads it, a database too, counts in UTC."""
+    try:
+        at.astimezone(UTC)
+    except OverflowError as e:
+        raise ValueError("lies outside of the years 1 to 9999 in UTC") from e
+    return at
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class McpServer(Command):
@@ -111,8 +124,8 @@ class TaskSpec(Command):
     limits: LimitsAsked = LimitsAsked()  # the others are its project's
     retry: Retry = Retry()
     queue_s: int | None = Field(None, ge=1, le=30 * 86_400)  # longest wait for its first runner
-    run_at: AwareDatetime | None = None  # not started before
-    deadline_at: AwareDatetime | None = None  # its publication begins by then, or never
+    run_at: Instant | None = None  # not started before
+    deadline_at: Instant | None = None  # its publication begins by then, or never
     # How long a person has to approve the sealed result; None: it is published at once. Said only
     # where it is wanted: an earlier runner or scheduler, which could not keep it, refuses the task,
     # and a key that was used before an upgrade still names the same task after it.

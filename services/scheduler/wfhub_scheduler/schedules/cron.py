@@ -65,6 +65,13 @@ def is_wildcard(text: str) -> bool:
 
 def next_after(text: str, zone: tzinfo, after: datetime) -> datetime | None:
     """The first instant later than `after`; None: there is none within cronsim's 50 years."""
+    try:
+        return _next_after(text, zone, after)
+    except OverflowError:  # the year 9999 is the calendar's last
+        return None
+
+
+def _next_after(text: str, zone: tzinfo, after: datetime) -> datetime | None:
     if is_wildcard(text):
         return _next_in_real_time(text, zone, after)
     for local in _local_times(text, _local(after, zone)):

@@ -23,6 +23,8 @@ from wfhub_scheduler.schedules import cron
 
 EVERY_S_MIN = 10  # schedulers look each second; what runs more often is a service, not a task
 EVERY_S_MAX = 366 * 86_400
+# What follows has no local time in some zones: the calendar ends with the year 9999.
+LAST = datetime(9999, 12, 30, tzinfo=UTC)
 _EVERY = "@every"
 _UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:[0-9]{1,9}[dhms])+")
@@ -44,13 +46,13 @@ class Trigger:
 
     def next_after(self, after: datetime) -> datetime | None:
         """The first instant later than `after`; None: there is none any more."""
-        if self.starts_at is not None:
-            after = max(after, self.starts_at - _MICROSECOND)
+        if self.starts_at is not None and self.starts_at > after:
+            after = self.starts_at - _MICROSECOND
         if self.every_s:
             found = self._next_interval(after)
         else:
             found = cron.next_after(self.text, self.zone, after)
-        if found is None or (self.ends_at is not None and found > self.ends_at):
+        if found is None or found > min(self.ends_at or LAST, LAST):
             return None
         return found
 
