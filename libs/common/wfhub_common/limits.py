@@ -22,6 +22,7 @@ WORKFLOW_TASKS_MAX = 2000
 WORKFLOW_TASK_NEEDS_MAX = 2000  # of one task: a fan-in of all others
 WORKFLOW_NEEDS_MAX = 20_000  # of all tasks together
 WORKFLOW_BYTES_MAX = 700 * 1024  # of the document as JSON: it crosses in one message
+WORKFLOW_SPECS_BYTES_MAX = 32 * 1024**2  # of all tasks, each with the document's defaults
 
 BATCH_COMPLETIONS_MAX = 100
 BATCH_SEALS_MAX = 100

@@ -206,6 +206,16 @@ def test_whatever_is_submitted_is_a_plan_or_refused(raw: dict[str, Any]) -> None
         assert [each.name for each in plan.nodes] == list(raw["tasks"])
 
 
+def test_defaults_that_are_large_in_each_of_many_tasks_are_refused() -> None:
+    raw = document({f"t{n}": {} for n in range(limits.WORKFLOW_TASKS_MAX)})
+    raw["defaults"]["prompt"] = "x" * 100_000
+    with pytest.raises(Rejected) as caught:
+        documents.read(raw)
+    assert (caught.value.code, caught.value.status) == ("workflow-too-large", 413)
+    raw["defaults"]["prompt"] = "x" * 1000
+    documents.read(raw)
+
+
 def test_a_chain_and_a_fan_of_all_tasks_are_read() -> None:
     count = limits.WORKFLOW_TASKS_MAX
     chain = {f"t{i}": {"needs": [f"t{i - 1}"] if i else []} for i in range(count)}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wfhub_common.messages import TaskSpec
+from wfhub_common.messages import AgentSpec, TaskSpec
 from wfhub_scheduler.workflows import expressions, filling
 from wfhub_scheduler.workflows.expressions import BadExpression, Kind, Reference, Unresolvable
 
@@ -109,6 +109,14 @@ def test_what_does_not_fit_any_more_is_unresolvable_and_says_where() -> None:
     )
     with pytest.raises(Unresolvable, match=r"verify\[0\].*read as code"):
         filling.with_results(raw, {"a": {**OUTPUTS, "branch": "x; reboot"}})
+
+
+def test_what_a_runner_could_not_be_told_of_is_unresolvable() -> None:
+    argv = ["${{ tasks.a.outputs.branch }}" * 10] * 200
+    spec = TaskSpec(repo="/r", agent=AgentSpec(argv=tuple(argv))).model_dump(mode="json")
+    filling.with_results(spec, {"a": OUTPUTS})
+    with pytest.raises(Unresolvable, match="bytes"):
+        filling.with_results(spec, {"a": {**OUTPUTS, "branch": "x" * 1000}})
 
 
 def test_one_that_continues_another_has_its_commit_as_base() -> None:

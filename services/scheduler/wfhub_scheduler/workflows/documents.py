@@ -105,6 +105,15 @@ def _specs(document: WorkflowDocument) -> tuple[dict[str, TaskSpec], list[Fault]
     faults: list[Fault] = list(_default_faults(document.defaults))
     at_fault = {fault.path[1:] for fault in faults}
     specs: dict[str, TaskSpec] = {}
+    # A few hundred kilobytes of defaults, in each of two thousand tasks, are a gigabyte.
+    size = len(digests.canonical_json(document.defaults)) * len(document.tasks)
+    if size > limits.WORKFLOW_SPECS_BYTES_MAX:
+        raise Rejected(
+            "workflow-too-large",
+            f"its `defaults`, once in each of {len(document.tasks)} tasks, have {size} bytes; at"
+            f" most {limits.WORKFLOW_SPECS_BYTES_MAX}: put long texts into the repository",
+            status=413,
+        )
     for name, task in document.tasks.items():
         try:
             specs[name] = TaskSpec.model_validate(merged(document.defaults, _own_fields(task)))

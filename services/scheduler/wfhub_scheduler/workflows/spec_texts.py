@@ -56,10 +56,16 @@ def filled(spec: dict[str, Any], value_of: Callable[[Reference], str]) -> TaskSp
             text = text[: limits.TITLE_CHARS_MAX]  # a name for lists is no reason to fail
         spec = _replaced(spec, each.path, text)
     try:
-        return TaskSpec.model_validate(spec)
+        made = TaskSpec.model_validate(spec)
     except ValidationError as e:
         fault = faults.of_validation(e)[0]
         raise Unresolvable(f"with the outputs of other tasks filled in, {fault}") from e
+    if (size := len(made.model_dump_json().encode())) > limits.RPC_BYTES_MAX:
+        raise Unresolvable(
+            f"with the outputs of other tasks filled in, it has {size} bytes; a runner can be told"
+            f" of {limits.RPC_BYTES_MAX}"
+        )
+    return made
 
 
 def _walk(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
