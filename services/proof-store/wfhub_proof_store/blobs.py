@@ -37,7 +37,7 @@ class StorageFull(RetryLater):
 
 
 class StorageAway(RetryLater):
-    """PROOFS_ROOT is on a share whose server was lost meanwhile; nothing was acknowledged."""
+    """PROOFS_ROOT is on a share that was lost meanwhile; nothing was acknowledged."""
 
 
 class Blobs:
@@ -56,13 +56,23 @@ class Blobs:
         try:
             return self._path(digest).stat().st_size
         except FileNotFoundError:
+            self._check_root()
             return None
 
     def open(self, digest: Digest) -> BinaryIO | None:
         try:
             return self._path(digest).open("rb")
         except FileNotFoundError:
+            self._check_root()
             return None
+
+    def _check_root(self) -> None:
+        """Where a share is not mounted any more there is an empty folder, or none: what is missing
+        there is not lost, and a refusal would be for good."""
+        if not self._tmp.exists():
+            raise StorageAway(
+                "storage-away", f"{self.root} is not the PROOFS_ROOT of this process's start"
+            )
 
     def upload(self, digest: Digest) -> "Upload":
         return Upload(self._tmp / secrets.token_hex(16), self._path(digest), digest, self.bytes_max)

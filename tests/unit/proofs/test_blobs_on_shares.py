@@ -33,3 +33,21 @@ def test_a_lost_server_is_told_as_try_again_and_nothing_is_acknowledged(
     assert blobs.size(digests.of_bytes(DATA)) is None
     assert store(blobs)
     blobs.close()
+
+
+def test_what_is_missing_where_the_share_is_not_mounted_is_not_said_to_be_lost(
+    tmp_path: Path,
+) -> None:
+    root, mounted = tmp_path / "proofs", tmp_path / "elsewhere"
+    blobs, digest = Blobs(root, bytes_max=1024), digests.of_bytes(DATA)
+    store(blobs)
+    root.rename(mounted)
+    root.mkdir()  # the empty folder below a share
+    for look in (blobs.size, blobs.open):
+        with pytest.raises(StorageAway, match="PROOFS_ROOT"):
+            look(digest)
+    root.rmdir()
+    mounted.rename(root)
+    assert blobs.size(digest) == len(DATA)
+    assert blobs.size(digests.of_bytes(b"never stored")) is None
+    blobs.close()
