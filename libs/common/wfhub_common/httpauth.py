@@ -3,6 +3,7 @@
 A server's `SERVICE_TOKENS_FILE` is JSON: {sender: sha256 hex}. Compared in constant time.
 """
 
+import base64
 import hashlib
 import hmac
 import json
@@ -17,6 +18,15 @@ TOKEN_BYTES = 32
 
 def new_token(prefix: str) -> str:
     return prefix + secrets.token_urlsafe(TOKEN_BYTES)
+
+
+def token_of(prefix: str, name: str, key: str) -> str:
+    """The one token that this key has for a name; without a key, any. Who has neither key nor token
+    learns nothing of them."""
+    if not key:
+        return new_token(prefix)
+    digest = hmac.digest(key.encode(), f"{prefix}{name}".encode(), "sha256")
+    return prefix + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def token_sha256(token: str) -> str:

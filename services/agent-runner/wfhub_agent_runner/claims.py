@@ -1,7 +1,8 @@
 """The claim loop: ask for work while there are free slots, run each attempt as a task of its own.
 
 A claim_id lives until its reply arrived, so a lost reply is asked for again under the same id
-and yields the same attempts. Scheduler or broker down: the loop waits, claimed attempts go on.
+and yields the same attempts, with the same tokens. Scheduler or broker down: the loop waits,
+claimed attempts go on.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections.abc import Callable, Coroutine
 
 from faststream.nats import NatsBroker
 from wfhub_common import broker as rpc
-from wfhub_common import ids, messages
+from wfhub_common import httpauth, ids, messages
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
 
@@ -43,6 +44,7 @@ class Claims:
         self._free = slots
         self._pool = pool
         self._run = run
+        self._token_key = httpauth.new_token(httpauth.ATTEMPT_TOKEN_PREFIX)
         self._slot_free = asyncio.Event()
         self._slot_free.set()
         self._running: set[asyncio.Task[None]] = set()
@@ -85,6 +87,7 @@ class Claims:
             slots=min(self._free, CLAIM_SLOTS_MAX),
             pool=self._pool,
             wait_s=CLAIM_WAIT_S,
+            token_key=self._token_key if self._leases.takes_token_keys else "",
         )
         return await rpc.ask(
             self._broker,

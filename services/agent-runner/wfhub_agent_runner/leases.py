@@ -61,6 +61,7 @@ class Leases:
         self._incarnation = incarnation
         self._held: dict[str, Held] = {}
         self.unknown_here = asyncio.Event()  # the scheduler does not know us: register again
+        self.takes_token_keys = False  # as the scheduler said when we registered
 
     def hold(self, assignment: messages.Assignment) -> Held:
         held = Held(assignment.attempt_id, assignment.lease_until)

@@ -304,6 +304,7 @@ async def _serve(
             return
         if why := starting.apart(registered.time, settings.clock_skew_s_max, "the scheduler's"):
             raise SystemExit(why)
+        leases.takes_token_keys = registered.takes_token_keys
         for attempt_id in records.keys() - set(registered.kept):
             finished.remove(attempt_id)
 

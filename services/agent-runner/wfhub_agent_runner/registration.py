@@ -61,5 +61,6 @@ async def again(
     while True:
         await leases.unknown_here.wait()
         leases.unknown_here.clear()
-        await register(settings, broker, incarnation, stop)
+        registered = await register(settings, broker, incarnation, stop)
+        leases.takes_token_keys = registered is not None and registered.takes_token_keys
         await asyncio.sleep(REGISTER_RETRY_S)

@@ -1,23 +1,29 @@
 """Command `claim`: units for a runner's free slots, leased, each with an attempt of its own.
 
 A claim_id stands for one answer: asked again, the same attempts come back (those still live), with
-a lease renewed and a *new* token. We store only a token's hash, so the old one cannot be told
-again; since the runner asks again only when no answer reached it, nobody holds the old one.
+a lease renewed and the same tokens. We store only a token's hash; they are made anew of the key
+that the runner sends with its claim, so a claim that is answered twice, by two schedulers and in
+any order, takes no token from whoever works (ADR 54). A runner of before sends none, and gets new
+tokens.
 Claims of a pool go one transaction at a time, over all schedulers (fairness.py); each transaction
 serves all that wait in its process (claim_desk.py). A drained runner waits and gets nothing.
+An answer is one message: a claim gets fewer units than it has slots for where more would not fit,
+and the rest stay first in line.
 Raises: Rejected (409 `runner-unknown`, `incarnation-stale`: register first).
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
 
 from sqlalchemy import text
 from wfhub_common import db
 from wfhub_common.errors import Rejected
+from wfhub_common.limits import RPC_BYTES_MAX
 from wfhub_common.messages import Assignment, Claim, Claimed, UnitKind
+from wfhub_common.sql import Row
 
 from wfhub_scheduler import fairness, leasing, stored_json
 from wfhub_scheduler.claim_desk import Desk, Served, Waiting
@@ -25,6 +31,7 @@ from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.leasing import Holder
 
 ROUNDS_MAX = 8  # looks for more units in one transaction; what is left is the next one's
+ANSWER_BYTES_MAX = RPC_BYTES_MAX  # of the units of one claim, if it is more than one
 URGENCY = (UnitKind.PUBLISH, UnitKind.VERIFY, UnitKind.AGENT)  # what ends a task goes first
 
 _RUNNERS = text("""
@@ -52,6 +59,17 @@ class Ability:
 
     kinds: tuple[str, ...]
     labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Free:
+    """What a claim can still be given, and the bytes of what it was."""
+
+    slots: int
+    size: int = 0
+
+    def takes(self, size: int) -> bool:
+        return self.slots > 0 and (not self.size or self.size + size <= ANSWER_BYTES_MAX)
 
 
 async def claim(core: Core, sender: str, command: Claim) -> Claimed:
@@ -153,7 +171,11 @@ async def _answered_before(tx: Tx, claims: Sequence[Waiting]) -> Served:
     rows = (await tx.connection.execute(_SAME_CLAIMS, asked)).all()
     if not rows:
         return {}
-    live = {row.attempt_id: row.kind for row in rows if row.live}
+    live = {
+        row.attempt_id: (row.kind, by_name[row.runner_id, row.claim_id].command.token_key)
+        for row in rows
+        if row.live
+    }
     again = await leasing.given_again(tx, live)
     served: Served = {}
     for (runner_id, claim_id), claim in by_name.items():
@@ -172,11 +194,11 @@ async def _give(
     claims: Sequence[Waiting],
 ) -> tuple[Served, fairness.PoolTurn]:
     """Leases what there is for such runners; once, unless a project had less than its turns."""
-    free = {claim: claim.command.slots for claim in claims}
+    free = {claim: _Free(claim.command.slots) for claim in claims}
     given: dict[Waiting, list[Assignment]] = {}
     tried: list[str] = []
     for _ in range(ROUNDS_MAX):
-        slots = sum(free.values())
+        slots = sum(each.slots for each in free.values())
         slots = slots if turn.room is None else min(slots, turn.room)
         if slots <= 0:
             break
@@ -189,13 +211,14 @@ async def _give(
         taken = dict.fromkeys(shares, 0)
         picked = await leasing.pick(tx.connection, *wanted, allotted) if allotted else []
         by_id = {share.project_id: share for share in shares}
-        for unit in picked:
+        dealt = _dealt(picked, free)
+        for unit, _, _ in dealt:
             taken[by_id[unit.project_id]] += 1
-        if picked:
+        if dealt:
             turn, clocks = fairness.advanced(pool, turn, taken)
-            dealt = _dealt(len(picked), free)
-            assignments = await leasing.lease(tx, picked, [holder for _, holder in dealt], clocks)
-            for (claim, _), assignment in zip(dealt, assignments, strict=True):
+            units = [unit for unit, _, _ in dealt]
+            assignments = await leasing.lease(tx, units, [holder for *_, holder in dealt], clocks)
+            for (_, claim, _), assignment in zip(dealt, assignments, strict=True):
                 given.setdefault(claim, []).append(assignment)
         done = [s for s, count in taken.items() if count < allotted.get(s, 0) or count == s.room]
         tried += [share.project_id for share in done]
@@ -204,15 +227,22 @@ async def _give(
     return {claim: Claimed(assignments=tuple(of)) for claim, of in given.items()}, turn
 
 
-def _dealt(count: int, free: dict[Waiting, int]) -> list[tuple[Waiting, Holder]]:
-    """Who gets each of `count` units: one a claim in turn, so that work spreads over runners."""
-    dealt: list[tuple[Waiting, Holder]] = []
-    for claim in cycle(free):
-        if len(dealt) == count:
-            break
-        if free[claim] > 0:
-            slot = claim.command.slots - free[claim]
-            free[claim] -= 1
-            holder = Holder(claim.runner_id, claim.incarnation, claim.claim_id, slot)
-            dealt.append((claim, holder))
+def _dealt(units: Sequence[Row], free: dict[Waiting, _Free]) -> list[tuple[Row, Waiting, Holder]]:
+    """Who gets each of the units: one a claim in turn, so that work spreads over runners. One that
+    fits into nobody's answer is left; into an empty one every unit fits."""
+    dealt: list[tuple[Row, Waiting, Holder]] = []
+    line = deque(claim for claim, left in free.items() if left.slots)
+    for unit in units:
+        size = leasing.answer_bytes(unit)
+        takes = next((c for c in line if free[c].takes(size)), None)
+        if takes is None:
+            continue
+        line.remove(takes)
+        slot = takes.command.slots - free[takes].slots
+        free[takes] = _Free(free[takes].slots - 1, free[takes].size + size)
+        if free[takes].slots:
+            line.append(takes)
+        key = takes.command.token_key
+        holder = Holder(takes.runner_id, takes.incarnation, takes.claim_id, slot, key)
+        dealt.append((unit, takes, holder))
     return dealt

@@ -9,6 +9,7 @@ Units: seconds, monotonic (`give_up_at`).
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from wfhub_scheduler.wakeups import Bell, Ticket
 
 CLAIM_POLL_S = 1.0
 REST_S = 0.005  # between two looks that found nothing: a storm of wake-ups is a few looks
-GROUP_SLOTS_MAX = 200  # units that one transaction may give out, unless one claim asks for more
+GROUP_SLOTS_MAX = 200  # units that one transaction may give out to runners of one kind
 
 log = get_logger(__name__)
 
@@ -89,14 +90,15 @@ class Desk:
             self.left()
 
     def _group(self) -> list[Waiting]:
-        """The first in line, those that were not looked at before the others."""
+        """The first in line of each kind, those that were not looked at before the others: a crowd
+        of one kind keeps no look from the rest."""
         group: list[Waiting] = []
-        slots = 0
+        slots: Counter[object] = Counter()
         for claim in sorted(self.waiting, key=lambda claim: claim.looked):
-            if group and slots + claim.command.slots > GROUP_SLOTS_MAX:
-                break
-            group.append(claim)
-            slots += claim.command.slots
+            kind = (claim.labels, claim.command.kinds, claim.draining)
+            if not slots[kind] or slots[kind] + claim.command.slots <= GROUP_SLOTS_MAX:
+                group.append(claim)
+            slots[kind] += claim.command.slots
         return group
 
     async def _turn(self, group: Sequence[Waiting]) -> None:

@@ -43,6 +43,10 @@ SELECT count(*) FROM sched.unit WHERE state = 'leased' AND pool = :pool
 _RUNNING = """(SELECT count(*) FROM sched.unit u JOIN sched.pool_project m
                     ON m.pool = u.pool AND m.project_id = u.project_id
                  WHERE u.state = 'leased' AND m.project_id = {project_id})"""
+# Of unit `u`: nobody has what it wants for itself. What waits for that is passed over.
+NOT_HELD = """(u.exclusive IS NULL OR NOT EXISTS (
+                    SELECT FROM sched.unit h
+                     WHERE h.exclusive = u.exclusive AND h.state = 'leased'))"""
 _CANDIDATES = f"""
 -- Projects by turn that have something for such a runner, and room: looked at one by one until
 -- there are enough. An EXISTS here would be planned as a hash of all units;
@@ -58,6 +62,7 @@ SELECT c.project_id FROM (
      CROSS JOIN LATERAL (
         SELECT 1 FROM sched.unit u
          WHERE u.lane_id = l.lane_id AND u.kind = k.kind AND u.state = 'ready' AND u.due
+           AND {NOT_HELD}
          ORDER BY u.priority DESC, u.created_at LIMIT 1) first
      WHERE l.pool = :pool AND l.project_id = c.project_id AND l.labels <@ CAST(:labels AS text[])
        AND (NOT (c.paused OR p.paused) OR k.kind = '{STARTED_WHILE_PAUSED}')

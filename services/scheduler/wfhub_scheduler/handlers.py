@@ -71,6 +71,9 @@ SERVICES = frozenset(
     {subjects.API, subjects.SCHEDULER, subjects.PROOF_STORE, subjects.GATEWAY}
 )  # any other sender is a runner
 
+# Each idle runner's waits here. One that found no place would be answered after its runner gave up.
+CLAIMS_WAITING_MAX = 4096
+
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -85,6 +88,8 @@ def subscribe(core: Core, check: ReceiptCheck) -> None:
         request_type: type[R],
         allowed: Callable[[str], bool],
         handler: Callable[[str, R], Awaitable[BaseModel]],
+        *,
+        workers: int = rpc.RPC_WORKERS_MAX,
     ) -> None:
         async def admitted(sender: str, request: R) -> BaseModel:
             outcome = "failed"
@@ -111,6 +116,7 @@ def subscribe(core: Core, check: ReceiptCheck) -> None:
             request_type,
             admitted,
             queue=subjects.SCHEDULER,
+            workers=workers,
             on_failure=failed,
         )
 
@@ -144,7 +150,13 @@ def subscribe(core: Core, check: ReceiptCheck) -> None:
         lambda _, asked: introspect_many(core, asked),
     )
     answer("register", Register, is_runner, lambda who, asked: register(core, who, asked))
-    answer("claim", Claim, is_runner, lambda who, asked: claim(core, who, asked))
+    answer(
+        "claim",
+        Claim,
+        is_runner,
+        lambda who, asked: claim(core, who, asked),
+        workers=CLAIMS_WAITING_MAX,
+    )
     answer("heartbeat", Heartbeat, is_runner, lambda who, asked: heartbeat(core, who, asked))
     answer("report", Report, is_runner, lambda who, asked: report(core, who, asked))
     answer("complete", Complete, is_runner, lambda who, asked: complete(core, check, who, asked))

@@ -6,6 +6,7 @@ which holds the pool (fairness.py), so that only an end or a cancel of the task 
 such units are skipped.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,10 +26,12 @@ from wfhub_common.sql import Connection
 
 from wfhub_scheduler import specs
 from wfhub_scheduler.core import Leased, Tx
-from wfhub_scheduler.fairness import ADVANCE, STARTED_WHILE_PAUSED, Share
+from wfhub_scheduler.fairness import ADVANCE, NOT_HELD, STARTED_WHILE_PAUSED, Share
 from wfhub_scheduler.heartbeats import ENDS_AT, ends
 from wfhub_scheduler.outbox import EVENTS, Event, execute_telling
 from wfhub_scheduler.states import Facts, TaskEvent, decide
+
+FIELDS_BYTES = 1024  # of an assignment, beside its spec and MCP servers
 
 _OF_TASK = f"""
        CAST(t.spec AS text) AS spec, t.traceparent, t.commit_id, t.base_commit, p.name AS project,
@@ -50,9 +53,7 @@ WITH picked AS MATERIALIZED (
             SELECT u.unit_id, u.priority, u.created_at FROM sched.unit u
              WHERE u.lane_id = l.lane_id AND u.kind = k.kind AND u.state = 'ready' AND u.due
                AND u.run_at <= clock_timestamp()
-               AND (u.exclusive IS NULL OR NOT EXISTS (
-                    SELECT FROM sched.unit h
-                     WHERE h.exclusive = u.exclusive AND h.state = 'leased'))
+               AND {NOT_HELD}
              ORDER BY u.priority DESC, u.created_at LIMIT a.count) first
          WHERE l.pool = :pool AND l.project_id = a.project_id
            AND l.labels <@ CAST(:labels AS text[])
@@ -123,12 +124,13 @@ RETURNING a.attempt_id, a.task_id, a.project_id, a.kind, a.number, a.lease_until
 
 @dataclass(frozen=True)
 class Holder:
-    """Who gets a unit: a runner's process, for one slot of one claim."""
+    """Who gets a unit: a runner's process, for one slot of one claim. `token_key`: the claim's."""
 
     runner_id: str
     incarnation: str
     claim_id: str
     slot: int
+    token_key: str
 
 
 async def pick(
@@ -173,8 +175,11 @@ async def lease(
     tx: Tx, units: Sequence[Any], holders: Sequence[Holder], clocks: Mapping[str, Any]
 ) -> list[Assignment]:
     """An attempt for each picked unit, in that order. `clocks`: of fairness.advanced."""
-    tokens = [_mint(unit.kind) for unit in units]
     attempt_ids = ids.new_attempt_ids(len(units))
+    tokens = [
+        _mint(unit.kind, attempt_id, holder.token_key)
+        for unit, attempt_id, holder in zip(units, attempt_ids, holders, strict=True)
+    ]
     moves = [_claimed(unit.state) for unit in units]
     events: list[Event] = []
     for unit, holder, attempt_id, to in zip(units, holders, attempt_ids, moves, strict=True):
@@ -212,9 +217,11 @@ async def lease(
     return assignments
 
 
-async def given_again(tx: Tx, attempts: Mapping[str, str]) -> dict[str, Assignment]:
-    """Live attempts (id → kind) for who did not hear of them: renewed, with new tokens."""
-    tokens = {attempt_id: _mint(kind) for attempt_id, kind in attempts.items()}
+async def given_again(tx: Tx, attempts: Mapping[str, tuple[str, str]]) -> dict[str, Assignment]:
+    """Live attempts (id → kind, key of the claim) for who did not hear of them: renewed."""
+    tokens = {
+        attempt_id: _mint(kind, attempt_id, key) for attempt_id, (kind, key) in attempts.items()
+    }
     rows = await tx.connection.execute(
         _REMINT,
         {
@@ -230,6 +237,12 @@ async def given_again(tx: Tx, attempts: Mapping[str, str]) -> dict[str, Assignme
         )
         for row in rows
     }
+
+
+def answer_bytes(unit: Any) -> int:
+    """About what its assignment takes of an answer: specs in Postgres's spelling are longer."""
+    mcp = 0 if not unit.mcp or unit.kind != UnitKind.AGENT else len(json.dumps(unit.mcp))
+    return len(unit.spec.encode()) + mcp + FIELDS_BYTES
 
 
 def _leased(unit: Any, attempt_id: str) -> Leased:
@@ -267,11 +280,11 @@ def _events(unit: Any, holder: Holder, attempt_id: str, to: TaskState) -> list[E
     return events
 
 
-def _mint(kind: str) -> tuple[str, str | None]:
+def _mint(kind: str, attempt_id: str, key: str) -> tuple[str, str | None]:
     """A token and its SHA-256; only agents talk to models."""
     if kind != UnitKind.AGENT:
         return "", None
-    token = httpauth.new_token(httpauth.ATTEMPT_TOKEN_PREFIX)
+    token = httpauth.token_of(httpauth.ATTEMPT_TOKEN_PREFIX, attempt_id, key)
     return token, httpauth.token_sha256(token)
 
 

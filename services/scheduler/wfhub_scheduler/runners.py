@@ -102,6 +102,7 @@ async def register(core: Core, sender: str, command: Register) -> Registered:
         lease_ttl_s=timing.lease_ttl_s,
         kept=tuple(kept),
         time=datetime.now(UTC),
+        takes_token_keys=True,
     )
 
 

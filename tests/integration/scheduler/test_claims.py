@@ -1,19 +1,22 @@
 """Claims: each unit to one runner, each claim one answer, limits and turns kept."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from scheduler_hub import SPEC, Hub, Runner, scheduler, until
-from wfhub_common import ids, limits, subjects
+from wfhub_common import db, ids, limits, subjects
 from wfhub_common.errors import Rejected
-from wfhub_common.httpauth import token_sha256
+from wfhub_common.httpauth import ATTEMPT_TOKEN_PREFIX, new_token, token_sha256
 from wfhub_common.messages import (
     AttemptState,
     Budget,
     CassetteUse,
+    Claim,
     Complete,
     CreateProject,
     Drained,
@@ -23,6 +26,7 @@ from wfhub_common.messages import (
     McpServer,
     Project,
     ProjectBudget,
+    Register,
     SpendingLimit,
     SubmitTask,
     SubmitTasks,
@@ -32,6 +36,19 @@ from wfhub_common.messages import (
     UnitKind,
     UpdateProject,
 )
+from wfhub_scheduler import claim as scheduler_claim
+from wfhub_scheduler.core import Core
+from wfhub_scheduler.introspect import introspect_many
+from wfhub_scheduler.runners import register
+from wfhub_scheduler.submission import submit_task
+from wfhub_scheduler.timing import Timing
+
+
+@contextlib.asynccontextmanager
+async def core_of(hub: Hub) -> AsyncIterator[Core]:
+    engine = db.make_engine(hub.settings.database_url, application="test")
+    yield Core(engine, hub.broker, Timing(30, 10, 2))
+    await engine.dispose()
 
 
 async def info(hub: Hub, token: str) -> TokenInfo:
@@ -57,6 +74,47 @@ async def test_a_repeated_claim_gets_the_same_attempts_with_usable_tokens(hub: H
     assert [(await info(hub, a.token)).attempt_id for a in again] == [a.attempt_id for a in first]
     assert not (await info(hub, first[0].token)).active  # replaced: nobody else has it
     assert len(await runner.claim(2)) == 1
+
+
+async def test_a_claim_that_waits_at_another_scheduler_takes_no_token_from_who_works(
+    idle_hub: Hub,
+) -> None:
+    """The runner lost its connection while it waited, and asked again; then there was work."""
+    async with contextlib.AsyncExitStack() as stack:
+        asked, left = [await stack.enter_async_context(core_of(idle_hub)) for _ in range(2)]
+        runner = Runner(idle_hub)
+        process = Register(incarnation=runner.incarnation, name="test", slots=4)
+        assert (await register(asked, runner.runner_id, process)).takes_token_keys
+        claim = Claim(
+            claim_id=ids.new_claim_id(),
+            incarnation=runner.incarnation,
+            slots=1,
+            wait_s=20,
+            token_key=new_token(ATTEMPT_TOKEN_PREFIX),
+        )
+        waits = asyncio.create_task(scheduler_claim.claim(left, runner.runner_id, claim))
+
+        async def looked() -> bool:
+            desk = left.groups.get("claim default")
+            return desk is not None and any(each.looked for each in desk.waiting)
+
+        await until(looked)
+        for _ in range(2):  # the other one has it look
+            await submit_task(asked, SubmitTask(project="default", spec=SPEC))
+        (given,) = (await scheduler_claim.claim(asked, runner.runner_id, claim)).assignments
+        (late,) = (await waits).assignments  # by its poll; nobody hears it
+        assert late.attempt_id == given.attempt_id
+        token = IntrospectMany(token_sha256s=(token_sha256(given.token),))
+        assert [each.active for each in (await introspect_many(asked, token)).tokens] == [True]
+
+
+async def test_units_that_do_not_fit_into_one_answer_are_given_one_after_the_other(
+    hub: Hub,
+) -> None:
+    runner = await hub.runner()
+    tasks = [(await hub.submit(prompt="x" * 250_000)).task_id for _ in range(5)]
+    given = [await runner.claim(5) for _ in range(2)]
+    assert [[each.task_id for each in answer] for answer in given] == [tasks[:3], tasks[3:]]
 
 
 async def test_the_same_claim_sent_at_once_many_times_is_one_claim(hub: Hub) -> None:

@@ -2,15 +2,27 @@
 
 import asyncio
 
+import pytest
 from scheduler_hub import Hub, Runner, scheduler
-from wfhub_common.messages import Assignment, AttemptState, Complete, UnitKind
+from wfhub_common import subjects
+from wfhub_common.messages import (
+    Assignment,
+    AttemptState,
+    Complete,
+    CreateProject,
+    Project,
+    UnitKind,
+)
+from wfhub_scheduler import claim
 
 PUBLISH = (UnitKind.PUBLISH,)
 
 
-async def won(hub: Hub, runner: Runner, repo: str, pool: str = "default") -> str:
+async def won(
+    hub: Hub, runner: Runner, repo: str, pool: str = "default", project: str = "default"
+) -> str:
     """A task whose publication waits."""
-    submitted = await hub.submit("default", repo=repo, apply=True, pool=pool)
+    submitted = await hub.submit(project, repo=repo, apply=True, pool=pool)
     (agent,) = await runner.claim(1, pool=pool, kinds=(UnitKind.AGENT,), wait_s=10)
     await runner.complete(runner.won(agent.attempt_id))
     await hub.in_state(submitted.task_id, "publishing")
@@ -72,3 +84,19 @@ async def test_tasks_that_only_read_or_push_do_not_wait(hub: Hub) -> None:
         await runner.complete(runner.won(agent.attempt_id))
         await hub.in_state(task.task_id, "publishing")
     assert len(await claimed(runner, wait_s=10)) == 3
+
+
+async def test_who_waits_for_a_folder_holds_up_no_other_project(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "ROUNDS_MAX", 1)  # as many projects as that would have to wait
+    for name, weight in (("first", 1000), ("second", 1)):
+        project = CreateProject(name=name, weight=weight)
+        await hub.ask(subjects.API, "create_project", project, Project)
+    runner = await hub.runner()
+    for _ in range(2):
+        await won(hub, runner, "directory:notes", project="first")
+    assert len(await claimed(runner)) == 1  # it writes, the other one waits for it
+    tasks = [(await hub.submit("second")).task_id for _ in range(2)]
+    given = [await runner.claim(1, wait_s=1) for _ in tasks]
+    assert [[each.task_id for each in answer] for answer in given] == [[each] for each in tasks]

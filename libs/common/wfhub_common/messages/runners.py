@@ -30,11 +30,13 @@ class Registered(Fact):
     lease_ttl_s: float
     kept: tuple[str, ...] = ()  # of what it holds: still its own
     time: AwareDatetime | None = None  # the scheduler's, when it answered
+    takes_token_keys: bool = False  # a claim may have one; a scheduler of before refuses it
 
 
 class Claim(Command):
     """Asks for up to `slots` units, waiting up to `wait_s`. A repeat with the same claim_id gets
-    the same attempts (a lost reply loses nothing)."""
+    the same attempts (a lost reply loses nothing), and with the same `token_key`, a secret of this
+    claim that nobody stores, their same tokens."""
 
     claim_id: str
     incarnation: str
@@ -42,6 +44,7 @@ class Claim(Command):
     pool: Slug = "default"
     kinds: tuple[UnitKind, ...] = (UnitKind.AGENT, UnitKind.PUBLISH)
     wait_s: float = Field(0.0, ge=0, le=limits.CLAIM_WAIT_S_MAX)
+    token_key: str = Field("", pattern=r"^(wat_[A-Za-z0-9_-]{43})?$")
 
 
 class PublishOrder(Fact):
