@@ -95,6 +95,8 @@ def make_engine(
             "server_settings": {
                 "application_name": application,
                 "timezone": "UTC",
+                # Whatever the database's default is: what is counted behind a lock is read anew.
+                "default_transaction_isolation": "read committed",
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S}s",
                 "tcp_user_timeout": f"{PEER_SILENT_S}s",
                 "tcp_keepalives_idle": f"{PEER_SILENT_S}",

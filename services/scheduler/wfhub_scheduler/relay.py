@@ -44,6 +44,7 @@ RELAY_POLL_S = 0.25  # commits of other schedulers ring no bell here
 REST_S = 0.02
 NOTE_S = 1.0  # between two notes of what is published, while there is always more
 CHECK_S = 2.0  # between two looks at streams while there is nothing to tell
+FOREIGN_MAX = 100  # messages that an operator, say, wrote behind ours, and that are passed over
 LOCK_POLL_S = 1.0
 FAILURE_WAIT_S = 1.0
 LOCK_NAME = "wfhub-relay"
@@ -185,13 +186,17 @@ class Relay:
 async def _read_end(js: JetStreamContext, state: StreamState) -> StreamEnd:
     if state.messages == 0:
         return StreamEnd(state.last_seq)
-    message = await js.get_msg(subjects.EVENTS_STREAM, seq=state.last_seq)
-    try:
-        event = CloudEvent.model_validate_json(message.data or b"")
-    except ValidationError:
-        log.error("the stream's last message is no event of ours: everything is replayed")
-        return StreamEnd(state.last_seq)
-    return StreamEnd(state.last_seq, Position(event.wfhubgeneration, event.wfhubpos), event.id)
+    for seq in range(state.last_seq, max(state.first_seq, state.last_seq - FOREIGN_MAX) - 1, -1):
+        message = await js.get_msg(subjects.EVENTS_STREAM, seq=seq)
+        try:
+            event = CloudEvent.model_validate_json(message.data or b"")
+        except ValidationError:
+            log.error("a message in the stream is no event of ours: passed over", seq=seq)
+            continue
+        at = Position(event.wfhubgeneration, event.wfhubpos)
+        return StreamEnd(state.last_seq, at, event.id)
+    log.error("no event of ours is found in the stream: everything is replayed")
+    return StreamEnd(state.last_seq)
 
 
 async def _events_state(js: JetStreamContext, replicas: int) -> StreamState:

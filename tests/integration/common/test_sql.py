@@ -139,3 +139,19 @@ async def test_values_that_are_none_of_their_type_harm_nobody(engine: AsyncEngin
         with pytest.raises(KeyError):
             await connection.execute(_ADD, {"id": 1})
         assert (await connection.execute(_ALL)).all() == []
+
+
+async def test_what_is_counted_behind_a_lock_is_read_anew_whatever_the_databases_default(
+    engine: AsyncEngine,
+) -> None:
+    async with db.transaction(engine) as connection:
+        name = (await connection.execute(text("SELECT current_database()"))).scalar_one()
+        await connection.command(
+            f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
+        )
+    await engine.dispose()  # sessions of before
+    async with db.transaction(engine) as connection:
+        assert len((await connection.execute(_ALL)).all()) == 0
+        async with db.transaction(engine) as other:
+            await other.execute(_ADD, {"id": 1, "said": "1"})
+        assert len((await connection.execute(_ALL)).all()) == 1

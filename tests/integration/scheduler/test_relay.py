@@ -1,8 +1,11 @@
 """The relay: dense positions, in order, replayed after any loss of the stream, never mixed up."""
 
 import asyncio
+import contextlib
+from collections import Counter
 
 import scheduler_hub
+from pydantic import ValidationError
 from scheduler_hub import SPEC, Hub, Runner, scheduler, until
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wfhub_common import db, streams, subjects
@@ -73,6 +76,28 @@ async def test_a_purged_stream_is_filled_again(hub: Hub) -> None:
     after = await hub.all_published()
     assert positions(deduped(after)) == dense(len(before) + 1)
     assert positions(after) == dense(len(before) + 1)
+
+
+async def test_what_others_wrote_behind_our_events_is_passed_over(hub: Hub) -> None:
+    await hub.submit()
+    before = await hub.all_published()
+    js = hub.broker.connection.jetstream()
+    for n in range(3):
+        await js.publish(subjects.event("prj_x", "task", "tsk_x", "made-up"), b"%d" % n)
+    await hub.submit()
+    wanted = set(await hub.event_ids())
+
+    async def found() -> Counter[str]:
+        state = (await js.stream_info(subjects.EVENTS_STREAM)).state
+        ids: Counter[str] = Counter()
+        for seq in range(state.first_seq, state.last_seq + 1):
+            with contextlib.suppress(ValidationError):
+                raw = (await js.get_msg(subjects.EVENTS_STREAM, seq=seq)).data or b""
+                ids[CloudEvent.model_validate_json(raw).id] += 1
+        return ids if ids.keys() >= wanted else Counter()
+
+    assert {event.id for event in before} < wanted
+    assert await until(found) == Counter(dict.fromkeys(wanted, 1))
 
 
 async def test_deleted_streams_are_made_and_filled_again(hub: Hub) -> None:
