@@ -1,31 +1,49 @@
 """SQL of artifacts: receipts given, receipts refused.
 
 Every write may be repeated (a message is acknowledged after its commit): the first one stands.
+What a runner announces of one attempt is bounded, receipts and refusals each, so that one that goes
+on announcing fills no table; counted without a lock: a few may slip in beyond it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
+from wfhub_common.limits import ARTIFACTS_MAX
 from wfhub_common.messages import Receipt, Receipts
 from wfhub_common.sql import Connection
+
+ANNOUNCED_MAX = 2 * ARTIFACTS_MAX  # of an attempt: what it hands in, and what it announced anew
 
 _RECORD = text("""
 INSERT INTO proofs.artifact
        (attempt_id, name, digest, size, media_type, sender, receipt)
 SELECT attempt_id, name, digest, size, media_type, sender, CAST(receipt AS jsonb)
-  FROM unnest(CAST(:attempt_ids AS text[]), CAST(:names AS text[]),
-              CAST(:digests AS text[]), CAST(:sizes AS bigint[]),
-              CAST(:media_types AS text[]), CAST(:senders AS text[]),
-              CAST(:receipts AS text[]))
-       WITH ORDINALITY
-       AS n (attempt_id, name, digest, size, media_type, sender, receipt, nr)
+  FROM (SELECT *, row_number() OVER (PARTITION BY attempt_id, sender ORDER BY nr) AS further
+          FROM unnest(CAST(:attempt_ids AS text[]), CAST(:names AS text[]),
+                      CAST(:digests AS text[]), CAST(:sizes AS bigint[]),
+                      CAST(:media_types AS text[]), CAST(:senders AS text[]),
+                      CAST(:receipts AS text[]))
+               WITH ORDINALITY
+               AS given (attempt_id, name, digest, size, media_type, sender, receipt, nr)) n
+ WHERE further + (SELECT count(*) FROM proofs.artifact a
+                   WHERE a.attempt_id = n.attempt_id AND a.sender = n.sender) <= :most
  ORDER BY nr
 ON CONFLICT (attempt_id, name, sender, digest) DO NOTHING
 """)
+_MISSING = text("""
+SELECT nr FROM unnest(CAST(:attempt_ids AS text[]), CAST(:names AS text[]),
+                      CAST(:senders AS text[]), CAST(:digests AS text[]))
+               WITH ORDINALITY AS n (attempt_id, name, sender, digest, nr)
+ WHERE NOT EXISTS (SELECT FROM proofs.artifact a
+                    WHERE a.attempt_id = n.attempt_id AND a.name = n.name
+                      AND a.sender = n.sender AND a.digest = n.digest)
+""")
 _REFUSE = text("""
 INSERT INTO proofs.refusal (attempt_id, name, sender, reason)
-VALUES (:attempt_id, :name, :sender, :reason)
+SELECT CAST(:attempt_id AS text), CAST(:name AS text), CAST(:sender AS text), CAST(:reason AS text)
+ WHERE :most > (SELECT count(*) FROM proofs.refusal
+                 WHERE attempt_id = :attempt_id AND sender = :sender)
 ON CONFLICT (attempt_id, name, sender) DO NOTHING
 """)
 _SETTLED = text("""
@@ -43,21 +61,27 @@ SELECT nr, name, receipt, reason
 """)
 
 
-async def record(connection: Connection, receipts: Sequence[Receipt]) -> None:
+async def record(connection: Connection, receipts: Sequence[Receipt]) -> list[bool]:
+    """Whether each is there now; the others are too many."""
     # Sorted: who records some of the same at the same time waits, and never in a circle.
     ordered = sorted(receipts, key=lambda of: (of.attempt_id, of.name, of.sender, of.digest))
-    await connection.execute(
-        _RECORD,
-        {
-            "attempt_ids": [each.attempt_id for each in ordered],
-            "names": [each.name for each in ordered],
-            "digests": [each.digest for each in ordered],
-            "sizes": [each.size for each in ordered],
-            "media_types": [each.media_type for each in ordered],
-            "senders": [each.sender for each in ordered],
-            "receipts": [each.model_dump_json() for each in ordered],
-        },
-    )
+    named = {
+        "attempt_ids": [each.attempt_id for each in ordered],
+        "names": [each.name for each in ordered],
+        "senders": [each.sender for each in ordered],
+        "digests": [each.digest for each in ordered],
+    }
+    values = {
+        "sizes": [each.size for each in ordered],
+        "media_types": [each.media_type for each in ordered],
+        "receipts": [each.model_dump_json() for each in ordered],
+    }
+    added = await connection.execute(_RECORD, {**named, **values, "most": ANNOUNCED_MAX})
+    if added.rowcount == len(ordered):
+        return [True] * len(receipts)
+    numbers = (await connection.execute(_MISSING, named)).scalars()
+    missing = {id(ordered[number - 1]) for number in numbers}
+    return [id(each) not in missing for each in receipts]
 
 
 async def refuse(
@@ -65,7 +89,13 @@ async def refuse(
 ) -> None:
     await connection.execute(
         _REFUSE,
-        {"attempt_id": attempt_id, "name": name, "sender": sender, "reason": reason},
+        {
+            "attempt_id": attempt_id,
+            "name": name,
+            "sender": sender,
+            "reason": reason,
+            "most": ANNOUNCED_MAX,
+        },
     )
 
 

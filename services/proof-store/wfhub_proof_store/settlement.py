@@ -55,14 +55,13 @@ class Settlement:
             deliveries=deliveries,
             blob_wait_s=self._blob_wait_s,
         )
-        match decision:
-            case Admitted():
-                await self._give_receipt(at, announced)
-            case Refused(reason):
-                await self.refuse(at, announced.name, reason)
+        if isinstance(decision, Admitted):
+            decision = await self._give_receipt(at, announced)
+        if isinstance(decision, Refused):
+            await self.refuse(at, announced.name, decision.reason)
         return decision
 
-    async def _give_receipt(self, at: AttemptSubject, announced: ArtifactStored) -> None:
+    async def _give_receipt(self, at: AttemptSubject, announced: ArtifactStored) -> Decision:
         receipt = Receipt(
             attempt_id=at.attempt_id,
             name=announced.name,
@@ -72,13 +71,14 @@ class Settlement:
             sender=at.runner_id,
             stored_at=now_text(),
         )
-        await self._record(receipts.sign(receipt, self._key))
+        if not await self._record(receipts.sign(receipt, self._key)):
+            return Refused(f"{artifacts.ANNOUNCED_MAX} artifacts of this attempt have receipts")
         self._arrivals.announce(at.attempt_id)
+        return Admitted()
 
-    async def _record_all(self, given: Sequence[Receipt]) -> list[None]:
+    async def _record_all(self, given: Sequence[Receipt]) -> list[bool]:
         async with db.transaction(self._engine) as connection:
-            await artifacts.record(connection, given)
-        return [None] * len(given)
+            return await artifacts.record(connection, given)
 
     async def refuse(self, at: AttemptSubject, name: str, reason: str) -> None:
         """The runner that waits for a receipt reads why none comes."""
