@@ -62,7 +62,8 @@ class Drawing(Doing):
         for i in range(luck.between(1, NODES_MAX)):
             needs = luck.some(range(i), at_least=min(i, 1) * luck.between(0, 1), at_most=3)
             wish = self.a_wish(luck, project)
-            nodes.append(Node(tuple(sorted(needs)), wish, luck.once_in(3), luck.flip()))
+            all_done, takes, stops = luck.once_in(3), luck.once_in(3), luck.flip()
+            nodes.append(Node(tuple(sorted(needs)), wish, all_done, takes, stops))
         return op.submit_workflow_of(project, tuple(nodes), luck.one_of([None, None, "w1"]))
 
     def a_workflow_cancel(self, luck: Luck) -> Operation:

@@ -1,7 +1,8 @@
 """Workflows, as the model has them: what is submitted, what follows from ends, what a cancel does.
 
 A node that needs `all_succeeded` falls as soon as one that it needs did not succeed; one that
-needs `all_done` starts when all that it needs have ended. A failure whose node says `fail` lets
+needs `all_done` starts when all that it needs have ended. One that begins at the branch of another
+that has none ends instead. A failure whose node says `fail` lets
 everything fall that has not started, but what needs `all_done`.
 """
 
@@ -91,6 +92,9 @@ class Flows(Asked):
             tasks[n] = replace(tasks[n], counted=True)
         for n, node in enumerate(flow.nodes):
             if tasks[n].state == "blocked" and all(tasks[each].counted for each in node.needs):
+                if node.takes and tasks[node.needs[0]].state != "succeeded":
+                    tasks[n] = self._end(tasks[n], "failed", "unresolvable")
+                    continue
                 unit = Unit(waits=node.wish.later, born=self.moment)
                 tasks[n] = replace(tasks[n], state="ready", agent=unit)
         for task in tasks:

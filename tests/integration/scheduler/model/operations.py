@@ -168,8 +168,11 @@ def submit_workflow_of(project: str, nodes: tuple[Node, ...], key: str | None) -
 
 
 def _node(node: Node) -> dict[str, Any]:
+    of = node.needs[0] if node.takes and node.needs else None
+    taken = {} if of is None else {"base": f"${{{{ tasks.n{of}.outputs.branch }}}}"}
     return {
         **_spec(node.wish).model_dump(mode="json", exclude_defaults=True),
+        **taken,
         "needs": [f"n{i}" for i in node.needs],
         "needs_policy": "all_done" if node.all_done else "all_succeeded",
         "on_failure": "fail" if node.stops else "continue",

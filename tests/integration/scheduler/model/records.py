@@ -143,6 +143,7 @@ class Node:
     needs: tuple[int, ...]
     wish: Wish
     all_done: bool = False  # starts however its needs ended
+    takes: bool = False  # begins at the branch of the first that it needs; without one it cannot
     stops: bool = True  # its failure ends what has not started: on_failure `fail`
 
 

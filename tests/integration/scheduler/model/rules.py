@@ -123,9 +123,12 @@ class BusyRules(Drawing):
 
     @rule(luck=LUCK)
     def work_goes_on(self, luck: Luck) -> None:
-        """What is held is finished, sealed, approved and counted, and more is taken."""
-        on = (self.completions, self.a_seal, self.a_review, self.a_workflow_turn, self.a_claim)
-        for kind in on:
+        """What is held is finished, sealed, maybe approved, counted, and more is taken."""
+        for kind in (self.completions, self.a_seal):
+            self.do(kind(luck))
+        if luck.flip():
+            self.do(self.a_review(luck))
+        for kind in (self.a_workflow_turn, self.a_claim):
             self.do(kind(luck))
 
 
@@ -231,9 +234,11 @@ class TimeRules(Drawing):
     @rule(luck=LUCK)
     def wears_out(self, luck: Luck) -> None:
         """As if a unit had been tried, or lost, nearly as often as it may be."""
-        if not self.ready_units():
+        ready = self.ready_units()
+        publications = [at for at in ready if at[1] == "publish"]
+        if not ready:
             return
-        task_id, kind = luck.one_of(self.ready_units())
+        task_id, kind = luck.one_of(publications if publications and luck.flip() else ready)
         unit = self.of_unit(task_id, kind)
         losses = max(unit.losses, LOSSES_MAX - 1)
         tries = max(unit.tries, PUBLISH_TRIES_MAX - 1) if kind == "publish" else unit.tries

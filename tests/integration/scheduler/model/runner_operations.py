@@ -28,6 +28,7 @@ from .state import commit_of
 from .worked import Claim, Said
 
 SLOTS = 4
+TOKEN_KEY = "wat_" + "k" * 43
 
 
 def new_process(
@@ -50,6 +51,7 @@ def take(asked: Claim) -> Operation:
         slots=asked.slots,
         pool=asked.pool,
         kinds=tuple(map(UnitKind, asked.kinds)),
+        token_key=TOKEN_KEY,
     )
     return one_step(
         repr(asked),

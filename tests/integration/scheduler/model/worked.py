@@ -94,13 +94,14 @@ class Worked(State):
         return None
 
     def _given_again(self, before: Iterable[str], given: Collection[Any]) -> None:
-        """The same attempts, as far as they live, with their leases renewed and new tokens."""
+        """The same attempts, as far as they live, with their leases renewed and their tokens."""
         live = [attempt_id for attempt_id in before if self.attempts[attempt_id].live]
         equal([one.attempt_id for one in given], live, "a repeated claim's attempts")
         for one in given:
             attempt = self.attempts[one.attempt_id]
+            equal(one.token, attempt.token, "the token of a repeated claim")
             expired = attempt.expired and bool(attempt.over)
-            self.attempts[one.attempt_id] = replace(attempt, expired=expired, token=one.token)
+            self.attempts[one.attempt_id] = replace(attempt, expired=expired)
 
     def _lease(self, one: Any, asked: Claim, runner: Runner) -> None:
         task, kind = self.tasks.get(one.task_id), str(one.kind)
