@@ -65,6 +65,12 @@ async def test_killed_between_upload_and_receipt_nothing_is_lost(running: Hub) -
     assert await running.store.end(signal.SIGKILL) == -signal.SIGKILL
     await running.announce(attempt, "result.bundle", b"bundle")
     await running.store.start()
+
+    # The broker may not know yet that the process is gone: what it was sent comes again later.
+    async def received() -> bool:
+        return bool((await running.receipts(attempt, "result.bundle")).receipts)
+
+    await eventually(received)
     found = await running.receipts(attempt, "result.bundle")
     sealed = await running.seal(attempt.asked(found.receipts))
     assert sealed.leaf_index == 0
