@@ -45,7 +45,12 @@ class LockedRef:
         return refs.value(self._layout, self.name)
 
     def create(self, oid: ObjectID) -> None:
-        """Write the id; the caller has looked that nothing is there."""
+        """Write the id, if it is not there. Raises: RetryLater when another one is."""
+        found = self.value()
+        if found == oid:
+            return
+        if found is not None:
+            raise self._made_by_another()
         if self.path.is_dir():
             _remove_empty_folders(self.path)
         fresh = _temporary(self._layout, oid + b"\n")
@@ -56,14 +61,17 @@ class LockedRef:
             if self.path.is_dir():
                 raise RefInTheWay(f"{os.fsdecode(self.name)} is a folder of refs") from e
             if self.value() != oid:
-                raise RetryLater(
-                    "ref-locked", f"{os.fsdecode(self.name)} was made by somebody else meanwhile"
-                ) from e
+                raise self._made_by_another() from e
         except OSError as e:
             raise RefInTheWay(f"{os.fsdecode(self.name)} cannot be written: {e}") from e
         finally:
             fresh.unlink(missing_ok=True)
         fsync_folder(self.path.parent)
+
+    def _made_by_another(self) -> RetryLater:
+        """Who looks again sees whose it is."""
+        name = os.fsdecode(self.name)
+        return RetryLater("ref-locked", f"{name} was made by somebody else meanwhile")
 
 
 @contextmanager
