@@ -150,9 +150,11 @@ def _parent(top: int, parts: Sequence[bytes], *, make: bool) -> Iterator[int | N
 def _place(staged: Path, parent: int, name: bytes, change: Change) -> None:
     assert change.new is not None
     if change.old and walk.LINK not in (change.old[0], change.new[0]):
-        kept = stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode) & ~0o111
         runs = walk.kind(change.new[0]) == walk.EXECUTABLE
-        staged.chmod(kept | ((kept & 0o444) >> 2 if runs else 0))
+        with suppress(FileNotFoundError):  # one that SMB removed when it was to be replaced
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            kept = stat.S_IMODE(found.st_mode) & ~0o111
+            staged.chmod(kept | ((kept & 0o444) >> 2 if runs else 0))
     with suppress(OSError):  # an empty folder that gave its files up
         os.rmdir(name, dir_fd=parent)
     try:
