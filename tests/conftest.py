@@ -5,6 +5,7 @@ import functools
 import itertools
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -46,6 +47,10 @@ hypothesis.settings.load_profile("tests")
 # httpx reads all certificates for each client: 45 ms of CPU, and tests make thousands of clients,
 # nearly all of them for plain HTTP.
 httpx_transports.create_ssl_context = functools.cache(httpx.create_ssl_context)
+
+# A shell has what it starts in the background ignore SIGINT, and so would every program that a test
+# starts, and ends by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Where files take long, and start whole stacks. When tests run side by side, they are begun early,
 # so that none is left for the end, and in turn with others, so that not all start stacks at once.

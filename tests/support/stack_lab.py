@@ -21,8 +21,10 @@ class Stack:
     url: str
 
     def env(self) -> dict[str, str]:
+        """Keys that it comes to trust are its own: another stack had this folder's name before."""
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("WFHUB_", "LLM_"))}
-        return {**keep, "WFHUB_DATA": str(self.data)}
+        config = {"XDG_CONFIG_HOME": f"{self.data}.config"}
+        return {**config, **keep, "WFHUB_DATA": str(self.data)}
 
     def wfhub(self, *arguments: str, timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

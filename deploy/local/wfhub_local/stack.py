@@ -27,8 +27,8 @@ from wfhub_local.supervisor import Asked, Failed, Supervisor
 
 __all__ = ["StackHandle", "ephemeral", "run"]
 
-SERVERS_S_MAX = 60.0  # recovery after a kill included
-SERVICES_S_MAX = 60.0
+SERVERS_S_MAX = 180.0  # recovery after a kill included, on a busy machine
+SERVICES_S_MAX = 180.0  # the runner tries its sandbox first; one that ends is noticed at once
 IMAGES_S_MAX = 1200.0  # longer, where a runner fetches images before it is ready
 SERVERS, SERVICES, RUNNERS = range(3)  # groups, in the order of start
 UNTIL_POLL_S = 0.2

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wfhub_local.layout import Layout
 
-STARTING_S_MAX = 120.0  # how long another process may take to start, initdb included
+STARTING_S_MAX = 400.0  # how long another process may take to start, initdb included
 POLL_S = 0.05
 PROBE_S = 0.5  # `is_held` holds the lock for a moment: that is no stack
 

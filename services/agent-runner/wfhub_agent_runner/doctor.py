@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wfhub_common import privileges, shares
+from wfhub_common import log, privileges, shares
 from wfhub_common.errors import Rejected
 from wfhub_common.shares import Share as MountedShare
 
@@ -165,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--uid", type=int, default=privileges.SERVICE_UIDS["runner"])
     told = parser.parse_args()
+    log.configure("doctor", level="ERROR")  # what backends warn of is part of what is found
     with tempfile.TemporaryDirectory(prefix="wfhub-doctor-", ignore_cleanup_errors=True) as name:
         pid = os.fork()  # the folder's owner stays behind to remove it
         if pid == 0:

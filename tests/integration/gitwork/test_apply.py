@@ -1,6 +1,7 @@
 """Plain folders and mounted repositories: read as commits, written back once, and never over
 somebody else's work."""
 
+import errno
 import io
 import os
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 import gitrepos
 import pytest
 from gitrepos import git
-from wfhub_agent_runner.gitwork import access_broker, application, directory
+from wfhub_agent_runner.gitwork import access_broker, application, directory, placement
 from wfhub_agent_runner.gitwork.client import RepoAccess, Use
 from wfhub_agent_runner.gitwork.folders import Directory
 from wfhub_agent_runner.gitwork.location import Policy
@@ -276,6 +277,34 @@ async def test_a_kill_at_any_point_is_ended_by_the_next_try(bench: Bench, turn: 
     check_edited(top)
     assert not list((top / ".wfhub" / "journals").iterdir())
     assert not list((top / ".wfhub" / "staged").iterdir())
+
+
+async def test_a_file_that_the_share_removed_when_it_was_to_be_replaced_comes_back_as_the_result(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SMB's client does with a file that somebody has open (tests/deploy/storage)."""
+    top = folder(bench)
+    made = await bench.changed("directory:notes", Use("p", apply=True), edit)
+    order = Order.parse(made.commit, f"refs/heads/wfhub/{TASK}", f"refs/wfhub/published/{TASK}")
+    place = placement._place
+
+    def as_on_smb(staged: Path, parent: int, name: bytes, change: placement.Change) -> None:
+        if change.path == b"a.txt":
+            monkeypatch.setattr(placement, "_place", place)
+            os.unlink(name, dir_fd=parent)
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+        place(staged, parent, name, change)
+
+    def apply() -> PublishResult:
+        bundle = io.BytesIO(made.bundle.read_bytes())
+        return application.to_directory(Directory(top), order, bundle, apply=True)
+
+    monkeypatch.setattr(placement, "_place", as_on_smb)
+    with pytest.raises(OSError, match="somebody has the file open"):
+        apply()
+    assert not (top / "a.txt").exists()
+    assert isinstance(apply(), Published)
+    check_edited(top)
 
 
 async def test_another_ones_begun_work_is_ended_first(bench: Bench) -> None:

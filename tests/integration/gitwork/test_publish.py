@@ -194,6 +194,21 @@ def test_killed_between_marker_and_branch_the_retry_completes(
     git(repo, "fsck", "--strict")
 
 
+def test_what_another_wrote_under_a_lost_lock_is_not_taken_for_ours(repo: Path) -> None:
+    """As on a share, when a publisher was cut off for longer than its lease (ADR 36)."""
+    made = result(repo)
+
+    def meanwhile() -> None:
+        for ref in (MARKER, BRANCH):
+            (repo / ".git" / f"{ref}.lock").unlink()
+            git(repo, "update-ref", ref, "main")
+
+    with pytest.raises(RetryLater) as refused:
+        publish_here(repo, made, meanwhile)
+    assert refused.value.code == "ref-locked"
+    assert publish_here(repo, made) == Conflict(MARKER, git(repo, "rev-parse", "main"))
+
+
 def test_of_two_publishers_exactly_one_wins(broker: RepoAccess, shared: Path) -> None:
     for number in range(20):
         repo = gitrepos.make(shared / f"r{number}" / "repo", {"README": b"x"})

@@ -3,18 +3,22 @@
 import json
 import os
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
+import no_user_namespaces
 import pytest
 import sandbox_backends
+from wfhub_common import privileges
 
+pytestmark = pytest.mark.timeout(300)
 WFHUB = str(Path(sysconfig.get_path("scripts")) / "wfhub")
 
 
 def doctor(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [WFHUB, "doctor", *arguments], capture_output=True, text=True, timeout=60, env=env
+        [WFHUB, "doctor", *arguments], capture_output=True, text=True, timeout=200, env=env
     )
 
 
@@ -46,6 +50,25 @@ def test_a_missing_program_is_named_with_what_to_do(variable: str, names: str) -
     assert (done.returncode, backend["name"], backend["works"]) == (0, "container", False)
     assert "there is no" in backend["why"]
     assert names in backend["do"]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_where_no_sandbox_works_it_names_the_setting_that_forbids_it(as_json: bool) -> None:
+    argv = [sys.executable, no_user_namespaces.__file__, WFHUB, "doctor"]
+    if os.geteuid() == 0:
+        visible = (*privileges.code_paths(), Path(no_user_namespaces.__file__).parent)
+        argv = privileges.launcher(privileges.SERVICE_UIDS["runner"], argv, keep_visible=visible)
+    env = {"PATH": os.environ["PATH"], "HOME": "/tmp"}
+    done = subprocess.run(
+        [*argv, *(["--json"] if as_json else [])],
+        capture_output=True, text=True, timeout=200, cwd="/", env=env,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "sysctl user.max_user_namespaces=10000" in done.stdout
+    if as_json:
+        assert json.loads(done.stdout)["ready"] is False
+    else:
+        assert "no sandbox works here: a runner would take no task" in done.stdout
 
 
 def test_it_reads_well() -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sandbox_lab
 import unprivileged
 from sandbox_lab import MIB, Lab, Ran, processes_with
 from wfhub_agent_runner.sandbox import layers
@@ -131,7 +132,9 @@ def test_environment_files_and_identity_are_the_specs(tmp_path: Path, backend: s
 
 def test_nothing_of_the_runners_environment_gets_in(tmp_path: Path) -> None:
     ran = shell(tmp_path, "env | cut -d= -f1 | sort | tr '\\n' ' '")
-    assert ran.output.split() == ["HOME", "LANG", "LOGNAME", "PATH", "PWD", "TMPDIR", "USER"]
+    images = sandbox_lab.image_in_use.env if sandbox_lab.image_in_use else ()
+    ours = {"HOME", "LANG", "LOGNAME", "PATH", "PWD", "TMPDIR", "USER"}
+    assert ran.output.split() == sorted({*ours, *images})
 
 
 def test_orphans_that_have_ended_take_no_room(tmp_path: Path) -> None:

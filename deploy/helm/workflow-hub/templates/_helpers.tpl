@@ -90,6 +90,7 @@ affinity:
 {{- define "wfhub.messages" -}}
 - {name: NATS_URL_FILE, value: /run/wfhub/nats-url}
 - {name: NATS_PASSWORD_FILE, value: /run/wfhub/nats-password}
+- {name: LOG_LEVEL, value: {{ .Values.logLevel }}}
 {{- include "wfhub.observed" . }}
 {{- end }}
 
@@ -107,6 +108,12 @@ affinity:
 {{- with .Values.observability.traces.endpoint }}
 - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
 {{- end }}
+{{- end }}
+
+{{/* Bytes: half of a size like 20Gi. */}}
+{{- define "wfhub.half" -}}
+{{- $unit := get (dict "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) (regexFind "[A-Z]i$" .) }}
+{{- div (mul (regexFind "^[0-9]+" . | int64) $unit) 2 }}
 {{- end }}
 
 {{- define "wfhub.natsUrl" -}}

@@ -242,8 +242,9 @@ class _Folder:
         gone = [change for change in reversed(changes) if change.new is None]
         for change in (*gone, *(change for change in changes if change.new is not None)):
             now = self._now(top, change.path, all_of_it)
-            if now == change.old != change.new:
-                placement.move(top, change, self._state / "staged" / task / str(change.number))
+            staged = self._state / "staged" / task / str(change.number)
+            if now == change.old != change.new or (now is None and _tried(staged).exists()):
+                self._move(top, change, staged)
                 self._between()
             elif now != change.new:
                 left.append(shown(change.path))
@@ -253,6 +254,16 @@ class _Folder:
         remove_tree(self._state / "staged" / task)
         return noted
 
+    def _move(self, top: int, change: Change, staged: Path) -> None:
+        """SMB's client removes an open file that it was to replace, once that is closed, although
+        it said that it did nothing. So it is noted who made it go."""
+        try:
+            placement.move(top, change, staged)
+        except OSError as e:
+            if e.errno == errno.EBUSY and change.new is not None:
+                _tried(staged).touch()
+            raise
+
     def _now(self, top: int, path: bytes, all_of_it: placement.ByPath) -> Entry | None:
         return self._plain(placement.now(top, path, all_of_it))
 
@@ -261,6 +272,10 @@ class _Folder:
             return entry
         kind = walk.kind(entry[0])
         return (walk.FILE if kind == walk.EXECUTABLE and not self._modes else kind, entry[1])
+
+
+def _tried(staged: Path) -> Path:
+    return staged.with_name(f"{staged.name}.tried")
 
 
 def _keeps_modes(folder: Path) -> bool:

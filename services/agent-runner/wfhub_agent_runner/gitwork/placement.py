@@ -55,14 +55,22 @@ def now(top: int, path: bytes, all_of_it: ByPath) -> Entry | None:
         if stat.S_ISLNK(found.st_mode):
             return walk.LINK, Blob.from_string(os.readlink(parts[-1], dir_fd=parent)).id
         if stat.S_ISREG(found.st_mode) and found.st_size <= limits.FILE_BYTES_MAX:
-            file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
-            with os.fdopen(file, "rb") as f:
+            with os.fdopen(_opened(parts[-1], parent), "rb") as f:
                 content = f.read(limits.FILE_BYTES_MAX + 1)
             mode = walk.EXECUTABLE if found.st_mode & stat.S_IXUSR else walk.FILE
             return mode, Blob.from_string(content).id
         if stat.S_ISDIR(found.st_mode) and _goes_away(parent, parts[-1], path, all_of_it):
             return None
         return IN_THE_WAY
+
+
+def _opened(name: bytes, parent: int) -> int:
+    """A file that was there just now. One that is not any more, such as an open one that SMB was
+    asked to replace, is looked at again later: what it will be is not known yet."""
+    try:
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+    except FileNotFoundError as e:
+        raise OSError(errno.EBUSY, "somebody removes or replaces the file", e.filename) from e
 
 
 def _goes_away(parent: int, name: bytes, path: bytes, all_of_it: ByPath) -> bool:
@@ -142,9 +150,11 @@ def _parent(top: int, parts: Sequence[bytes], *, make: bool) -> Iterator[int | N
 def _place(staged: Path, parent: int, name: bytes, change: Change) -> None:
     assert change.new is not None
     if change.old and walk.LINK not in (change.old[0], change.new[0]):
-        kept = stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode) & ~0o111
         runs = walk.kind(change.new[0]) == walk.EXECUTABLE
-        staged.chmod(kept | ((kept & 0o444) >> 2 if runs else 0))
+        with suppress(FileNotFoundError):  # one that SMB removed when it was to be replaced
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            kept = stat.S_IMODE(found.st_mode) & ~0o111
+            staged.chmod(kept | ((kept & 0o444) >> 2 if runs else 0))
     with suppress(OSError):  # an empty folder that gave its files up
         os.rmdir(name, dir_fd=parent)
     try:

@@ -117,11 +117,9 @@ def _create(source: Source, order: Order, between: Callable[[], None]) -> Publis
     ):
         if observed := _look(source, order):
             return observed
-        if marker.value() is None:
-            marker.create(order.commit)
+        marker.create(order.commit)
         between()
-        if branch.value() is None:
-            branch.create(order.commit)
+        branch.create(order.commit)
     return Published(order.commit.decode())
 
 

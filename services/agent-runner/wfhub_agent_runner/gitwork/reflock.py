@@ -30,6 +30,8 @@ _POLL_S = 0.05
 _FOLDER_RACES_MAX = 100
 # What SMB tells of a file that is locked, and of one that this machine has open by another name.
 _HELD = {errno.EACCES, errno.EINVAL}
+# The second: NFS-Ganesha, of a file that is open here and that another client removed.
+_GONE = {errno.ENOENT, errno.ESTALE}
 
 
 class RefInTheWay(Exception):
@@ -45,7 +47,12 @@ class LockedRef:
         return refs.value(self._layout, self.name)
 
     def create(self, oid: ObjectID) -> None:
-        """Write the id; the caller has looked that nothing is there."""
+        """Write the id, if it is not there. Raises: RetryLater when another one is."""
+        found = self.value()
+        if found == oid:
+            return
+        if found is not None:
+            raise self._made_by_another()
         if self.path.is_dir():
             _remove_empty_folders(self.path)
         fresh = _temporary(self._layout, oid + b"\n")
@@ -56,14 +63,17 @@ class LockedRef:
             if self.path.is_dir():
                 raise RefInTheWay(f"{os.fsdecode(self.name)} is a folder of refs") from e
             if self.value() != oid:
-                raise RetryLater(
-                    "ref-locked", f"{os.fsdecode(self.name)} was made by somebody else meanwhile"
-                ) from e
+                raise self._made_by_another() from e
         except OSError as e:
             raise RefInTheWay(f"{os.fsdecode(self.name)} cannot be written: {e}") from e
         finally:
             fresh.unlink(missing_ok=True)
         fsync_folder(self.path.parent)
+
+    def _made_by_another(self) -> RetryLater:
+        """Who looks again sees whose it is."""
+        name = os.fsdecode(self.name)
+        return RetryLater("ref-locked", f"{name} was made by somebody else meanwhile")
 
 
 @contextmanager
@@ -96,15 +106,15 @@ def _link(own: Path, lock: Path, ref: LockedRef, shared: SharedPerm | None) -> N
         except FileExistsError as e:
             if _is_file(own, lock):
                 return
-            if _removed_stale(lock):
-                continue
+            removed = _removed_stale(lock)
             if time.monotonic() > give_up_at:
                 raise RetryLater(
                     "ref-locked",
                     f"another program holds {lock}; if none runs, remove that file",
                     retry_after_s=10.0,
                 ) from e
-            time.sleep(_POLL_S)
+            if not removed:
+                time.sleep(_POLL_S)
         except FileNotFoundError:  # git removed the empty folder between the two steps
             races += 1
             if races > _FOLDER_RACES_MAX:
@@ -132,7 +142,9 @@ def _removed_stale(lock: Path) -> bool:
             if _is_file(there.fileno(), lock):
                 lock.unlink()
             return True
-    except FileNotFoundError:
+    except OSError as e:
+        if e.errno not in _GONE:
+            raise
         return True
 
 
@@ -152,9 +164,9 @@ def _is_file(one: Path | int, path: Path) -> bool | None:
     try:
         with path.open("rb") as there:
             return os.path.samestat(os.stat(one), os.fstat(there.fileno()))
-    except FileNotFoundError:
-        return False
     except OSError as e:
+        if e.errno in _GONE:
+            return False
         if e.errno not in _HELD:
             raise
         return None

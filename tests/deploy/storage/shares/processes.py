@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -51,8 +52,8 @@ def _answers(work: Callable[[], Iterator[object] | object]) -> Iterator[object]:
             yield made
     except RetryLater as e:
         yield e.code
-    except Exception as e:  # noqa: BLE001 - the parent's to judge
-        yield repr(e)
+    except Exception:  # noqa: BLE001 - the parent's to judge
+        yield traceback.format_exc()
 
 
 def told(ran: Child) -> list[object]:

@@ -12,7 +12,8 @@ from gitrepos import git
 
 STOP_S_MAX = 120
 READY_S, RUN_S = 300, 300
-AGENT = ("--agent-cmd", "sed -i s/colour/color/ README; echo new > new.txt; chmod +x new.txt")
+EDIT = "sed -i s/colour/color/ README; echo new > new.txt; chmod +x new.txt"
+AGENT = ("--agent-cmd", f"sh -c '{EDIT}'")
 FILES = {"README": b"colour\n", "run.sh": b"#!/bin/sh\n"}
 
 
