@@ -22,6 +22,7 @@ from sqlalchemy import text
 from wfhub_common import db
 from wfhub_common.errors import Rejected
 from wfhub_common.limits import RPC_BYTES_MAX
+from wfhub_common.log import get_logger
 from wfhub_common.messages import Assignment, Claim, Claimed, UnitKind
 from wfhub_common.sql import Row
 
@@ -29,10 +30,14 @@ from wfhub_scheduler import fairness, leasing, stored_json
 from wfhub_scheduler.claim_desk import Desk, Served, Waiting
 from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.leasing import Holder
+from wfhub_scheduler.specs import Unreadable
 
+PUT_OFF_MAX = 100  # tasks that cannot be read, of one look
 ROUNDS_MAX = 8  # looks for more units in one transaction; what is left is the next one's
 ANSWER_BYTES_MAX = RPC_BYTES_MAX  # of the units of one claim, if it is more than one
 URGENCY = (UnitKind.PUBLISH, UnitKind.VERIFY, UnitKind.AGENT)  # what ends a task goes first
+
+log = get_logger(__name__)
 
 _RUNNERS = text("""
 -- A new incarnation, a drain, and the same claim asked of another pool wait for this one.
@@ -101,8 +106,26 @@ def _desk(core: Core, pool: str) -> Desk:
 async def _serve(core: Core, pool: str, group: Sequence[Waiting]) -> Served:
     if all(claim.looked for claim in group) and not await _worth_a_look(core, pool, group):
         return {}
-    served: Served = await core.commit(lambda tx: _serve_all(tx, pool, group))
-    return served
+    for _ in range(PUT_OFF_MAX):
+        try:
+            return await core.commit(lambda tx: _serve_all(tx, pool, group))
+        except Unreadable as e:
+            await _put_off(core, e)
+    return {}
+
+
+async def _put_off(core: Core, unreadable: Unreadable) -> None:
+    """Else every claim that comes to it would fail, and nobody get what waits behind it. Raises it
+    where it does not wait."""
+    task_id = unreadable.task_id
+    if not await core.commit(lambda tx: leasing.put_off(tx, task_id)):
+        raise unreadable
+    log.error(
+        "a task is put off: this version cannot read its spec",
+        task_id=task_id,
+        seconds=leasing.UNREADABLE_S,
+        why=str(unreadable),
+    )
 
 
 async def _worth_a_look(core: Core, pool: str, group: Sequence[Waiting]) -> bool:

@@ -88,7 +88,10 @@ class Core:
             return await work(Tx(connection, self.timing, after))
 
         result = await db.retried(self.engine, run)
-        await self._announce(after)
+        try:
+            await self._announce(after)
+        except Exception:  # it is committed: to look failed would have it done once more
+            log.exception("what was committed is not announced: it is found by the next poll")
         return result
 
     async def single(self, statement: TextClause, values: Mapping[str, Any]) -> Sequence[Row]:

@@ -31,6 +31,7 @@ from wfhub_scheduler.heartbeats import ENDS_AT, ends
 from wfhub_scheduler.outbox import EVENTS, Event, execute_telling
 from wfhub_scheduler.states import Facts, TaskEvent, decide
 
+UNREADABLE_S = 60.0  # a task whose spec this version cannot read waits; a newer one may come
 FIELDS_BYTES = 1024  # of an assignment, beside its spec and MCP servers
 
 _OF_TASK = f"""
@@ -120,6 +121,10 @@ UPDATE sched.attempt a
    AND a.state || '' IN ('leased', 'running', 'verifying')  -- found by its id alone
 RETURNING a.attempt_id, a.task_id, a.project_id, a.kind, a.number, a.lease_until, {_OF_TASK}
 """)  # noqa: S608 - our own text
+_PUT_OFF = text("""
+UPDATE sched.unit SET due = false, run_at = now() + make_interval(secs => :seconds)
+ WHERE task_id = :task_id AND state = 'ready'
+""")
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,13 @@ async def lease(
         assignments.append(_assignment(unit, attempt_id, unit.number, until, token))
         tx.after.leased.append(_leased(unit, attempt_id))
     return assignments
+
+
+async def put_off(tx: Tx, task_id: str) -> bool:
+    """What waits of a task is not looked at for UNREADABLE_S: it keeps nobody from the rest. False:
+    nothing of it waits."""
+    of = {"task_id": task_id, "seconds": UNREADABLE_S}
+    return (await tx.connection.execute(_PUT_OFF, of)).rowcount > 0
 
 
 async def given_again(tx: Tx, attempts: Mapping[str, tuple[str, str]]) -> dict[str, Assignment]:

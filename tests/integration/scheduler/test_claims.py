@@ -264,6 +264,25 @@ async def test_a_claim_that_fails_harms_no_other(hub: Hub) -> None:
     assert await hub.pg.fetchval(live, claim_id) == 1
 
 
+async def test_a_task_that_this_version_cannot_read_keeps_nobody_from_what_waits_behind_it(
+    hub: Hub,
+) -> None:
+    runner = await hub.runner()
+    unreadable = [(await hub.submit()).task_id for _ in range(3)]
+    behind = (await hub.submit()).task_id
+    newer = "UPDATE sched.task SET spec = spec || '{\"of_tomorrow\": 1}' WHERE task_id = ANY($1)"
+    await hub.pg.execute(newer, unreadable)
+    (given,) = await runner.claim(4)
+    assert given.task_id == behind
+    later = "SELECT count(*) FROM sched.unit WHERE task_id = ANY($1) AND run_at > now()"
+    assert await hub.pg.fetchval(later, unreadable) == 3
+
+    older = "UPDATE sched.task SET spec = spec - 'of_tomorrow' WHERE task_id = ANY($1)"
+    await hub.pg.execute(older, unreadable)
+    await hub.pg.execute("UPDATE sched.unit SET run_at = now() WHERE run_at > now()")
+    assert {a.task_id for a in await runner.claim(4)} == set(unreadable)
+
+
 async def test_a_runner_that_is_drained_ends_its_work_and_gets_no_more(hub: Hub) -> None:
     runner = await hub.runner()
     task = await hub.submit()
@@ -417,6 +436,21 @@ async def test_an_agents_runner_is_told_whether_debuggers_are_allowed_as_it_is_n
         assert assigned.debuggers is found
         (again,) = await runner.claim(claim_id=claim_id)
         assert again.debuggers is found
+
+
+async def test_what_was_committed_is_done_once_though_nobody_could_be_told(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with core_of(hub) as core:
+
+        def fails(_noted: object) -> None:
+            raise RuntimeError("the metrics have a bug")
+
+        monkeypatch.setattr(core.metrics, "after", fails)
+        asked = SubmitTask(project="default", spec=SPEC)
+        tasks = await asyncio.gather(*(submit_task(core, asked) for _ in range(5)))
+    assert len({task.task_id for task in tasks}) == 5
+    assert await hub.pg.fetchval("SELECT count(*) FROM sched.task") == 5
 
 
 async def test_no_row_holds_a_token_only_its_digest_does(hub: Hub) -> None:
