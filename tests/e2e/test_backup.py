@@ -64,7 +64,7 @@ def test_a_stack_is_kept_while_it_runs_and_goes_on_elsewhere(
         proof = tmp_path / "proof.json"
         exported = second.wfhub("proof", "export", done["proof_id"], "-o", str(proof))
         assert exported.returncode == 0, exported.stderr
-        verified = second.wfhub("proof", "verify", str(proof))
+        verified = first.wfhub("proof", "verify", str(proof))  # by what was trusted before
         assert verified.returncode == 0, verified.stdout + verified.stderr
         tested = second.wfhub("webhook", "test", hook["webhook_id"], "--json").stdout
         assert json.loads(tested)["outcome"] != "secret-unopened", "its keys came with it"

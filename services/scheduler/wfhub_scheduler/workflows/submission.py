@@ -126,7 +126,11 @@ async def _make_tasks(
         tx.connection, "workflow.submitted", workflow_id, data, project_id=project.project_id
     )
     new = [_task(node, workflow_id, submitted_by) for node in plan.nodes]
-    await create_tasks(tx, project, new)
+    try:
+        await create_tasks(tx, project, new)
+    except Rejected:  # by what the project lets wait now, which may be less than when it was read
+        check_fits(await projects.find(tx.connection, project.project_id), plan)
+        raise
     nodes = [_node(i, node, new[i].task_id) for i, node in enumerate(plan.nodes)]
     await tx.connection.execute(
         _NEW_NODES, {"workflow_id": workflow_id, "nodes": stored_json.dumped(nodes)}
