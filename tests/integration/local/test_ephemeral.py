@@ -16,10 +16,13 @@ from .conftest import END_S_MAX, Up, alive, eventually, get, gone, plain_environ
 USER = """
 import sys
 from wfhub_local.stack import ephemeral
-with ephemeral(notify=lambda line: print("notify", line, flush=True)) as stack:
-    print("url", stack.url, len(stack.token), flush=True)
+def say(line):  # at once, unlike print: notes come from another thread
+    sys.stdout.write(line + "\\n")
+    sys.stdout.flush()
+with ephemeral(notify=lambda line: say(f"notify {line}")) as stack:
+    say(f"url {stack.url} {len(stack.token)}")
     sys.stdin.read()
-print("done", flush=True)
+say("done")
 """
 
 
