@@ -59,7 +59,7 @@ from wfhub_agent_runner.sandbox.pods import sandbox as pods
 from wfhub_agent_runner.sandbox.port import Sandbox
 from wfhub_agent_runner.scheduler_link import SchedulerLink
 from wfhub_agent_runner.set_up import SetUps
-from wfhub_agent_runner.settings import PodsSettings, RunnerSettings
+from wfhub_agent_runner.settings import OWN_CGROUP, PodsSettings, RunnerSettings
 from wfhub_agent_runner.spool import Spool
 
 HTTP_TIMEOUT_S = 30.0
@@ -72,20 +72,23 @@ log = logs.get_logger(__name__)
 def main() -> None:
     settings = RunnerSettings.from_env(os.environ)
     logs.configure("agent-runner", level=settings.log_level, format_=settings.log_format)
-    cgroups = _cgroups(settings)
+    cgroups = own_cgroups(settings)
     repositories, broker_socket = _become_unprivileged(settings)
     service.run(lambda stop: _serve(settings, cgroups, repositories, broker_socket, stop))
 
 
-def _cgroups(settings: RunnerSettings) -> Sequence[Path]:
-    """Before this process has other threads or children: on v2 it moves to another cgroup."""
-    if settings.cgroup_root:
+def own_cgroups(settings: RunnerSettings) -> Sequence[Path]:
+    """Before this process has other threads or children: on v2 it moves to another cgroup.
+    Raises: SystemExit without a folder that was named, or a cgroup that is required."""
+    required = settings.cgroup_root == OWN_CGROUP
+    if settings.cgroup_root and not required:
         for path in settings.cgroup_paths():
             _insist(path.is_dir(), "CGROUP_ROOT", f"{path} is not a folder")
         return settings.cgroup_paths()
     uid = settings.runner_uid if os.geteuid() == 0 else os.geteuid()
     made = delegation.delegate(delegation.name(settings.runner_id, settings.runner_home), uid)
     if made.why:
+        _insist(not required, "CGROUP_ROOT", f"not every limit can be held by a cgroup: {made.why}")
         log.info("not every limit is held by a cgroup", why=made.why)
     return made.folders
 

@@ -16,6 +16,7 @@ from wfhub_agent_runner.sandbox.choice import AUTH_FILE, Choice
 from wfhub_agent_runner.sandbox.pods.manifest import Pods
 
 NO_CGROUP = "none"
+OWN_CGROUP = "required"
 _LABEL = "[a-z0-9][a-z0-9._=-]{0,62}"
 
 
@@ -43,7 +44,7 @@ class RunnerSettings(BrokerSettings):
     egress_private_hosts: str = ""  # ','-separated; those of them that may have private addresses
     shared_caches: str = ""  # name:/folder=project,project;… (shared_caches), read-only
     # ':'-separated delegated cgroups, v2 one, v1 one of each controller; empty: one is made if the
-    # machine lets us, `none`: not even tried.
+    # machine lets us; `required`: else the runner does not start; `none`: not even tried.
     cgroup_root: str = ""
     workspace_root: Path | None = None  # its folders are `mount:<path>` and `directory:<path>`
     workspace_folders: str = ""  # which project may use which (gitwork/folders); empty: any

@@ -12,6 +12,8 @@ from pathlib import Path
 import gitrepos
 import pytest
 import unprivileged
+from wfhub_agent_runner.main import own_cgroups
+from wfhub_agent_runner.settings import RunnerSettings
 from wfhub_common import ids
 
 END_S_MAX = 60
@@ -145,3 +147,17 @@ async def test_a_home_that_another_runner_works_in_ends_it_and_nothing_there_is_
         told = await last_line(env)
     assert told.startswith(f"bad settings: RUNNER_HOME: another runner works in {home}")
     assert [file.read_text() for file in kept] == ["the other's"] * 3
+
+
+def test_a_runner_that_is_to_have_cgroups_does_not_start_where_it_can_make_none(
+    shared: Path,
+) -> None:
+    settings = RunnerSettings.from_env(environment(shared) | {"CGROUP_ROOT": "required"})
+
+    async def work() -> str:
+        with pytest.raises(SystemExit) as told:
+            own_cgroups(settings)
+        return str(told.value)
+
+    told = unprivileged.run(shared / "home", work)
+    assert told.startswith("bad settings: CGROUP_ROOT: not every limit can be held by a cgroup: ")

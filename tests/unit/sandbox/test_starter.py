@@ -1,5 +1,6 @@
 """The starter: run here as it runs inside, on this machine; and what it is on the other."""
 
+import fcntl
 import os
 import platform
 import signal
@@ -15,7 +16,13 @@ import pytest
 from wfhub_agent_runner.sandbox import forwarder, starter
 from wfhub_agent_runner.sandbox.machine_code import MACHINES, Code, Data, Slot, program
 from wfhub_agent_runner.sandbox.port import CannotStart, Exited, Outcome, Signalled
-from wfhub_agent_runner.sandbox.starter import LISTENERS, Start
+from wfhub_agent_runner.sandbox.starter import (
+    IPC_COUNTERS,
+    LISTENERS,
+    REPORT,
+    SOCKETS_COUNTER,
+    Start,
+)
 from wfhub_common.errors import Rejected
 
 HERE = platform.machine()
@@ -23,10 +30,17 @@ READ_WRITE, READ_RUN = 6, 5
 
 
 def ran(
-    folder: Path, *argv: str, paths: tuple[str, ...] = (), limits: dict[str, int] | None = None
+    folder: Path,
+    *argv: str,
+    paths: tuple[str, ...] = (),
+    limits: dict[str, int] | None = None,
+    report_at: int | None = None,
+    ports: tuple[int, ...] = (),
 ) -> tuple[Outcome | None, str]:
     report, writes = os.pipe()
-    start = Start(argv, paths or (argv[0],), limits or {}, report=writes)
+    if report_at is not None:
+        writes = moved(writes, report_at)
+    start = Start(argv, paths or (argv[0],), limits or {}, writes, (), ports, ("/bin/true",))
     path = folder / "start"
     path.write_bytes(starter.made(start, HERE))
     path.chmod(0o755)
@@ -35,6 +49,15 @@ def ran(
     os.close(writes)
     with open(report, "rb") as pipe:
         return starter.outcome(pipe.read(), argv[0]), done.stdout.decode()
+
+
+def moved(descriptor: int, number: int) -> int:
+    """To that number, or to the next that is free for so long."""
+    if descriptor == number:
+        return descriptor
+    at = fcntl.fcntl(descriptor, fcntl.F_DUPFD, number)
+    os.close(descriptor)
+    return at
 
 
 @pytest.mark.parametrize("code", [0, 1, 127, 137, 255])
@@ -187,9 +210,30 @@ def test_no_part_of_it_can_be_both_written_and_run(machine: str) -> None:
     assert (entry, offset % align, offset + size) == (address, address % align, len(made))
 
 
-def test_listeners_lie_below_the_least_limit_of_open_files() -> None:
+def test_its_own_descriptors_lie_below_the_least_limit_of_open_files_and_not_on_each_other() -> (
+    None
+):
+    own = [SOCKETS_COUNTER, *IPC_COUNTERS, *LISTENERS, REPORT]
     assert len(LISTENERS) == 2
-    assert max(LISTENERS) < 64
+    assert len(set(own)) == len(own)
+    assert max(own) < 64
+
+
+@pytest.mark.parametrize("number", [SOCKETS_COUNTER, *IPC_COUNTERS, *LISTENERS, REPORT, REPORT + 1])
+def test_it_reports_whatever_number_it_was_given_for_that(tmp_path: Path, number: int) -> None:
+    script, ports = "ls /proc/self/fd | wc -l", (own_ports.free_port(), own_ports.free_port())
+    outcome, output = ran(tmp_path, "/bin/sh", "-c", script, report_at=number, ports=ports)
+    assert (outcome, output) == (Exited(0), "4\n")  # ls opens one
+
+
+def test_what_counts_for_the_watchdog_is_open_in_the_starter_alone(tmp_path: Path) -> None:
+    """Seen from the agent, whom nothing but their numbers is hidden from here."""
+    script = "for n in 56 57 58 59; do readlink /proc/$PPID/fd/$n; done; ls /proc/self/fd | wc -l"
+    _, output = ran(tmp_path, "/bin/sh", "-c", script)
+    netlink, *files, own = output.splitlines()
+    assert netlink.startswith("socket:")
+    assert files == [f"/proc/sysvipc/{name}" for name in ("shm", "msg", "sem")]
+    assert own == "4"
 
 
 # Read back with GNU objdump 2.40, instruction by instruction.

@@ -137,7 +137,7 @@ class X86Code(Code):
     calls = _calls(
         "write=1 close=3 socket=41 bind=49 listen=50 setsockopt=54 clone=56 execve=59 "
         "exit_group=231 wait4=61 fcntl=72 umask=95 dup3=292 prlimit64=302 prctl=157 seccomp=317 "
-        "close_range=436"
+        "openat=257 close_range=436"
     )
     _RESULT, _SCRATCH = 0, 1  # rax, rcx
     _ARGUMENTS = (7, 6, 2, 10, 8, 9)
@@ -216,7 +216,7 @@ class ArmCode(Code):
     calls = _calls(
         "dup3=24 fcntl=25 close=57 write=64 exit_group=94 umask=166 prctl=167 socket=198 "
         "seccomp=277 bind=200 listen=201 setsockopt=208 clone=220 execve=221 wait4=260 "
-        "prlimit64=261 close_range=436"
+        "openat=56 prlimit64=261 close_range=436"
     )
     _SCRATCH = 9
     _KEPT = (19, 20, 21, 22)

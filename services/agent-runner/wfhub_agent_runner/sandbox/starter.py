@@ -4,7 +4,8 @@ It is made anew for each run, of what `Start` says, as a static executable of so
 instructions (machine_code): an interpreter in its place took longer to start than all the rest of a
 sandbox, and an image need not have one. What listens is bound before the agent runs; who answers,
 an interpreter with `forwarder.py`, comes up beside the agent. As a sandbox's first process it takes
-leave of orphans too.
+leave of orphans too. What only a process of the sandbox can ask the kernel for, it holds open for
+the watchdog (see kernel_memory).
 Reports `starting`, a line, then a struct: errno of why the agent could not be started (0: it was),
 and its wait status. Nothing of it is the agent's: its descriptors are closed when that one starts.
 Raises: Rejected for a machine without machine code, or a word that no program can be given.
@@ -25,10 +26,15 @@ from wfhub_agent_runner.sandbox.machine_code import MACHINES, Code, Data, Slot, 
 from wfhub_agent_runner.sandbox.port import CannotStart, Exited, Outcome, Signalled
 
 STARTING = b"starting\n"
-LISTENERS = range(60, 62)  # below the least limit of open files
+# Its own descriptors: below the least limit of open files, and whoever has been given others.
+SOCKETS_COUNTER = 56  # asks the kernel of all sockets here (sock_diag(7))
+IPC_COUNTERS = {57: "/proc/sysvipc/shm", 58: "/proc/sysvipc/msg", 59: "/proc/sysvipc/sem"}
+LISTENERS = range(60, 62)
+REPORT = 62
 BACKLOG = 128
 _ENDED = struct.Struct("<ii")
-_CLOSE_ON_EXEC, _SET_FLAGS = 1, 2
+_SET_FLAGS, _CLOSE_ON_EXEC, _OPEN_CLOSES_ON_EXEC = 2, 1, 0o2000000
+_HERE, _SOCK_DIAG = -100, 4
 _SHARES_MEMORY, _WAITS_FOR_EXEC = 0x100, 0x4000
 _ALL_ABOVE = 0xFFFFFFFF
 _ERRNO_MAX = 4095
@@ -76,9 +82,10 @@ def made(start: Start, machine: str) -> bytes:
         kind = getattr(resource, f"RLIMIT_{name}")
         code.call("prlimit64", 0, kind, data.add(struct.pack("<QQ", number, number)), 0)
         code.jump_if_error("failed")
+    _open_counters(code, data)
     if start.ports:
         _listen(code, data, start)
-    code.call("write", start.report, data.add(STARTING), len(STARTING))
+    code.call("write", REPORT, data.add(STARTING), len(STARTING))
     _start_agent(code, data, start, ended)
     code.label("wait")
     code.call("wait4", -1, ended + 4, 0, 0)
@@ -91,7 +98,7 @@ def made(start: Start, machine: str) -> bytes:
     code.keep(_ERROR)
     code.store(_ERROR, ended)
     code.label("report")
-    code.call("write", start.report, ended, _ENDED.size)
+    code.call("write", REPORT, ended, _ENDED.size)
     code.call("exit_group", 0)
     return program(code, data)
 
@@ -106,13 +113,34 @@ def _filter(code: Code, data: Data, program: bytes) -> None:
 
 def _descriptors(code: Code, start: Start) -> None:
     """What bwrap left open is not the agent's; what is reported to neither."""
-    for descriptor in start.passed:  # one by one too: Linux before 5.9 knows no ranges
-        if descriptor != start.report:
+    if start.report == REPORT:
+        code.call("fcntl", REPORT, _SET_FLAGS, _CLOSE_ON_EXEC)
+    else:
+        code.call("dup3", start.report, REPORT, _OPEN_CLOSES_ON_EXEC)
+    for descriptor in (start.report, *start.passed):  # Linux before 5.9 knows no ranges
+        if descriptor != REPORT:
             code.call("close", descriptor)
-    if start.report > 3:
-        code.call("close_range", 3, start.report - 1, 0)
-    code.call("close_range", start.report + 1, _ALL_ABOVE, 0)
-    code.call("fcntl", start.report, _SET_FLAGS, _CLOSE_ON_EXEC)
+    code.call("close_range", 3, REPORT - 1, 0)
+    code.call("close_range", REPORT + 1, _ALL_ABOVE, 0)
+
+
+def _open_counters(code: Code, data: Data) -> None:
+    """Those that this kernel has."""
+    kind = socket.SOCK_RAW | _OPEN_CLOSES_ON_EXEC
+    code.call("socket", socket.AF_NETLINK, kind, _SOCK_DIAG)
+    _put(code, SOCKETS_COUNTER)
+    for descriptor, path in IPC_COUNTERS.items():
+        code.call("openat", _HERE, data.text(os.fsencode(path)), _OPEN_CLOSES_ON_EXEC, 0)
+        _put(code, descriptor)
+
+
+def _put(code: Code, descriptor: int) -> None:
+    """What was just opened, if it was."""
+    code.jump_if_error(f"without {descriptor}")
+    code.keep(_SOCKET)
+    code.call("dup3", _SOCKET, descriptor, _OPEN_CLOSES_ON_EXEC)
+    code.call("close", _SOCKET)
+    code.label(f"without {descriptor}")
 
 
 def _listen(code: Code, data: Data, start: Start) -> None:

@@ -133,6 +133,7 @@ class _Life:
                 cpu_s=None if "cpu" in held else cpu_time_s(self._spec),
                 killed=self._started.group.exceeded if self._started.group else None,
                 root=self._started.root,
+                starter=None if self._started.root else self._starter(first),
             )
         )
         ending = asyncio.create_task(self.gone())
@@ -173,9 +174,14 @@ class _Life:
         if self._started.root and self._started.unblocks is not None:
             self._say(self._started.unblocks)
         else:
-            is_starter = not self._started.parent
-            await asyncio.to_thread(telling_end.tell, first, is_starter=is_starter)
+            await asyncio.to_thread(telling_end.tell, first, self._starter(first))
         return True
+
+    def _starter(self, first: int) -> int:
+        """Its number, once it has said that it is there."""
+        if not self._started.parent:
+            return first
+        return next(iter(usage.children(first)), first)  # later ones are orphans
 
     def _say(self, descriptor: int) -> None:
         with contextlib.suppress(BrokenPipeError):  # it has just ended, which will be noticed

@@ -12,11 +12,9 @@ import signal
 from wfhub_agent_runner.sandbox import usage
 
 
-def tell(init: int, *, is_starter: bool) -> None:
-    """`init` is the host's number of the sandbox's first process."""
-    ours = {init}
-    if not is_starter:
-        ours |= {*usage.children(init)[:1]}  # later ones are orphans
+def tell(init: int, starter: int) -> None:
+    """By the host's numbers of these processes."""
+    ours = {init, starter}
     opened: dict[int, int] = {}
     try:
         for pid in usage.processes(init):

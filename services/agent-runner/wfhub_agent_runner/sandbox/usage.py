@@ -1,18 +1,23 @@
 """What a sandbox uses, measured from outside by /proc and the writable layer.
 
 Without a cgroup this is how memory and disk are held, so it counts what an agent could hide in:
-files deleted but still open, memfds, its tmpfs mounts, folders it made unreadable, processes that
-cannot be dumped or whose first thread has ended.
-Not seen: memory in System V segments that nobody has attached, and in pipe and socket buffers; what
-descriptors on their way through a socket hold, and those of a process that is hidden both ways.
+files deleted but still open, memfds, pipes, page tables, its tmpfs mounts, folders it made
+unreadable, processes that cannot be dumped or whose first thread has ended. What the kernel holds
+beside (sockets, System V objects) is kernel_memory's.
+Not seen: shared memory without a name of which no process has a page or a descriptor (one that is
+mapped and was filled by a process that has ended; one whose descriptor is on its way through a
+socket), and descriptors of a process that is hidden in both ways. Only a memory cgroup counts that.
 Units: bytes (blocks in use, not lengths), inodes, seconds of CPU time.
 A process or file that vanishes while it is looked at counts as nothing.
 """
 
+import array
 import contextlib
 import ctypes
+import fcntl
 import os
 import stat
+import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +27,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BLOCK_BYTES = 512  # the unit of st_blocks
 _PIDFD_GETFD = 438
 _NAMED_BYTES_MAX = 3072  # of a path that the kernel still takes with one name more
+_PIPE_BYTES_MAX = 1024**2  # of /proc/sys/fs/pipe-max-size, where nobody changed it
 TMPFS_MOUNTS = ("tmp", "home/agent", "dev/shm")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,45 +79,54 @@ def cpu_s(pids: list[int]) -> float:
 
 
 def resident_bytes(pids: list[int]) -> int:
-    """Shared pages are counted for each process that has them: never less than the truth."""
+    """And of their page tables. Shared pages are counted for each process that has them: never
+    less than the truth."""
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError, IndexError):
-            total += _resident(_place(pid))
+        with contextlib.suppress(OSError):
+            total += sum(_resident(_place(pid)))
     return total
 
 
 def _place(pid: int) -> str:
     """Where /proc shows what it has: of a process whose first thread has ended, at another's."""
     own = f"/proc/{pid}"
-    if _resident(own):
+    if any(_resident(own)):
         return own
     threads = [f"{own}/task/{thread}" for thread in os.listdir(f"{own}/task")]
     for thread in threads:
         with contextlib.suppress(OSError):
-            if _resident(thread):
+            if any(_resident(thread)):
                 return thread
     return own
 
 
-def _resident(place: str) -> int:
-    return int(_read(f"{place}/statm").split()[1]) * PAGE_BYTES
+def _resident(place: str) -> tuple[int, int]:
+    """(of its pages, of the tables of them), nothing once it has ended."""
+    found = {}
+    for line in _read(f"{place}/status").splitlines():
+        name, _, value = line.partition(":")
+        if name in ("VmRSS", "VmPTE"):
+            found[name] = int(value.split()[0]) * 1024
+    return found.get("VmRSS", 0), found.get("VmPTE", 0)
 
 
 def proportional_bytes(pids: list[int], *, shared_too: bool = True) -> int:
-    """Shared pages are divided among those who have them: the truth, and slow to ask for. Without
-    `shared_too` shared memory is left out, where all of it is in files that are counted."""
+    """Like resident_bytes, but that shared pages are divided among those who have them: the truth,
+    and slow to ask for. Without `shared_too` shared memory is left out, where all of it is in files
+    that are counted."""
     words = ("Pss:",) if shared_too else ("Pss_Anon:", "Pss_File:")
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError, IndexError):
+        with contextlib.suppress(OSError):
             place = _place(pid)
+            pages, tables = _resident(place)
             try:
                 lines = _read(f"{place}/smaps_rollup").splitlines()
+                pages = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(words))
             except PermissionError:
-                total += _resident(place)
-                continue
-            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(words))
+                pass
+            total += pages + tables
     return total
 
 
@@ -129,21 +144,48 @@ def tmpfs_usage(first: int, root: str = "") -> list[Usage]:
     return found
 
 
-def deleted_usage(pids: list[int]) -> tuple[int, int]:
-    """(bytes on disk, bytes in memory) of files without a name that a process holds open."""
+@dataclass(frozen=True)
+class Held:
+    """By open descriptors, without a name: deleted files, memfds, and what is in pipes."""
+
+    disk_bytes: int
+    memory_bytes: int
+    pipes_bytes: int
+
+
+def held_open(pids: list[int], *, exact: bool = False) -> Held:
+    """`exact`: pipes are looked into; else each counts as the largest."""
     on_disk: dict[tuple[int, int], int] = {}
     in_memory: dict[tuple[int, int], int] = {}
+    pipes: dict[tuple[int, int], int] = {}
     for pid in pids:
-        with contextlib.suppress(OSError, IndexError):
+        with contextlib.suppress(OSError):
             for path in _descriptors(pid):
                 with contextlib.suppress(OSError):
                     at = os.stat(path)
+                    which = at.st_dev, at.st_ino
+                    if stat.S_ISFIFO(at.st_mode) and which not in pipes:
+                        pipes[which] = _in_pipe(path) if exact else _PIPE_BYTES_MAX
                     if at.st_nlink or not stat.S_ISREG(at.st_mode):
                         continue
                     memory = os.readlink(path).startswith("/memfd:")
                     where = in_memory if memory else on_disk
-                    where[at.st_dev, at.st_ino] = at.st_blocks * BLOCK_BYTES
-    return sum(on_disk.values()), sum(in_memory.values())
+                    where[which] = at.st_blocks * BLOCK_BYTES
+    return Held(sum(on_disk.values()), sum(in_memory.values()), sum(pipes.values()))
+
+
+def _in_pipe(path: str) -> int:
+    """At most: a byte can have a page of its own. One with a name is not opened, which whoever
+    waits for a reader would notice."""
+    if not os.readlink(path).startswith("pipe:"):
+        return _PIPE_BYTES_MAX
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        waiting = array.array("i", [0])
+        fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
+        return min(fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ), waiting[0] * PAGE_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _descriptors(pid: int) -> Iterator[str]:

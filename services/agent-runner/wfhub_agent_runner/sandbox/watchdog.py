@@ -6,12 +6,14 @@ first: most runs are over by then, and a start need not pay for it.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
 from wfhub_common.messages import Limits
 
 from wfhub_agent_runner.sandbox import usage
+from wfhub_agent_runner.sandbox.kernel_memory import Counters
 from wfhub_agent_runner.sandbox.port import LimitExceeded
 from wfhub_agent_runner.sandbox.usage import Usage
 
@@ -32,13 +34,15 @@ async def watch(
     cpu_s: float | None = None,
     killed: Callable[[], LimitExceeded | None] | None = None,
     root: str = "",
+    starter: int | None = None,
 ) -> LimitExceeded:
     """`first` is the host's number of the sandbox's init; `disk` counts the layer. `memory`
     False: a cgroup holds it, and `killed` says whether the kernel had to kill for it. `cpu_s`: the
-    CPU time there is, where no cgroup shares it out. `root`: as Started's."""
+    CPU time there is, where no cgroup shares it out. `root`: as Started's. `starter`: the number
+    of the starter's process, unless gVisor has memory of its own for what a kernel holds."""
     watches = [asyncio.create_task(_watch_disk(limits, first, disk, root))]
     if memory:
-        watches.append(asyncio.create_task(_watch_memory(limits, first, root)))
+        watches.append(asyncio.create_task(_watch_memory(limits, first, root, starter)))
     if cpu_s is not None:
         watches.append(asyncio.create_task(_watch_cpu(cpu_s, first)))
     if killed is not None:
@@ -51,13 +55,17 @@ async def watch(
             task.cancel()
 
 
-async def _watch_memory(limits: Limits, first: int, root: str) -> LimitExceeded:
+async def _watch_memory(
+    limits: Limits, first: int, root: str, starter: int | None
+) -> LimitExceeded:
     most = limits.memory_bytes + (GVISOR_BYTES if root else 0)
-    while True:
-        await asyncio.sleep(MEMORY_POLL_S)
-        used = await asyncio.to_thread(memory_bytes, first, most, root)
-        if used > most:
-            return LimitExceeded("memory", used)
+    await asyncio.sleep(MEMORY_POLL_S)
+    with contextlib.closing(Counters(starter)) as counters:
+        while True:
+            used = await asyncio.to_thread(memory_bytes, first, most, counters, root)
+            if used > most:
+                return LimitExceeded("memory", used)
+            await asyncio.sleep(MEMORY_POLL_S)
 
 
 async def _watch_cpu(most_s: float, first: int) -> LimitExceeded:
@@ -91,18 +99,21 @@ async def _watch_disk(
         pause_s = max(DISK_POLL_S, DISK_DUTY * (time.monotonic() - began))
 
 
-def memory_bytes(first: int, limit: int, root: str = "") -> int:
+def memory_bytes(first: int, limit: int, counters: Counters, root: str = "") -> int:
     """The cheap upper bound, unless it is over `limit`: then the exact figure."""
     pids = usage.processes(first)
-    shared = sum(mount.bytes for mount in usage.tmpfs_usage(first, root))
-    shared += usage.deleted_usage(pids)[1]
-    bound = usage.resident_bytes(pids) + shared
+    shared = sum(mount.bytes for mount in usage.tmpfs_usage(first, root)) + counters.system_v()
+    held = usage.held_open(pids)
+    bound = usage.resident_bytes(pids) + shared + held.memory_bytes
+    bound += held.pipes_bytes + counters.sockets_at_most()
     if bound <= limit:
         return bound
-    return usage.proportional_bytes(pids, shared_too=not root) + shared
+    held = usage.held_open(pids, exact=True)
+    pages = usage.proportional_bytes(pids, shared_too=not root)
+    return pages + shared + held.memory_bytes + held.pipes_bytes + counters.sockets()
 
 
 def _disk(first: int, disk: Callable[[], Usage], root: str) -> Usage:
     tmp, home, _ = usage.tmpfs_usage(first, root)
-    deleted = usage.deleted_usage(usage.processes(first))[0]
+    deleted = usage.held_open(usage.processes(first)).disk_bytes
     return disk() + tmp + home + Usage(deleted)
