@@ -238,6 +238,8 @@ def end(stack: Stack) -> None:
 
 
 def is_proven(stack: Stack, done: dict[str, Any], folder: Path) -> None:
+    """By the key that `stack` has now: it is the old one, or no old proof verifies."""
+    assert stack.wfhub("proof", "trust").returncode == 0
     proof = folder / "proof.json"
     exported = stack.wfhub("proof", "export", done["proof_id"], "-o", str(proof))
     assert exported.returncode == 0, exported.stderr

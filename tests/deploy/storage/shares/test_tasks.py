@@ -78,6 +78,7 @@ def test_branches_and_applied_files_are_as_on_a_local_disk(
             "9821353befacb12001ae44f01b4dc0c8e7fc474f",
             "3e757656cf36eca53338e520d134963a44f793f8",
         ]
+    assert stack.wfhub("proof", "trust", timeout_s=RUN_S).returncode == 0
     proof = tmp_path / "proof.json"
     done = stack.wfhub("proof", "export", applied["proof_id"], "-o", str(proof), timeout_s=RUN_S)
     assert done.returncode == 0, done.stderr
