@@ -42,27 +42,10 @@ from wfhub_common.messages import UnitKind
 
 from chaos.history import History
 
-CLAIM_WAIT_S = 2.0  # the product waits 10: too long beside a TTL of a few seconds
-CLAIM_TIMEOUT_S = 3.0
-
 
 class Claims(claims.Claims):
-    async def _ask(self, claim_id: str) -> messages.Claimed:
-        request = messages.Claim(
-            claim_id=claim_id,
-            incarnation=self._incarnation,
-            slots=self._free,
-            pool=self._pool,
-            wait_s=CLAIM_WAIT_S,
-        )
-        return await rpc.ask(
-            self._broker,
-            self._runner_id,
-            "claim",
-            request,
-            messages.Claimed,
-            timeout_s=CLAIM_TIMEOUT_S,
-        )
+    wait_s = 2.0  # the product's is too long beside a TTL of a few seconds
+    margin_s = 1.0
 
 
 class Link(SchedulerLink):
@@ -218,6 +201,7 @@ async def serve(settings: RunnerSettings, history: History, stop: service.Stop) 
         registered = await registration.register(settings, broker, incarnation, stop)
         if registered is None:
             return
+        leases.takes_token_keys = registered.takes_token_keys
         history.note(who, "registered", incarnation=incarnation, slots=settings.runner_slots)
         if settings.ready_file is not None:
             settings.ready_file.write_text(incarnation)

@@ -152,7 +152,7 @@ class Upgrade(Run):
             await until(self._room, within_s=math.inf, every_s=LOOK_S)
             if self.upgraded.is_set():
                 break
-            self.driver.start(ask)
+            self.driver.start(_as_before(ask))
             await asyncio.sleep(PAUSE_S)
         self.driver.done_submitting = True
         if not self.upgraded.is_set():
@@ -265,3 +265,9 @@ class Upgrade(Run):
     def _summary(self, *arguments: Any) -> Summary:
         more = {"revisions": self.revisions, "published": self.published}
         return {**super()._summary(*arguments), **more}
+
+
+def _as_before(ask: Ask) -> Ask:
+    """Without what the version before cannot read: that is used once all are replaced."""
+    body = {name: value for name, value in ask.body.items() if name != "review_s"}
+    return replace(ask, body=body, decision="")

@@ -2,22 +2,24 @@
 
 A claim_id lives until its reply arrived, so a lost reply is asked for again under the same id
 and yields the same attempts, with the same tokens. Scheduler or broker down: the loop waits,
-claimed attempts go on.
+claimed attempts go on. An assignment that this version cannot read is left to its lease's end.
 """
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 from faststream.nats import NatsBroker
+from pydantic import ValidationError
 from wfhub_common import broker as rpc
 from wfhub_common import httpauth, ids, messages
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.log import get_logger
+from wfhub_common.messages.base import Fact
 
 from wfhub_agent_runner.leases import Leases
 
-CLAIM_WAIT_S = 10.0
 BACKOFF_S_MAX = 5.0
 CLAIM_SLOTS_MAX = 100  # that one Claim may ask for; the next asks for the others
 
@@ -25,7 +27,16 @@ log = get_logger(__name__)
 RunAttempt = Callable[[messages.Assignment], Coroutine[None, None, None]]
 
 
+class _Claimed(Fact):
+    """messages.Claimed, before its assignments are read."""
+
+    assignments: tuple[dict[str, Any], ...] = ()
+
+
 class Claims:
+    wait_s = 10.0
+    margin_s = 5.0  # that an answer may come late
+
     def __init__(
         self,
         *,
@@ -59,7 +70,7 @@ class Claims:
                 await asyncio.sleep(1)
                 continue
             try:
-                claimed = await self._ask(claim_id)
+                claimed = await self._claim(claim_id)
             except (RetryLater, Rejected) as e:
                 if isinstance(e, Rejected):
                     self._leases.unknown_here.set()
@@ -71,7 +82,7 @@ class Claims:
                 continue
             failures = 0
             claim_id = ids.new_claim_id()
-            for assignment in claimed.assignments:
+            for assignment in _readable(claimed):
                 if not self._leases.holds(assignment.attempt_id):
                     self._start(assignment)
 
@@ -80,22 +91,32 @@ class Claims:
         if self._running:
             await asyncio.wait(self._running)
 
-    async def _ask(self, claim_id: str) -> messages.Claimed:
+    async def _claim(self, claim_id: str) -> _Claimed:
+        if self._leases.takes_token_keys:
+            try:
+                return await self._ask(claim_id, self._token_key)
+            except Rejected as e:
+                # By a scheduler of the version before, beside the one we registered with.
+                if e.code != "request-malformed":
+                    raise
+        return await self._ask(claim_id, "")
+
+    async def _ask(self, claim_id: str, token_key: str) -> _Claimed:
         request = messages.Claim(
             claim_id=claim_id,
             incarnation=self._incarnation,
             slots=min(self._free, CLAIM_SLOTS_MAX),
             pool=self._pool,
-            wait_s=CLAIM_WAIT_S,
-            token_key=self._token_key if self._leases.takes_token_keys else "",
+            wait_s=self.wait_s,
+            token_key=token_key,
         )
         return await rpc.ask(
             self._broker,
             self._runner_id,
             "claim",
             request,
-            messages.Claimed,
-            timeout_s=CLAIM_WAIT_S + 5,
+            _Claimed,
+            timeout_s=self.wait_s + self.margin_s,
         )
 
     def _start(self, assignment: messages.Assignment) -> None:
@@ -112,3 +133,16 @@ class Claims:
         self._slot_free.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("attempt ended by an error", attempt_id=task.get_name(), exc_info=error)
+
+
+def _readable(claimed: _Claimed) -> Iterator[messages.Assignment]:
+    for told in claimed.assignments:
+        try:
+            yield messages.Assignment.model_validate(told)
+        except ValidationError as e:
+            log.error(
+                "this runner is too old for a task: replace it",
+                task_id=told.get("task_id"),
+                attempt_id=told.get("attempt_id"),
+                why=[".".join(map(str, error["loc"])) for error in e.errors()],
+            )

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, SerializerFunctionWrapHandler, model_serializer
 
 from wfhub_common import limits
 from wfhub_common.messages.base import Command, Fact
@@ -45,6 +45,14 @@ class Claim(Command):
     kinds: tuple[UnitKind, ...] = (UnitKind.AGENT, UnitKind.PUBLISH)
     wait_s: float = Field(0.0, ge=0, le=limits.CLAIM_WAIT_S_MAX)
     token_key: str = Field("", pattern=r"^(wat_[A-Za-z0-9_-]{43})?$")
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_key(self, as_it_is: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The version before refuses the field, also if nothing is in it."""
+        fields: dict[str, Any] = as_it_is(self)
+        if not self.token_key:
+            del fields["token_key"]
+        return fields
 
 
 class PublishOrder(Fact):
