@@ -34,10 +34,11 @@ class Host:
     at_request: Callable[[str], None] = lambda _: None
     requests: list[str] = field(default_factory=list)
     sent_bytes: int = 0  # by us, in answers
+    address: str = "127.0.0.1"
 
     @property
     def name(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
 
 
 def _environment(host: Host, protocol: str) -> dict[str, str]:
@@ -60,12 +61,12 @@ class HttpsHost(Host):
 
 
 @contextmanager
-def https(root: Path) -> Iterator[HttpsHost]:
-    host = HttpsHost(root)
-    certificate, key = certificate_for("127.0.0.1", root)
+def https(root: Path, address: str = "127.0.0.1") -> Iterator[HttpsHost]:
+    host = HttpsHost(root, address=address)
+    certificate, key = certificate_for(address, root)
     host.ca = certificate.read_text()
     handler = type("Handler", (_Handler,), {"host": host})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = http.server.ThreadingHTTPServer((address, 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
