@@ -4,33 +4,44 @@ API says it.
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from wfhub_client import limit_words
+from wfhub_client import limit_words, model_use
 from wfhub_client.client import Client
 from wfhub_client.errors import Usage
 from wfhub_client.session import connected
 from wfhub_client.text import one_line
 
 
-def limits_of(
-    most: Sequence[str] | None, default: Sequence[str] | None
-) -> dict[str, dict[str, int | None]] | None:
-    """As the API takes a project's limits; None: nothing was said of them."""
-    found = {
-        "max": limit_words.parse("--limit", most or ()),
-        "default": limit_words.parse("--default-limit", default or ()),
+def project_settings(
+    *,
+    limit: list[str] | None,
+    default_limit: list[str] | None,
+    budget: list[str] | None,
+    cassette: str | None,
+    mcp: list[str] | None,
+    **plain: int | str | None,
+) -> dict[str, Any]:
+    """What was given of a project's settings, as the API takes it. Raises: Usage."""
+    limits = {
+        "max": limit_words.parse("--limit", limit or ()),
+        "default": limit_words.parse("--default-limit", default_limit or ()),
     }
-    return {which: limits for which, limits in found.items() if limits} or None
+    given = {
+        **plain,
+        "budget": model_use.budget(budget),
+        "cassette": model_use.cassette(cassette),
+        "mcp": model_use.servers(mcp),
+        "limits": {which: numbers for which, numbers in limits.items() if numbers} or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def create_project(name: str, given: dict[str, Any], *, as_json: bool) -> None:
     with _client() as client:
-        found = client.create_project(
-            name, **{key: value for key, value in given.items() if value is not None}
-        )
+        found = client.create_project(name, **given)
     _print(found, f"{found['project_id']}  {found['name']}", as_json=as_json)
 
 
@@ -46,8 +57,7 @@ def show_project(ref: str, *, as_json: bool) -> None:
     _print(found, _project(found), as_json=as_json)
 
 
-def update_project(ref: str, given: dict[str, Any], *, as_json: bool) -> None:
-    changes = {name: value for name, value in given.items() if value is not None}
+def update_project(ref: str, changes: dict[str, Any], *, as_json: bool) -> None:
     if not changes:
         raise Usage(
             "say what to change: --running-limit, --weight, --queue-limit, --limit,"
