@@ -15,12 +15,21 @@ import secrets
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx
 from wfhub_common import broker as rpc
 from wfhub_common import log as logs
-from wfhub_common import messages, metrics, privileges, service, starting, tracing
+from wfhub_common import (
+    messages,
+    metrics,
+    privileges,
+    service,
+    service_token,
+    starting,
+    tracing,
+)
 from wfhub_common.broker import make_broker
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import UnitKind
@@ -175,6 +184,12 @@ async def _serve(
     steering.serve(broker, settings.runner_id, leases.inbox_of)
     async with starting.entering(None):
         await _connected(broker.start, stop)
+    proving = partial(
+        service_token.insist,
+        *(settings.proofs_url, settings.service_token, stop),
+        start_wait_s=settings.start_wait_s,
+    )
+    await proving(wait_for_it=False)  # before a task is taken that could leave nothing behind
     headers = {"Authorization": f"Bearer {settings.service_token}"}
     async with httpx.AsyncClient(
         base_url=settings.proofs_url, headers=headers, timeout=HTTP_TIMEOUT_S
@@ -273,8 +288,9 @@ async def _serve(
             asyncio.create_task(registration.again(settings, broker, incarnation, leases, stop)),
             asyncio.create_task(stop.wait()),
         ]
+        asking = asyncio.create_task(proving())
         done, _ = await asyncio.wait(background[:2] + background[3:], return_when="FIRST_COMPLETED")
-        for task in background:
+        for task in (*background, asking):
             task.cancel()
         for task in done:
             if not task.cancelled() and (error := task.exception()) is not None:
