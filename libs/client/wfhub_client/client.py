@@ -11,12 +11,9 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
-
-from wfhub_client import shapes, sse
-from wfhub_client.errors import Unreachable
-from wfhub_client.patience import Later, Patience
-from wfhub_client.rest import Rest, keep_asking, part
+from wfhub_client import log_lines, shapes
+from wfhub_client.patience import Patience
+from wfhub_client.rest import Rest, part
 from wfhub_client.webhooks import WebhookCalls
 
 
@@ -287,41 +284,23 @@ class Client:
     ) -> Iterator[shapes.Event]:
         """The task's events, to the end of the task with `follow`; resumes what was cut."""
         path = f"/v1/tasks/{part(task_id)}/events"
-        patience = Patience(self.patience_s)
-        while True:
-            headers = {"Last-Event-ID": after} if after else {}
-            try:
-                with self._rest.stream(path, {"follow": _flag(follow)}, headers) as response:
-                    for message in sse.parse(response.iter_lines()):
-                        after = message.id or after
-                        patience.renew()
-                        event = shapes.event(message.id, json.loads(message.data))
-                        yield event
-                        if event.final_state and follow:
-                            return
-                if not follow or self.get(task_id).final:
-                    return
-                patience.wait("the event stream ended early")
-            except httpx.TransportError as e:
-                patience.wait(f"cannot reach {self.url} ({e}); is the service up?", e)
-            except Later as e:
-                patience.wait(str(e), e)
+
+        def over() -> bool:
+            return not follow or self.get(task_id).final
+
+        for message in self._rest.events(path, {"follow": _flag(follow)}, after or "", over):
+            event = shapes.event(message.id, json.loads(message.data))
+            yield event
+            if event.final_state and follow:
+                return
 
     def logs(
         self, task_id: str, *, attempt: str | None = None, follow: bool = False
     ) -> Iterator[str]:
-        """Lines of the log. One that is cut is not resumed: text has no positions. An agent may be
-        silent for as long as it likes, so the kernel asks whether the service's machine is there.
-        Raises: Unreachable."""
+        """Lines of the log, each log under its header; resumes what was cut."""
         params = {"follow": _flag(follow), **({"attempt": attempt} if attempt else {})}
-        try:
-            with self._rest.stream(
-                f"/v1/tasks/{part(task_id)}/logs", params, {}, quiet_s=None
-            ) as r:
-                keep_asking(r)
-                yield from r.iter_lines()
-        except (httpx.TransportError, Later) as e:
-            raise Unreachable(f"the log was cut off: {e}") from e
+        path = f"/v1/tasks/{part(task_id)}/logs"
+        return log_lines.lines(self._rest.events(path, params, "", over=lambda: False))
 
     def steer(self, task_id: str, text: str | None) -> None:
         """A message to its agent; None: that it hands in what it has."""

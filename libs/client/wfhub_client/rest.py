@@ -3,7 +3,6 @@
 Raises: Refused, Unreachable (errors.py).
 """
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +10,13 @@ from urllib.parse import quote
 
 import httpx
 
+from wfhub_client import sse
 from wfhub_client.patience import Later, Patience, check
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
 STREAM_QUIET_S = 45.0  # three of the service's keep-alives
-KEEP_ALIVE_S, KEEP_ALIVES_MAX = 15, 2  # of TCP: the first question, then two that nobody answers
+EVENTS = "text/event-stream"
 
 
 class Rest:
@@ -51,16 +51,34 @@ class Rest:
             else:
                 return response
 
+    def events(
+        self, path: str, params: dict[str, str], after: str, over: Callable[[], bool]
+    ) -> Iterator[sse.Message]:
+        """Those behind `after`; taken up again where the stream was cut, until the caller has
+        enough, or a stream ended and it was `over`. One that is quiet for longer than the service's
+        keep-alives is taken for cut."""
+        patience = self._patience()
+        while True:
+            headers = {"Accept": EVENTS, **({"Last-Event-ID": after} if after else {})}
+            try:
+                with self._stream(path, params, headers) as response:
+                    for message in sse.parse(_heard(response, patience)):
+                        after = message.id or after
+                        patience.renew()
+                        yield message
+                if over():
+                    return
+                patience.wait("the event stream ended early")
+            except httpx.TransportError as e:
+                patience.wait(f"cannot reach {self.url} ({e}); is the service up?", e)
+            except Later as e:
+                patience.wait(str(e), e)
+
     @contextmanager
-    def stream(
-        self,
-        path: str,
-        params: dict[str, str],
-        headers: dict[str, str],
-        quiet_s: float | None = STREAM_QUIET_S,
+    def _stream(
+        self, path: str, params: dict[str, str], headers: dict[str, str]
     ) -> Iterator[httpx.Response]:
-        """Asked once. Raises: Refused, Later, httpx.TransportError."""
-        timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=quiet_s)
+        timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=STREAM_QUIET_S)
         with self._http.stream(
             "GET", path, params=params, headers=headers, timeout=timeout
         ) as response:
@@ -70,17 +88,13 @@ class Rest:
             yield response
 
 
-def keep_asking(response: httpx.Response) -> None:
-    """A peer that is gone without a word ends the connection after STREAM_QUIET_S."""
-    connection = response.extensions["network_stream"].get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    idle = getattr(socket, "TCP_KEEPIDLE", None) or socket.TCP_KEEPALIVE  # type: ignore[attr-defined]  # macOS
-    for option, value in (
-        (idle, KEEP_ALIVE_S),
-        (socket.TCP_KEEPINTVL, KEEP_ALIVE_S),
-        (socket.TCP_KEEPCNT, KEEP_ALIVES_MAX),
-    ):
-        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+def _heard(response: httpx.Response, patience: Patience) -> Iterator[str]:
+    """A keep-alive is a sign of life, but for the first, which every stream begins with: patience
+    is for what is wrong, not for what is quiet."""
+    for count, text in enumerate(response.iter_text()):
+        if count:
+            patience.renew()
+        yield text
 
 
 def part(value: str) -> str:
