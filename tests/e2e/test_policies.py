@@ -9,6 +9,7 @@ from typing import Any
 from .conftest import Stack, commit, eventually, git
 
 WORKFLOW = ".github/workflows/evil.yml"
+CHANGED = [WORKFLOW, "ci/main.yml", "shared/jobs.yml"]
 # 0 0: it may be traced; -1 1: EPERM.
 TRACE = """import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -16,9 +17,10 @@ libc.ptrace.restype = ctypes.c_long
 print(libc.ptrace(0, 0, None, None), ctypes.get_errno())
 """
 AGENT = f"""sh -c '
-mkdir -p .github/workflows
+mkdir -p .github/workflows shared
 echo "on: push" > {WORKFLOW}
 echo "script: steal" > ci/main.yml
+echo "script: steal" > shared/jobs.yml
 python3 trace.py > traced.txt'
 """
 VERIFY = 'test "$(python3 trace.py)" = "$(cat traced.txt)"'
@@ -45,7 +47,7 @@ def task_of(stack: Stack, task: str, state: str) -> dict[str, Any]:
 
 def submitted(stack: Stack, repository: Path, *words: str) -> str:
     (repository / "ci").mkdir()
-    (repository / "ci" / "main.yml").write_text("script: test\n")
+    (repository / "ci" / "main.yml").write_text("include: shared/*.yml\n")
     (repository / ".gitlab-ci.yml").symlink_to("ci/main.yml")
     (repository / "trace.py").write_text(TRACE)
     commit(repository, "CI")
@@ -71,8 +73,9 @@ def test_changed_ci_files_are_published_once_a_person_has_seen_which(
     assert found["reason"] == "ci-files-changed"
     assert repr(WORKFLOW) in found["message"]
     assert "'ci/main.yml'" in found["message"], "the link leads there"
+    assert "'shared/jobs.yml'" in found["message"], "and includes that"
     (attempt,) = found["attempts"]
-    assert attempt["ci_files"] == [WORKFLOW, "ci/main.yml"]
+    assert attempt["ci_files"] == CHANGED
     assert "ci-files-changed" in typed(stack, "status", task)
     refs = git("for-each-ref", "--format=%(refname)", cwd=repository)
     assert refs == "refs/heads/main", "CI would run it by now"
@@ -81,9 +84,9 @@ def test_changed_ci_files_are_published_once_a_person_has_seen_which(
     done = task_of(stack, task, "succeeded")
     assert git("show", f"{done['branch']}:traced.txt", cwd=repository) == "-1 1"
     observed, verified = proven(stack, done["proof_id"], tmp_path / "proof.json")
-    assert observed["ci_files"] == [WORKFLOW, "ci/main.yml"]
+    assert observed["ci_files"] == CHANGED
     assert observed["sandbox"]["debuggers"] is False
-    assert "CI files were changed or deleted: 2" in verified
+    assert "CI files were changed or deleted: 3" in verified
 
 
 def test_a_project_may_allow_both(stack: Stack, repository: Path, tmp_path: Path) -> None:
@@ -96,6 +99,6 @@ def test_a_project_may_allow_both(stack: Stack, repository: Path, tmp_path: Path
     done = task_of(stack, task, "succeeded")
     assert git("show", f"{done['branch']}:traced.txt", cwd=repository) == "0 0"
     observed, verified = proven(stack, done["proof_id"], tmp_path / "proof.json")
-    assert observed["ci_files_total"] == 2
+    assert observed["ci_files_total"] == 3
     assert observed["sandbox"]["debuggers"] is True
-    assert "CI files were changed or deleted: 2" in verified
+    assert "CI files were changed or deleted: 3" in verified

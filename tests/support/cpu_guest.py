@@ -1,9 +1,11 @@
 """Run as root in a guest (guest.py): a sandbox that computes until the guest is killed.
 
-`cpu_guest.py MILLICORES`, 0 for no limit. Says READY once it does; the guest does nothing else.
+`cpu_guest.py MILLICORES`. Says READY once it does, and then each second what its cgroup counted, as
+COUNTED and JSON; the guest does nothing else.
 """
 
 import asyncio
+import json
 import os
 import sys
 import tempfile
@@ -16,6 +18,20 @@ from wfhub_common import privileges
 from wfhub_common.messages import Limits
 
 READY = "guest: computes"
+COUNTED = "guest: counted "
+
+
+def counted(root: Path) -> dict[str, str]:
+    """What the kernel was told of the run, and all that it says of its CPU time."""
+    (group,) = root.glob("run-*")
+    lines = (group / "cpu.stat").read_text().splitlines()
+    return {"max": (group / "cpu.max").read_text().strip(), **dict(map(str.split, lines))}
+
+
+async def count(root: Path) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        print(COUNTED + json.dumps(counted(root)), flush=True)
 
 
 async def compute(home: Path, folders: tuple[Path, ...], millicores: int) -> None:
@@ -23,12 +39,15 @@ async def compute(home: Path, folders: tuple[Path, ...], millicores: int) -> Non
     spec = SandboxSpec(
         argv=("/bin/sh", "-c", "echo x; while :; do :; done"),
         lower=home / "lower",
-        limits=Limits(cpu_millicores=millicores or None),
+        limits=Limits(cpu_millicores=millicores),
         wall_s=3600,
     )
 
+    counting: list[asyncio.Task[None]] = []
+
     async def told(_: bytes) -> None:
         print(READY, flush=True)
+        counting.append(asyncio.create_task(count(folders[0])))
 
     sandbox = BwrapSandbox(scratch=home / "scratch", cgroups=folders)
     print(sandbox.describe()["limits"], flush=True)

@@ -12,7 +12,7 @@ EXAMINATION_S_MAX = 180  # some seconds, but for a machine that is busy to the f
 
 
 def run(*, as_json: bool) -> int:
-    """0: a sandbox works. Raises: SystemExit when the examination itself failed."""
+    """0: a runner could work here. Raises: SystemExit when the examination itself failed."""
     argv = [sys.executable, "-I", "-m", "wfhub_agent_runner.doctor"]
     try:
         done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=EXAMINATION_S_MAX)
@@ -40,7 +40,10 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"share       {share['at']} ({share['type']}, {share['device']})")
         lines.append(f"{'':12}can be: {_plain(share['layers'])}")
         lines += [f"{'':12}danger: {danger}" for danger in share["dangers"]]
-    if not found["ready"]:
+    if proofs := found["proof_store"]:
+        lines.append(f"proof-store {proofs['at']}")
+        lines.append(f"{'':12}{proofs['why'] or 'takes our SERVICE_TOKEN'}")
+    if not any(backend["works"] for backend in found["backends"]):
         lines.append("no sandbox works here: a runner would take no task")
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """`wfhub project | pool | runner`: options and help only; the work is in operations.py."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -90,19 +90,20 @@ def project_create(
     as_json: Json = False,
 ) -> None:
     """Make a project."""
-    from wfhub_client import model_use, operations
+    from wfhub_client import operations
 
-    given: dict[str, Any] = {
-        "running_limit": running_limit,
-        "weight": weight,
-        "queue_limit": queue_limit,
-        "budget": model_use.budget(budget),
-        "cassette": model_use.cassette(cassette),
-        "mcp": model_use.servers(mcp),
-        "ci_files": ci_files,
-        "debuggers": debuggers,
-        "limits": operations.limits_of(limit, default_limit),
-    }
+    given = operations.project_settings(
+        limit=limit,
+        default_limit=default_limit,
+        budget=budget,
+        cassette=cassette,
+        mcp=mcp,
+        running_limit=running_limit,
+        weight=weight,
+        queue_limit=queue_limit,
+        ci_files=ci_files,
+        debuggers=debuggers,
+    )
     operations.create_project(name, given, as_json=as_json)
 
 
@@ -138,19 +139,20 @@ def project_update(
     as_json: Json = False,
 ) -> None:
     """Change what is given."""
-    from wfhub_client import model_use, operations
+    from wfhub_client import operations
 
-    given: dict[str, Any] = {
-        "running_limit": running_limit,
-        "weight": weight,
-        "queue_limit": queue_limit,
-        "budget": model_use.budget(budget),
-        "cassette": model_use.cassette(cassette),
-        "mcp": model_use.servers(mcp),
-        "ci_files": ci_files,
-        "debuggers": debuggers,
-        "limits": operations.limits_of(limit, default_limit),
-    }
+    given = operations.project_settings(
+        limit=limit,
+        default_limit=default_limit,
+        budget=budget,
+        cassette=cassette,
+        mcp=mcp,
+        running_limit=running_limit,
+        weight=weight,
+        queue_limit=queue_limit,
+        ci_files=ci_files,
+        debuggers=debuggers,
+    )
     operations.update_project(project, given, as_json=as_json)
 
 

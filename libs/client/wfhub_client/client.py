@@ -1,43 +1,30 @@
-"""Client: the REST API as typed calls (synchronous, httpx).
+"""Client: the REST API as typed calls (synchronous).
 
-Calls that are safe to repeat are repeated while the service is unreachable or says "later"
-(503, 429), up to `patience_s`; a submission carries an Idempotency-Key, which makes it safe too.
-Event streams resume where they were cut. Units: seconds.
-Raises: Refused, Unreachable (errors.py).
+Each is repeated while the service is unreachable or says "later" (rest.py), up to `patience_s`; a
+submission carries an Idempotency-Key, which makes that safe. Event streams resume where they were
+cut. Units: seconds. Raises: Refused, Unreachable (errors.py).
 """
 
 import json
-import socket
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
-import httpx
-
-from wfhub_client import shapes, sse
-from wfhub_client.errors import Unreachable
-from wfhub_client.patience import Later, Patience, check
+from wfhub_client import log_lines, shapes
+from wfhub_client.patience import Patience
+from wfhub_client.rest import Rest, part
 from wfhub_client.webhooks import WebhookCalls
-
-CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 30.0
-STREAM_QUIET_S = 45.0  # three of the service's keep-alives
-KEEP_ALIVE_S, KEEP_ALIVES_MAX = 15, 2  # of TCP: the first question, then two that nobody answers
 
 
 class Client:
+    """`patience_s` of it may be changed between calls."""
+
     def __init__(self, url: str, token: str, *, patience_s: float = 15.0) -> None:
-        self.url = url.rstrip("/")
         self.patience_s = patience_s
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-        )
-        self.webhooks = WebhookCalls(self._json, self._answer)
+        self._rest = Rest(url, token, lambda: Patience(self.patience_s))
+        self.url = self._rest.url
+        self.webhooks = WebhookCalls(self._rest)
 
     def __enter__(self) -> Self:
         return self
@@ -51,7 +38,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._http.close()
+        self._rest.close()
 
     # --- tasks -----------------------------------------------------------------------------
 
@@ -64,17 +51,19 @@ class Client:
     ) -> shapes.Submission:
         """`spec` has the fields of a TaskSpec. The same key again is the same task."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        raw = self._json("POST", "/v1/tasks", json={**spec, "project": project}, headers=headers)
+        raw = self._rest.json(
+            "POST", "/v1/tasks", json={**spec, "project": project}, headers=headers
+        )
         return shapes.Submission(raw["task_id"], raw["state"], raw["created"])
 
     def retry(self, task_id: str, *, idempotency_key: str | None = None) -> shapes.Submission:
         """A new task with all that one was asked. Raises: Refused (409) where it has not ended."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        raw = self._json("POST", f"/v1/tasks/{_part(task_id)}/retry", headers=headers)
+        raw = self._rest.json("POST", f"/v1/tasks/{part(task_id)}/retry", headers=headers)
         return shapes.Submission(raw["task_id"], raw["state"], raw["created"])
 
     def get(self, task_id: str) -> shapes.Task:
-        return shapes.task(self._json("GET", f"/v1/tasks/{_part(task_id)}"))
+        return shapes.task(self._rest.json("GET", f"/v1/tasks/{part(task_id)}"))
 
     def list(
         self,
@@ -92,7 +81,7 @@ class Client:
             params["workflow"] = workflow
         left = limit
         while True:
-            page = self._json("GET", "/v1/tasks", params=params)
+            page = self._rest.json("GET", "/v1/tasks", params=params)
             for raw in page["tasks"]:
                 if left == 0:
                     return
@@ -104,53 +93,53 @@ class Client:
 
     def cancel(self, task_id: str) -> str:
         """Its state: what is at work ends soon. Raises: Refused (409) when it is too late."""
-        return str(self._json("POST", f"/v1/tasks/{_part(task_id)}/cancel")["state"])
+        return str(self._rest.json("POST", f"/v1/tasks/{part(task_id)}/cancel")["state"])
 
     def review(self, task_id: str, decision: str, comment: str = "") -> str:
         """`decision`: approved | declined. The task's state then. Raises: Refused (409) when it is
         not in review."""
         body = {"decision": decision, "comment": comment}
-        return str(self._json("POST", f"/v1/tasks/{_part(task_id)}/review", json=body)["state"])
+        return str(self._rest.json("POST", f"/v1/tasks/{part(task_id)}/review", json=body)["state"])
 
     def submit_batch(self, tasks: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """Each has the fields of a TaskSpec, `project` and, to make a repetition safe, an
         `idempotency_key`. Answers `{status, submitted | problem}` for each, in their order."""
         keyed = [{"idempotency_key": uuid.uuid4().hex, **task} for task in tasks]
         results: Sequence[dict[str, Any]]
-        results = self._json("POST", "/v1/tasks:batch", json={"tasks": keyed})["results"]
+        results = self._rest.json("POST", "/v1/tasks:batch", json={"tasks": keyed})["results"]
         return results
 
     # --- projects, pools, runners -----------------------------------------------------------
 
     def create_project(self, name: str, **settings: Any) -> dict[str, Any]:
-        return self._json("POST", "/v1/projects", json={"name": name, **settings})
+        return self._rest.json("POST", "/v1/projects", json={"name": name, **settings})
 
     def project(self, ref: str) -> dict[str, Any]:
         """With what runs and what waits. `ref` is a name or an id."""
-        return self._json("GET", f"/v1/projects/{_part(ref)}")
+        return self._rest.json("GET", f"/v1/projects/{part(ref)}")
 
     def projects(self) -> Iterator[dict[str, Any]]:
         """By name. Without what runs and waits: `project` counts that."""
         cursor: str | None = ""
         while cursor is not None:
-            page = self._json("GET", "/v1/projects", params={"cursor": cursor})
+            page = self._rest.json("GET", "/v1/projects", params={"cursor": cursor})
             yield from page["projects"]
             cursor = page["next_cursor"]
 
     def update_project(self, ref: str, changes: dict[str, Any]) -> dict[str, Any]:
-        return self._json("PATCH", f"/v1/projects/{_part(ref)}", json=changes)
+        return self._rest.json("PATCH", f"/v1/projects/{part(ref)}", json=changes)
 
     def pools(self) -> Iterator[dict[str, Any]]:
-        yield from self._json("GET", "/v1/pools")["pools"]
+        yield from self._rest.json("GET", "/v1/pools")["pools"]
 
     def update_pool(self, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-        return self._json("PATCH", f"/v1/pools/{_part(name)}", json=changes)
+        return self._rest.json("PATCH", f"/v1/pools/{part(name)}", json=changes)
 
     def runners(self) -> Iterator[dict[str, Any]]:
         """All of them by id, page by page."""
         params: dict[str, str] = {}
         while True:
-            page = self._json("GET", "/v1/runners", params=params)
+            page = self._rest.json("GET", "/v1/runners", params=params)
             yield from page["runners"]
             if not page["next_cursor"]:
                 return
@@ -158,8 +147,8 @@ class Client:
 
     def drain_runner(self, runner_id: str, *, drain: bool = True) -> dict[str, Any]:
         """It ends what it has and gets nothing new, until it is undone."""
-        path = f"/v1/runners/{_part(runner_id)}/drain"
-        return self._json("POST", path, json={"drain": drain})
+        path = f"/v1/runners/{part(runner_id)}/drain"
+        return self._rest.json("POST", path, json={"drain": drain})
 
     # --- schedules --------------------------------------------------------------------------
 
@@ -167,13 +156,13 @@ class Client:
         self, name: str, spec: dict[str, Any], *, project: str = "default"
     ) -> dict[str, Any]:
         """Makes it, or makes it so; `spec` has the fields of a ScheduleSpec."""
-        return self._json("PUT", _schedule(name), json=spec, params={"project": project})
+        return self._rest.json("PUT", _schedule(name), json=spec, params={"project": project})
 
     def schedules(self, *, project: str | None = None) -> Iterator[dict[str, Any]]:
         """By name, page by page."""
         params = {"project": project} if project else {}
         while True:
-            page = self._json("GET", "/v1/schedules", params=params)
+            page = self._rest.json("GET", "/v1/schedules", params=params)
             yield from page["schedules"]
             if not page["next_cursor"]:
                 return
@@ -181,17 +170,17 @@ class Client:
 
     def schedule(self, ref: str, *, project: str = "default") -> dict[str, Any]:
         """With its latest firings. `ref` is a name in the project, or an id."""
-        return self._json("GET", _schedule(ref), params={"project": project})
+        return self._rest.json("GET", _schedule(ref), params={"project": project})
 
     def next_instants(
         self, ref: str, *, project: str = "default", count: int = 10
     ) -> dict[str, Any]:
         params = {"project": project, "count": count}
-        return self._json("GET", _schedule(ref, "next"), params=params)
+        return self._rest.json("GET", _schedule(ref, "next"), params=params)
 
     def pause_schedule(self, ref: str, *, paused: bool, project: str = "default") -> dict[str, Any]:
         path = _schedule(ref, "pause" if paused else "resume")
-        return self._json("POST", path, params={"project": project})
+        return self._rest.json("POST", path, params={"project": project})
 
     def fire_schedule(
         self, ref: str, *, project: str = "default", idempotency_key: str | None = None
@@ -199,10 +188,10 @@ class Client:
         """The same key again is the same firing. Raises: Refused (409) while one is at work."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         params = {"project": project}
-        return self._json("POST", _schedule(ref, "fire"), params=params, headers=headers)
+        return self._rest.json("POST", _schedule(ref, "fire"), params=params, headers=headers)
 
     def delete_schedule(self, ref: str, *, project: str = "default") -> None:
-        self._answer("DELETE", _schedule(ref), params={"project": project})
+        self._rest.answer("DELETE", _schedule(ref), params={"project": project})
 
     # --- workflows --------------------------------------------------------------------------
 
@@ -217,7 +206,7 @@ class Client:
         """As JSON or YAML. The same key and document again is the same workflow. Raises: Refused,
         with `faults` in its fields where the document is at fault."""
         key = idempotency_key or uuid.uuid4().hex
-        return self._json(
+        return self._rest.json(
             "POST",
             "/v1/workflows",
             content=document,
@@ -227,12 +216,12 @@ class Client:
 
     def workflow(self, workflow_id: str, *, tasks: bool = True) -> dict[str, Any]:
         """Without `tasks` it is short, however many there are."""
-        path = f"/v1/workflows/{_part(workflow_id)}"
-        return self._json("GET", path, params={"tasks": _flag(tasks)})
+        path = f"/v1/workflows/{part(workflow_id)}"
+        return self._rest.json("GET", path, params={"tasks": _flag(tasks)})
 
     def workflow_document(self, workflow_id: str) -> dict[str, Any]:
         """As it was submitted."""
-        return self._json("GET", f"/v1/workflows/{_part(workflow_id)}/document")
+        return self._rest.json("GET", f"/v1/workflows/{part(workflow_id)}/document")
 
     def workflows(
         self, *, project: str | None = None, states: tuple[str, ...] = (), limit: int
@@ -242,7 +231,7 @@ class Client:
         if project is not None:
             params["project"] = project
         while limit > 0:
-            page = self._json("GET", "/v1/workflows", params=params)
+            page = self._rest.json("GET", "/v1/workflows", params=params)
             yield from page["workflows"][:limit]
             limit -= len(page["workflows"])
             if not page["next_cursor"]:
@@ -251,7 +240,7 @@ class Client:
 
     def cancel_workflow(self, workflow_id: str) -> dict[str, Any]:
         """Raises: Refused (409) when it has ended."""
-        return self._json("POST", f"/v1/workflows/{_part(workflow_id)}/cancel")
+        return self._rest.json("POST", f"/v1/workflows/{part(workflow_id)}/cancel")
 
     # --- dead letters -----------------------------------------------------------------------
 
@@ -262,7 +251,7 @@ class Client:
         given = {"state": state, "source": source, "limit": str(min(limit, 200))}
         params = {name: value for name, value in given.items() if value is not None}
         while limit > 0:
-            page = self._json("GET", "/v1/dead-letters", params=params)
+            page = self._rest.json("GET", "/v1/dead-letters", params=params)
             yield from page["dead_letters"][:limit]
             limit -= len(page["dead_letters"])
             if not page["next_cursor"]:
@@ -270,23 +259,23 @@ class Client:
             params["cursor"] = page["next_cursor"]
 
     def dead_letter(self, dead_letter_id: str) -> dict[str, Any]:
-        return self._json("GET", f"/v1/dead-letters/{_part(dead_letter_id)}")
+        return self._rest.json("GET", f"/v1/dead-letters/{part(dead_letter_id)}")
 
     def decide_dead_letter(self, dead_letter_id: str, what: str) -> dict[str, Any]:
         """`what`: replay or discard. A letter is decided once; again is the same answer."""
-        return self._json("POST", f"/v1/dead-letters/{_part(dead_letter_id)}/{what}")
+        return self._rest.json("POST", f"/v1/dead-letters/{part(dead_letter_id)}/{what}")
 
     # --- tokens -----------------------------------------------------------------------------
 
     def create_token(self, name: str) -> dict[str, Any]:
         """With `token`, which is shown this once. For the admin's own token, as all of these."""
-        return self._json("POST", "/v1/tokens", json={"name": name})
+        return self._rest.json("POST", "/v1/tokens", json={"name": name})
 
     def tokens(self) -> Iterator[dict[str, Any]]:
-        yield from self._json("GET", "/v1/tokens")["tokens"]
+        yield from self._rest.json("GET", "/v1/tokens")["tokens"]
 
     def revoke_token(self, token_id: str) -> None:
-        self._answer("DELETE", f"/v1/tokens/{_part(token_id)}")
+        self._rest.answer("DELETE", f"/v1/tokens/{part(token_id)}")
 
     # --- what happens -----------------------------------------------------------------------
 
@@ -294,120 +283,52 @@ class Client:
         self, task_id: str, *, after: str | None = None, follow: bool = True
     ) -> Iterator[shapes.Event]:
         """The task's events, to the end of the task with `follow`; resumes what was cut."""
-        path = f"/v1/tasks/{_part(task_id)}/events"
-        patience = Patience(self.patience_s)
-        while True:
-            headers = {"Last-Event-ID": after} if after else {}
-            try:
-                with self._stream(path, {"follow": _flag(follow)}, headers) as response:
-                    for message in sse.parse(response.iter_lines()):
-                        after = message.id or after
-                        patience.renew()
-                        event = shapes.event(message.id, json.loads(message.data))
-                        yield event
-                        if event.final_state and follow:
-                            return
-                if not follow or self.get(task_id).final:
-                    return
-                patience.wait("the event stream ended early")
-            except httpx.TransportError as e:
-                patience.wait(f"cannot reach {self.url} ({e}); is the service up?", e)
-            except Later as e:
-                patience.wait(str(e), e)
+        path = f"/v1/tasks/{part(task_id)}/events"
+
+        def over() -> bool:
+            return not follow or self.get(task_id).final
+
+        for message in self._rest.events(path, {"follow": _flag(follow)}, after or "", over):
+            event = shapes.event(message.id, json.loads(message.data))
+            yield event
+            if event.final_state and follow:
+                return
 
     def logs(
         self, task_id: str, *, attempt: str | None = None, follow: bool = False
     ) -> Iterator[str]:
-        """Lines of the log. One that is cut is not resumed: text has no positions. An agent may be
-        silent for as long as it likes, so the kernel asks whether the service's machine is there.
-        Raises: Unreachable."""
+        """Lines of the log, each log under its header; resumes what was cut."""
         params = {"follow": _flag(follow), **({"attempt": attempt} if attempt else {})}
-        try:
-            with self._stream(f"/v1/tasks/{_part(task_id)}/logs", params, {}, quiet_s=None) as r:
-                _keep_asking(r.extensions["network_stream"].get_extra_info("socket"))
-                yield from r.iter_lines()
-        except (httpx.TransportError, Later) as e:
-            raise Unreachable(f"the log was cut off: {e}") from e
+        path = f"/v1/tasks/{part(task_id)}/logs"
+        return log_lines.lines(self._rest.events(path, params, "", over=lambda: False))
 
     def steer(self, task_id: str, text: str | None) -> None:
         """A message to its agent; None: that it hands in what it has."""
         what, body = ("hand-in", None) if text is None else ("messages", {"text": text})
-        self._answer("POST", f"/v1/tasks/{_part(task_id)}/{what}", json=body)
+        self._rest.answer("POST", f"/v1/tasks/{part(task_id)}/{what}", json=body)
 
     def artifacts(self, task_id: str, attempt_id: str) -> Iterator[dict[str, Any]]:
         """What the attempt left: name, digest, size where it is known."""
-        path = "/".join(map(_part, ("artifacts", task_id, attempt_id)))
-        yield from self._json("GET", f"/v1/{path}")["artifacts"]
+        path = "/".join(map(part, ("artifacts", task_id, attempt_id)))
+        yield from self._rest.json("GET", f"/v1/{path}")["artifacts"]
 
     def artifact(self, task_id: str, attempt_id: str, name: str) -> bytes:
-        path = "/".join(map(_part, ("artifacts", task_id, attempt_id, name)))
-        return self._answer("GET", f"/v1/{path}").content
+        path = "/".join(map(part, ("artifacts", task_id, attempt_id, name)))
+        return self._rest.answer("GET", f"/v1/{path}").content
 
     # --- proofs -----------------------------------------------------------------------------
 
     def proof(self, proof_id: str) -> dict[str, Any]:
         """The export: all that offline verification needs but a trusted key."""
-        return self._json("GET", f"/v1/proofs/{_part(proof_id)}")
+        return self._rest.json("GET", f"/v1/proofs/{part(proof_id)}")
 
     def public_key(self) -> str:
         """The proof-store's public key as the API tells it, PEM."""
-        return self._answer("GET", "/v1/proofs/public-key").text
-
-    # --- requests ---------------------------------------------------------------------------
-
-    def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        body: dict[str, Any] = self._answer(method, path, **options).json()
-        return body
-
-    def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
-        patience = Patience(self.patience_s)
-        while True:
-            try:
-                response = self._http.request(method, path, **options)
-                check(response)
-            except httpx.TransportError as e:
-                patience.wait(f"cannot reach {self.url} ({e}); is the service up?", e)
-            except Later as e:
-                patience.wait(str(e), e)
-            else:
-                return response
-
-    @contextmanager
-    def _stream(
-        self,
-        path: str,
-        params: dict[str, str],
-        headers: dict[str, str],
-        quiet_s: float | None = STREAM_QUIET_S,
-    ) -> Iterator[httpx.Response]:
-        timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=quiet_s)
-        with self._http.stream(
-            "GET", path, params=params, headers=headers, timeout=timeout
-        ) as response:
-            if response.status_code >= 400:
-                response.read()
-            check(response)
-            yield response
-
-
-def _keep_asking(connection: socket.socket) -> None:
-    """A peer that is gone without a word ends the connection after STREAM_QUIET_S."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    idle = getattr(socket, "TCP_KEEPIDLE", None) or socket.TCP_KEEPALIVE  # type: ignore[attr-defined]  # macOS
-    for option, value in (
-        (idle, KEEP_ALIVE_S),
-        (socket.TCP_KEEPINTVL, KEEP_ALIVE_S),
-        (socket.TCP_KEEPCNT, KEEP_ALIVES_MAX),
-    ):
-        connection.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _part(value: str) -> str:
-    return quote(value, safe="")
+        return self._rest.answer("GET", "/v1/proofs/public-key").text
 
 
 def _schedule(ref: str, *more: str) -> str:
-    return "/".join(["/v1/schedules", _part(ref), *more])
+    return "/".join(["/v1/schedules", part(ref), *more])
 
 
 def _flag(value: bool) -> str:

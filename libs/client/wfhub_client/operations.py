@@ -2,66 +2,71 @@
 API says it.
 """
 
-import json
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-from wfhub_client import limit_words
-from wfhub_client.client import Client
+from wfhub_client import limit_words, model_use, session
 from wfhub_client.errors import Usage
-from wfhub_client.session import connected
-from wfhub_client.text import one_line
+from wfhub_client.text import one_line, print_one
 
 
-def limits_of(
-    most: Sequence[str] | None, default: Sequence[str] | None
-) -> dict[str, dict[str, int | None]] | None:
-    """As the API takes a project's limits; None: nothing was said of them."""
-    found = {
-        "max": limit_words.parse("--limit", most or ()),
-        "default": limit_words.parse("--default-limit", default or ()),
+def project_settings(
+    *,
+    limit: list[str] | None,
+    default_limit: list[str] | None,
+    budget: list[str] | None,
+    cassette: str | None,
+    mcp: list[str] | None,
+    **plain: int | str | None,
+) -> dict[str, Any]:
+    """What was given of a project's settings, as the API takes it. Raises: Usage."""
+    limits = {
+        "max": limit_words.parse("--limit", limit or ()),
+        "default": limit_words.parse("--default-limit", default_limit or ()),
     }
-    return {which: limits for which, limits in found.items() if limits} or None
+    given = {
+        **plain,
+        "budget": model_use.budget(budget),
+        "cassette": model_use.cassette(cassette),
+        "mcp": model_use.servers(mcp),
+        "limits": {which: numbers for which, numbers in limits.items() if numbers} or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def create_project(name: str, given: dict[str, Any], *, as_json: bool) -> None:
-    with _client() as client:
-        found = client.create_project(
-            name, **{key: value for key, value in given.items() if value is not None}
-        )
-    _print(found, f"{found['project_id']}  {found['name']}", as_json=as_json)
+    with session.client() as client:
+        found = client.create_project(name, **given)
+    print_one(found, f"{found['project_id']}  {found['name']}", as_json=as_json)
 
 
 def list_projects(*, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         for found in client.projects():
-            _print(found, _limits(found), as_json=as_json)
+            print_one(found, _limits(found), as_json=as_json)
 
 
 def show_project(ref: str, *, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         found = client.project(ref)
-    _print(found, _project(found), as_json=as_json)
+    print_one(found, _project(found), as_json=as_json)
 
 
-def update_project(ref: str, given: dict[str, Any], *, as_json: bool) -> None:
-    changes = {name: value for name, value in given.items() if value is not None}
+def update_project(ref: str, changes: dict[str, Any], *, as_json: bool) -> None:
     if not changes:
         raise Usage(
             "say what to change: --running-limit, --weight, --queue-limit, --limit,"
             " --default-limit, --budget, --cassette, --mcp, --ci-files or --debuggers"
         )
-    with _client() as client:
+    with session.client() as client:
         found = client.update_project(ref, changes)
-    _print(found, _project(found), as_json=as_json)
+    print_one(found, _project(found), as_json=as_json)
 
 
 def list_pools(*, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         for pool in client.pools():
-            _print(pool, _pool(pool), as_json=as_json)
+            print_one(pool, _pool(pool), as_json=as_json)
 
 
 def update_pool(
@@ -74,21 +79,21 @@ def update_pool(
         changes["running_limit"] = running_limit
     if not changes:
         raise Usage("say what to change: --running-limit, --unlimited, --pause or --resume")
-    with _client() as client:
+    with session.client() as client:
         found = client.update_pool(name, changes)
-    _print(found, _pool(found), as_json=as_json)
+    print_one(found, _pool(found), as_json=as_json)
 
 
 def list_runners(*, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         for runner in client.runners():
-            _print(runner, _runner(runner), as_json=as_json)
+            print_one(runner, _runner(runner), as_json=as_json)
 
 
 def drain_runner(runner_id: str, *, drain: bool, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         found = client.drain_runner(runner_id, drain=drain)
-    _print(found, _runner(found), as_json=as_json)
+    print_one(found, _runner(found), as_json=as_json)
 
 
 def _limits(found: dict[str, Any]) -> str:
@@ -145,13 +150,3 @@ def _runner(found: dict[str, Any]) -> str:
         f"{found['runner_id']}  {one_line(found['name'], 30):<16}  {found['state']:<8}"
         f"  running {found['running']}/{found['slots']}  {labels}"
     ).rstrip()
-
-
-def _print(found: dict[str, Any], text: str, *, as_json: bool) -> None:
-    print(json.dumps(found) if as_json else text)
-
-
-@contextmanager
-def _client() -> Iterator[Client]:
-    with connected() as session:
-        yield session.client

@@ -30,16 +30,20 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self.renew()
+        self._until: float | None = time.monotonic() + seconds
+        self._pause_s = BACKOFF_S[0]
 
     def renew(self) -> None:
-        self._until = time.monotonic() + self._seconds
+        """All is well; what goes wrong next may have been so for a while before it was noticed."""
+        self._until = None
         self._pause_s = BACKOFF_S[0]
 
     def wait(self, why: str, cause: Exception | None = None) -> None:
         """Raises: Unreachable, or Refused, when there is no patience left."""
         later = cause if isinstance(cause, Later) else None
         pause_s = max(self._pause_s, later.after_s if later else 0.0)
+        if self._until is None:
+            self._until = time.monotonic() + self._seconds
         if time.monotonic() + pause_s > self._until:
             raise (later and later.refused) or Unreachable(why) from cause
         time.sleep(pause_s)

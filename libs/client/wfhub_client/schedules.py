@@ -2,16 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from wfhub_client.client import Client
+from wfhub_client import session
 from wfhub_client.errors import Usage
-from wfhub_client.session import connected
-from wfhub_client.text import one_line
+from wfhub_client.text import one_line, print_one
 
 
 def text_of_file(path: Path, option: str) -> str:
@@ -35,24 +32,24 @@ def spec_of_file(path: Path) -> dict[str, Any]:
 
 
 def put(name: str, spec: dict[str, Any], project: str, *, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         found = client.put_schedule(name, spec, project=project)
     did = "made" if found["created"] else "changed" if found["changed"] else "as it was"
-    _print(found, f"{did}: {_state(found)}", as_json=as_json)
+    print_one(found, f"{did}: {_state(found)}", as_json=as_json)
 
 
 def list_(project: str | None, *, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         for found in client.schedules(project=project):
             spec = found["spec"]
             when = f"{spec['cron']} {spec['time_zone']}"
             names = f"{one_line(found['project'], 20):<12}  {one_line(found['name'], 40):<20}"
             text = f"{found['schedule_id']}  {names}  {one_line(when, 60)}  {_state(found)}"
-            _print(found, text, as_json=as_json)
+            print_one(found, text, as_json=as_json)
 
 
 def show(name: str, project: str, *, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         found = client.schedule(name, project=project)
     spec = found["spec"]
     lines = [
@@ -66,33 +63,33 @@ def show(name: str, project: str, *, as_json: bool) -> None:
         named = (one["task_id"], one["task_state"], one["workflow_id"], one["workflow_state"])
         what = " ".join(filter(None, (*named, one["message"])))
         lines.append(f"  firing  {one['fire_at']} {one['outcome']} {one_line(what)}".rstrip())
-    _print(found, "\n".join(lines), as_json=as_json)
+    print_one(found, "\n".join(lines), as_json=as_json)
 
 
 def next_(name: str, count: int, project: str, *, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         found = client.next_instants(name, project=project, count=count)
     instants = [f"{one['local']}{_later(one)}" for one in found["firings"]]
-    _print(found, "\n".join(instants) or "none: it has ended", as_json=as_json)
+    print_one(found, "\n".join(instants) or "none: it has ended", as_json=as_json)
 
 
 def pause(name: str, project: str, *, paused: bool, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         found = client.pause_schedule(name, paused=paused, project=project)
-    _print(found, _state(found), as_json=as_json)
+    print_one(found, _state(found), as_json=as_json)
 
 
 def fire(name: str, key: str | None, project: str, *, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         found = client.fire_schedule(name, project=project, idempotency_key=key)
     what = found["task_id"] or found["workflow_id"] or f"it waits ({found['reason']})"
-    _print(found, f"{found['outcome']}: {what}", as_json=as_json)
+    print_one(found, f"{found['outcome']}: {what}", as_json=as_json)
 
 
 def delete(name: str, project: str, *, as_json: bool) -> None:
-    with _client() as client:
+    with session.client() as client:
         client.delete_schedule(name, project=project)
-    _print({"deleted": name}, f"{name}: deleted", as_json=as_json)
+    print_one({"deleted": name}, f"{name}: deleted", as_json=as_json)
 
 
 def _state(found: dict[str, Any]) -> str:
@@ -105,13 +102,3 @@ def _later(one: dict[str, Any]) -> str:
     """How much its jitter puts it off."""
     by = datetime.fromisoformat(one["due_at"]) - datetime.fromisoformat(one["fire_at"])
     return f"  + {by.total_seconds():.0f} s" if by else ""
-
-
-def _print(found: dict[str, Any], text: str, *, as_json: bool) -> None:
-    print(json.dumps(found) if as_json else text)
-
-
-@contextmanager
-def _client() -> Iterator[Client]:
-    with connected() as session:
-        yield session.client

@@ -34,18 +34,25 @@ class Session:
 def connected() -> Iterator[Session]:
     settings = of_process()
     if settings.url:
-        with Client(settings.url, settings.token, patience_s=CALL_PATIENCE_S) as client:
-            name = trust.name_of(client.url)
-            yield Session(client, settings, local=False, outlives=True, trust_name=name)
+        with Client(settings.url, settings.token, patience_s=CALL_PATIENCE_S) as named:
+            name = trust.name_of(named.url)
+            yield Session(named, settings, local=False, outlives=True, trust_name=name)
         return
     with ExitStack() as at_end:
         try:
             stack = at_end.enter_context(_ephemeral()(notify=_say))
         except SystemExit as e:  # how a stack says that it cannot start
             raise Unreachable(f"no local stack: {e}") from e
-        client = Client(stack.url, stack.token, patience_s=CALL_PATIENCE_S)
-        at_end.enter_context(client)
-        yield Session(client, settings, local=True, outlives=stack.outlives, trust_name=stack.name)
+        own = Client(stack.url, stack.token, patience_s=CALL_PATIENCE_S)
+        at_end.enter_context(own)
+        yield Session(own, settings, local=True, outlives=stack.outlives, trust_name=stack.name)
+
+
+@contextmanager
+def client() -> Iterator[Client]:
+    """Where nothing else of the session matters."""
+    with connected() as session:
+        yield session.client
 
 
 def _ephemeral() -> Any:

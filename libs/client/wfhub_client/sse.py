@@ -11,11 +11,12 @@ class Message:
     data: str
 
 
-def parse(lines: Iterable[str]) -> Iterator[Message]:
-    """Complete messages only: what a cut connection left half is not yielded."""
+def parse(texts: Iterable[str]) -> Iterator[Message]:
+    """Of text that was cut anywhere. Complete messages only: what a cut connection left half is not
+    yielded."""
     fields: dict[str, str] = {}
     data: list[str] = []
-    for line in lines:
+    for line in _lines(texts):
         if not line:
             if data:
                 yield Message(fields.get("id", ""), fields.get("event", "message"), "\n".join(data))
@@ -27,3 +28,11 @@ def parse(lines: Iterable[str]) -> Iterator[Message]:
                 data.append(value)
             else:
                 fields[name] = value
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Complete ones. Data may hold what `str.splitlines` takes for an end, such as U+2028."""
+    rest = ""
+    for text in texts:
+        *lines, rest = (rest + text).split("\n")
+        yield from (line.removesuffix("\r") for line in lines)

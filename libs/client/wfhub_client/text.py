@@ -1,6 +1,8 @@
 """Text for a terminal: no control character of anybody else's gets there."""
 
+import json
 import re
+from typing import Any
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -22,3 +24,8 @@ def elapsed(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}m{rest:02}s"
     return f"{minutes // 60}h{minutes % 60:02}m"
+
+
+def print_one(found: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """What was found, as the API says it on one line, or in words."""
+    print(json.dumps(found) if as_json else text, flush=True)

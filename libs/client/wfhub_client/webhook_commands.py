@@ -1,12 +1,11 @@
 """`wfhub webhook …`: what each command does. With --json one object a line, as the API says it."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from wfhub_client.session import connected
-from wfhub_client.text import one_line
+from wfhub_client.text import one_line, print_one
 from wfhub_client.webhooks import WebhookCalls
 
 SHOWN = (
@@ -40,13 +39,13 @@ def add(
 ) -> None:
     with _calls() as calls:
         made = calls.create(url, project=project, events=events, after=after, idempotency_key=key)
-    _print(made, f"{made['webhook_id']}\n{_secret(made)}", as_json=as_json)
+    print_one(made, f"{made['webhook_id']}\n{_secret(made)}", as_json=as_json)
 
 
 def list_(project: str | None, *, as_json: bool) -> None:
     with _calls() as calls:
         for hook in calls.list(project=project):
-            _print(hook, _line(hook), as_json=as_json)
+            print_one(hook, _line(hook), as_json=as_json)
 
 
 def show(webhook_id: str, *, as_json: bool) -> None:
@@ -56,14 +55,14 @@ def show(webhook_id: str, *, as_json: bool) -> None:
         f"{name:>19}  {one_line(hook[name], 2100)}" for name in SHOWN if hook[name] is not None
     ]
     lines.append(f"{'events':>19}  {one_line(' '.join(hook['events']), 4000)}")
-    _print(hook, "\n".join(lines), as_json=as_json)
+    print_one(hook, "\n".join(lines), as_json=as_json)
 
 
 def change(webhook_id: str, what: str, *, as_json: bool) -> None:
     """`what`: pause or resume."""
     with _calls() as calls:
         hook = (calls.pause if what == "pause" else calls.resume)(webhook_id)
-    _print(hook, _line(hook), as_json=as_json)
+    print_one(hook, _line(hook), as_json=as_json)
 
 
 def rotate(webhook_id: str, overlap_s: int | None, *, as_json: bool) -> None:
@@ -71,7 +70,7 @@ def rotate(webhook_id: str, overlap_s: int | None, *, as_json: bool) -> None:
         made = calls.rotate(webhook_id, overlap_s=overlap_s)
     until = made["secret_before_until"]
     beside = f"\nthe old one signs too until {until}" if until else ""
-    _print(made, f"{_secret(made)}{beside}", as_json=as_json)
+    print_one(made, f"{_secret(made)}{beside}", as_json=as_json)
 
 
 def send_test(webhook_id: str, *, as_json: bool) -> int:
@@ -79,14 +78,14 @@ def send_test(webhook_id: str, *, as_json: bool) -> int:
     with _calls() as calls:
         told = calls.test(webhook_id)
     said = " ".join(str(told[name]) for name in ("outcome", "status", "why") if told[name])
-    _print(told, one_line(said, 500), as_json=as_json)
+    print_one(told, one_line(said, 500), as_json=as_json)
     return 0 if told["outcome"] == "delivered" else 1
 
 
 def remove(webhook_id: str, *, as_json: bool) -> None:
     with _calls() as calls:
         calls.delete(webhook_id)
-    _print({"deleted": webhook_id}, f"{webhook_id}: deleted", as_json=as_json)
+    print_one({"deleted": webhook_id}, f"{webhook_id}: deleted", as_json=as_json)
 
 
 def _line(hook: dict[str, Any]) -> str:
@@ -100,10 +99,6 @@ def _line(hook: dict[str, Any]) -> str:
 
 def _secret(made: dict[str, Any]) -> str:
     return made["secret"] or "(this key had made it before: its secret is not shown again)"
-
-
-def _print(found: dict[str, Any], text: str, *, as_json: bool) -> None:
-    print(json.dumps(found) if as_json else text)
 
 
 @contextmanager

@@ -8,17 +8,15 @@ A delivery may come again: its event's `id` tells. Raises: NotVerified; as clien
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from wfhub_common import standard_webhooks
 
 from wfhub_client.errors import ClientError
+from wfhub_client.rest import Rest, part
 
 TOLERANCE_S = 300.0
-
-Ask = Callable[..., Any]
 
 
 class NotVerified(ClientError):
@@ -51,8 +49,8 @@ def verify(
 class WebhookCalls:
     """`Client.webhooks`."""
 
-    def __init__(self, asked: Ask, done: Ask) -> None:
-        self._asked, self._done = asked, done
+    def __init__(self, rest: Rest) -> None:
+        self._rest = rest
 
     def create(
         self, url: str, *, idempotency_key: str | None = None, **more: Any
@@ -91,12 +89,11 @@ class WebhookCalls:
         return self._call("POST", webhook_id, "rotate", json=body)
 
     def delete(self, webhook_id: str) -> None:
-        self._done("DELETE", _path(webhook_id))
+        self._rest.answer("DELETE", _path(webhook_id))
 
     def _call(self, method: str, *parts: str, **options: Any) -> dict[str, Any]:
-        found: dict[str, Any] = self._asked(method, _path(*parts), **options)
-        return found
+        return self._rest.json(method, _path(*parts), **options)
 
 
 def _path(*parts: str) -> str:
-    return "/".join(["/v1/webhooks", *(quote(part, safe="") for part in parts)])
+    return "/".join(["/v1/webhooks", *map(part, parts)])

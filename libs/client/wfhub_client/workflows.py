@@ -3,16 +3,14 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from wfhub_client.client import Client
 from wfhub_client.errors import Refused, Usage
 from wfhub_client.run import EXIT_FAILED, FOLLOW_PATIENCE_S
-from wfhub_client.session import Session, connected
-from wfhub_client.text import one_line, safe
+from wfhub_client.session import connected
+from wfhub_client.text import one_line, print_one, safe
 
 POLL_S = 1.0
 
@@ -20,7 +18,7 @@ POLL_S = 1.0
 def submit(file: Path, project: str, key: str | None, *, wait: bool, as_json: bool) -> int:
     """The exit code: of what it came to with `wait`, else 0."""
     document = _document(file)
-    with _session() as session:
+    with connected() as session:
         if not wait and not session.outlives:
             raise Usage(
                 "the service must outlive this command; start one with `wfhub up`, or --wait"
@@ -35,38 +33,38 @@ def submit(file: Path, project: str, key: str | None, *, wait: bool, as_json: bo
                 print(safe(f"{fault['path']}: {fault['message']}"), file=sys.stderr)
             raise
         if not wait:
-            _print(made, str(made["workflow_id"]), as_json=as_json)
+            print_one(made, str(made["workflow_id"]), as_json=as_json)
             return 0
         print(made["workflow_id"], file=sys.stderr, flush=True)
         found = _waited_for(client, made["workflow_id"])
-    _print(found, _described(found), as_json=as_json)
+    print_one(found, _described(found), as_json=as_json)
     return 0 if found["state"] == "succeeded" else EXIT_FAILED
 
 
 def show(workflow_id: str, *, as_json: bool) -> None:
-    with _session() as session:
+    with connected() as session:
         found = session.client.workflow(workflow_id)
-    _print(found, _described(found), as_json=as_json)
+    print_one(found, _described(found), as_json=as_json)
 
 
 def document(workflow_id: str) -> None:
-    with _session() as session:
+    with connected() as session:
         print(json.dumps(session.client.workflow_document(workflow_id), indent=2))
 
 
 def list_(project: str | None, states: list[str], limit: int, *, as_json: bool) -> None:
-    with _session() as session:
+    with connected() as session:
         for found in session.client.workflows(project=project, states=tuple(states), limit=limit):
             names = f"{one_line(found['project'], 20):<12}  {one_line(found['name'], 60)}"
             text = f"{found['workflow_id']}  {found['state']:<10}  {_counts(found):<20}  {names}"
-            _print(found, text, as_json=as_json)
+            print_one(found, text, as_json=as_json)
 
 
 def cancel(workflow_id: str, *, as_json: bool) -> None:
-    with _session() as session:
+    with connected() as session:
         reply = session.client.cancel_workflow(workflow_id)
     running = "; what runs is told to stop" if reply["state"] == "running" else ""
-    _print(reply, f"{workflow_id}: cancelled{running}", as_json=as_json)
+    print_one(reply, f"{workflow_id}: cancelled{running}", as_json=as_json)
 
 
 def _waited_for(client: Client, workflow_id: str) -> dict[str, Any]:
@@ -108,13 +106,3 @@ def _document(file: Path) -> bytes:
 
 def _content_type(document: bytes) -> str:
     return "application/json" if document.lstrip()[:1] == b"{" else "application/yaml"
-
-
-def _print(found: dict[str, Any], text: str, *, as_json: bool) -> None:
-    print(json.dumps(found) if as_json else text, flush=True)
-
-
-@contextmanager
-def _session() -> Iterator[Session]:
-    with connected() as session:
-        yield session

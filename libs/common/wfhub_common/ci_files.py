@@ -28,7 +28,8 @@ CI_SYSTEMS: tuple[CiSystem, ...] = (
         "GitHub Docs: Workflow syntax; Metadata syntax reference (actions of the repository's own)",
     ),
     CiSystem(
-        # Includes are local paths of any name: the folders are where its documentation has them.
+        # Includes are local paths of any name, which a runner follows (gitwork/ci_includes); the
+        # folders are where its documentation has them.
         "GitLab CI/CD",
         (".gitlab-ci.yml", "**/*.gitlab-ci.yml", ".gitlab/**", ".gitlab-ci/**"),
         "GitLab Docs: CI/CD YAML syntax, include:local; .gitlab/agents lets CI into a cluster",

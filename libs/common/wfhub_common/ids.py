@@ -17,11 +17,9 @@ from wfhub_common.errors import Rejected
 
 ProjectId = NewType("ProjectId", str)
 TaskId = NewType("TaskId", str)
-UnitId = NewType("UnitId", str)
 AttemptId = NewType("AttemptId", str)
 RunnerId = NewType("RunnerId", str)
 ProofId = NewType("ProofId", str)
-EventId = NewType("EventId", str)
 ClaimId = NewType("ClaimId", str)
 ScheduleId = NewType("ScheduleId", str)
 WorkflowId = NewType("WorkflowId", str)

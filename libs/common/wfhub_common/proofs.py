@@ -316,6 +316,8 @@ def _labels(observed: Observed) -> tuple[str, ...]:
         labels.append(f"tests were changed or deleted: {len(observed.runner.tests_changed)}")
     if observed.runner.ci_files_total:
         labels.append(f"CI files were changed or deleted: {observed.runner.ci_files_total}")
+    if observed.runner.ci_files_unclear:
+        labels.append(f"CI files may have been changed: {observed.runner.ci_files_unclear}")
     return tuple(labels)
 
 

@@ -148,7 +148,7 @@ async def serve_http(
         timeout_graceful_shutdown=int(STOP_GRACE_S / 2),
         server_header=False,
     )
-    server = _Server(config)
+    server = Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -158,9 +158,8 @@ async def serve_http(
     stopping.cancel()
 
 
-class _Server(uvicorn.Server):
-    def install_signal_handlers(self) -> None:  # ours are in `run`
-        pass
+class Server(uvicorn.Server):
+    """Signals are the process's (`run`), not its."""
 
     def capture_signals(self) -> Any:
         import contextlib

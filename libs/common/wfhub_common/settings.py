@@ -1,7 +1,7 @@
 """Settings: frozen, read once at a process's edge from its environment.
 
 A field `nats_url` is read from `NATS_URL`; an empty variable counts as not set. A secret is
-given as `X` or, better, as a file named by `X_FILE` (its content stripped).
+given as `X` or, better, as a file named by `X_FILE` (its content stripped), never as both.
 Raises: SystemExit with one line that names the variable, so a bad start is a clear one.
 """
 
@@ -52,15 +52,28 @@ class Settings(BaseModel):
             raise ValueError(f"{value!r} is no host:port, such as 0.0.0.0:8080")
         return value
 
+    @field_validator("service_token", check_fields=False)
+    @classmethod
+    def _service_token(cls, value: str) -> str:
+        if not (value.isascii() and value.isprintable()):  # it goes into a header
+            raise ValueError("it is no token that `wfhub-admin secrets` made")
+        return value
+
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         values: dict[str, str] = {}
         for name in cls.model_fields:
             variable = name.upper()
+            by_file = f"{name}_file" not in cls.model_fields and env.get(f"{variable}_FILE")
+            if env.get(variable) and by_file:
+                raise SystemExit(
+                    f"bad settings: {variable} and {variable}_FILE: set one of them; a file is"
+                    " better kept"
+                )
             if env.get(variable):
                 values[name] = env[variable]
-            elif env.get(f"{variable}_FILE") and f"{name}_file" not in cls.model_fields:
-                values[name] = _read(f"{variable}_FILE", env[f"{variable}_FILE"])
+            elif by_file:
+                values[name] = _read(f"{variable}_FILE", by_file)
         try:
             return cls.model_validate(values)
         except ValidationError as e:

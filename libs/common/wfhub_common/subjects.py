@@ -24,6 +24,8 @@ CTL_ATTEMPTS_ENDED = f"{ROOT}.ctl.attempts_ended"  # the same of several
 EVENTS_STREAM = "WFHUB_EVENTS"
 INGEST_STREAM = "WFHUB_INGEST"
 LOGS_STREAM = "WFHUB_LOGS"
+LOG_HEADER = "wfhub-log"  # which of an attempt's logs a chunk is of: agent | setup | verify | …
+LOG_AT_HEADER = "wfhub-log-at"  # how many bytes of that log came before the chunk
 DLQ_STREAM = "WFHUB_DLQ"
 
 EVENTS_FILTER = f"{ROOT}.evt.>"

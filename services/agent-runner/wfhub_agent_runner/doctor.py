@@ -2,8 +2,9 @@
 
 `python -m wfhub_agent_runner.doctor --uid N` prints one JSON object:
 {"backends": [{"name", "works", "why", "do", "facts"}], "shares": [{"at", "type", "device",
-"layers", "dangers"}], "ready"}. As root it becomes `uid` first, as the runner would; it runs the
-escape probes through the real backend. Exit code 0 when one works.
+"layers", "dangers"}], "proof_store": {"at", "why"} or null, "ready"}. As root it becomes `uid`
+first, as the runner would; it runs the escape probes through the real backend. With a runner's
+PROOFS_URL it asks there whether SERVICE_TOKEN is taken. Exit code 0 when a runner could work here.
 """
 
 import argparse
@@ -17,8 +18,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wfhub_common import log, privileges, shares
+import httpx
+from wfhub_common import log, privileges, service_token, shares
 from wfhub_common.errors import Rejected
+from wfhub_common.settings import Settings
 from wfhub_common.shares import Share as MountedShare
 
 from wfhub_agent_runner.sandbox import layers, runtimes
@@ -82,6 +85,30 @@ class Share:
     device: str
     layers: list[str]
     dangers: list[str]
+
+
+@dataclass(frozen=True)
+class ProofStore:
+    """`why` is empty where it takes our token."""
+
+    at: str
+    why: str
+
+
+class _Told(Settings):
+    proofs_url: str = ""
+    service_token: str = ""
+
+
+def proof_store(told: _Told) -> ProofStore | None:
+    """None: nothing was said of one."""
+    if not told.proofs_url:
+        return None
+    try:
+        why = service_token.asked(told.proofs_url, told.service_token)
+    except httpx.HTTPError as e:
+        why = f"it does not answer ({e}): is it up, and PROOFS_URL its address from here?"
+    return ProofStore(told.proofs_url, why)
 
 
 def share(mounted: MountedShare, scratch: Path) -> Share:
@@ -166,15 +193,16 @@ def main() -> None:
     parser.add_argument("--uid", type=int, default=privileges.SERVICE_UIDS["runner"])
     told = parser.parse_args()
     log.configure("doctor", level="ERROR")  # what backends warn of is part of what is found
+    proofs = proof_store(_Told.from_env(os.environ))  # a secret's file may be root's alone
     with tempfile.TemporaryDirectory(prefix="wfhub-doctor-", ignore_cleanup_errors=True) as name:
         pid = os.fork()  # the folder's owner stays behind to remove it
         if pid == 0:
-            os._exit(_examined(Path(name), told.uid))
+            os._exit(_examined(Path(name), told.uid, proofs))
         _, status = os.waitpid(pid, 0)
     sys.exit(os.waitstatus_to_exitcode(status))
 
 
-def _examined(folder: Path, uid: int) -> int:
+def _examined(folder: Path, uid: int, proofs: ProofStore | None) -> int:
     if os.geteuid() == 0:
         os.chown(folder, uid, uid)
         privileges.drop(uid, uid, keep_visible=privileges.code_paths(), keep_writable=(folder,))
@@ -187,11 +215,12 @@ def _examined(folder: Path, uid: int) -> int:
         asyncio.run(gvisor(folder / RUNSC)),
         kubernetes(),
     ]
-    ready = any(backend.works for backend in backends)
+    ready = any(backend.works for backend in backends) and not (proofs and proofs.why)
     (folder / "layers").mkdir()
     found = {
         "backends": [asdict(each) for each in backends],
         "shares": [asdict(share(each, folder / "layers")) for each in shares.found()],
+        "proof_store": asdict(proofs) if proofs else None,
         "ready": ready,
     }
     print(json.dumps(found), flush=True)

@@ -66,6 +66,7 @@ class Evidence:
             changes_total=snapshot.changes_total if snapshot else 0,
             ci_files=snapshot.ci_files if snapshot else (),
             ci_files_total=snapshot.ci_files_total if snapshot else 0,
+            ci_files_unclear=snapshot.ci_files_unclear if snapshot else "",
             tests_changed=outcomes.tests_changed([change.path for change in changes]),
             verdict=self.verdict,
             base_verdict=self.base_verdict,

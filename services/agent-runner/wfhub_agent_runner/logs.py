@@ -7,7 +7,6 @@ bytes of a chunk wait for the next one. The live tail is best effort: the artifa
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from faststream.nats import NatsBroker
@@ -16,10 +15,8 @@ from wfhub_common.log import get_logger
 
 FLUSH_S = 0.2  # a chunk of the live tail waits at most this long for company
 MASK = b"[redacted]"
-KIND_HEADER = "wfhub-log"
 
 log = get_logger(__name__)
-Emit = Callable[[bytes], Awaitable[None]]
 
 
 class Redactor:
@@ -111,6 +108,7 @@ class AttemptLog:
         self._broker = broker
         self._redactor = Redactor(secrets)
         self._pending = bytearray()
+        self._at = 0  # bytes before `_pending`
         self._flusher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "AttemptLog":
@@ -145,8 +143,10 @@ class AttemptLog:
         while self._pending:
             chunk = bytes(self._pending[: limits.LOG_CHUNK_BYTES_MAX])
             del self._pending[: len(chunk)]
+            headers = {subjects.LOG_HEADER: self.kind, subjects.LOG_AT_HEADER: str(self._at)}
+            self._at += len(chunk)
             try:
-                await self._broker.publish(chunk, self._subject, headers={KIND_HEADER: self.kind})
+                await self._broker.publish(chunk, self._subject, headers=headers)
             except Exception as e:  # noqa: BLE001 - the live tail is best effort; the file has it
                 log.debug("live log chunk lost", error=repr(e))
                 return

@@ -10,19 +10,26 @@ then does it register and ask for work.
 from wfhub_common import light as light  # isort: split
 
 import asyncio
-import errno
 import os
 import secrets
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO
 
 import httpx
 from wfhub_common import broker as rpc
 from wfhub_common import log as logs
-from wfhub_common import messages, metrics, privileges, service, starting, tracing
+from wfhub_common import (
+    messages,
+    metrics,
+    privileges,
+    service,
+    service_token,
+    starting,
+    tracing,
+)
 from wfhub_common.broker import make_broker
 from wfhub_common.errors import Rejected
 from wfhub_common.messages import UnitKind
@@ -31,7 +38,7 @@ from wfhub_agent_runner import (
     escape_watch,
     publication,
     registration,
-    shared_caches,
+    start_checks,
     steering,
     toolchains,
 )
@@ -40,16 +47,9 @@ from wfhub_agent_runner.attempt import AgentAttempt
 from wfhub_agent_runner.claims import Claims
 from wfhub_agent_runner.delivery import Delivery
 from wfhub_agent_runner.finished import Finished, HandingIn, held_again
-from wfhub_agent_runner.gitwork import access_broker, folders
+from wfhub_agent_runner.gitwork import access_broker
 from wfhub_agent_runner.gitwork.client import RepoAccess
-from wfhub_agent_runner.gitwork.location import Policy
-from wfhub_agent_runner.gitwork.remote import credentials
-from wfhub_agent_runner.gitwork.remote.trusted import (
-    fault_of_authorities,
-    fault_of_known_hosts,
-    read_settings,
-)
-from wfhub_agent_runner.gitwork.workspaces import Workspaces, take_home
+from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_agent_runner.leases import Leases
 from wfhub_agent_runner.metrics import CountedSandbox, Metrics, traced_as
 from wfhub_agent_runner.parts import Parts
@@ -83,12 +83,14 @@ def own_cgroups(settings: RunnerSettings) -> Sequence[Path]:
     required = settings.cgroup_root == OWN_CGROUP
     if settings.cgroup_root and not required:
         for path in settings.cgroup_paths():
-            _insist(path.is_dir(), "CGROUP_ROOT", f"{path} is not a folder")
+            start_checks.insist(path.is_dir(), "CGROUP_ROOT", f"{path} is not a folder")
         return settings.cgroup_paths()
     uid = settings.runner_uid if os.geteuid() == 0 else os.geteuid()
     made = delegation.delegate(delegation.name(settings.runner_id, settings.runner_home), uid)
     if made.why:
-        _insist(not required, "CGROUP_ROOT", f"not every limit can be held by a cgroup: {made.why}")
+        start_checks.insist(
+            not required, "CGROUP_ROOT", f"not every limit can be held by a cgroup: {made.why}"
+        )
         log.info("not every limit is held by a cgroup", why=made.why)
     return made.folders
 
@@ -98,7 +100,7 @@ def _become_unprivileged(
 ) -> tuple[RepoAccess, socket.socket | None]:
     """The way to repositories, and the broker's socket if there is a broker; afterwards this
     process is not root."""
-    policy = _policy(settings)
+    policy = start_checks.repository_policy(settings)
     home = starting.writable(settings.runner_home, "RUNNER_HOME")
     starting.insist_on_modes(home, "RUNNER_HOME")
     for setting, folder in settings.repository_folders():
@@ -119,74 +121,13 @@ def _drop(settings: RunnerSettings, home: Path) -> None:
             keep_visible=(
                 *privileges.code_paths(),
                 *settings.toolchain_paths(),
-                *(rule.folder for rule in _caches(settings)),
+                *(rule.folder for rule in start_checks.caches(settings)),
                 *settings.sandbox().files(),
             ),
             keep_writable=(home,),
         )
     except privileges.CannotDrop as e:
         raise SystemExit(f"bad settings: RUNNER_UID: {e}") from e
-
-
-def _policy(settings: RunnerSettings) -> Policy:
-    """Raises: SystemExit that names an unusable credential, while an operator is looking."""
-    file = settings.git_credentials_file
-    _check_files(settings)
-    try:
-        credentials.check(settings.git_credentials or (file.read_text() if file else ""))
-    except (Rejected, OSError, ValueError) as e:
-        raise SystemExit(f"bad settings: GIT_CREDENTIALS_FILE: {e}") from e
-    for setting, folder in settings.repository_folders():
-        _insist(folder.is_dir(), setting, f"{folder} is not a folder here: is it mounted?")
-    try:
-        folders.parse_rules(settings.workspace_folders)
-    except ValueError as e:
-        raise SystemExit(f"bad settings: WORKSPACE_FOLDERS: {e}") from e
-    return Policy(
-        workspace_root=str(settings.workspace_root or ""),
-        workspace_folders=settings.workspace_folders,
-        file_repos=settings.file_repos,
-        roots=tuple(map(str, settings.repo_root_paths())),
-        hosts=settings.git_host_names(),
-        credentials_file=str(file or ""),
-        credentials=settings.git_credentials,
-        known_hosts_file=str(settings.git_known_hosts_file or ""),
-        ca_file=str(settings.git_ca_file or ""),
-        remote_uid=settings.runner_uid,
-    )
-
-
-def _check_files(settings: RunnerSettings) -> None:
-    """They are read again when they are needed."""
-    for setting, file, fault in (
-        ("GIT_KNOWN_HOSTS_FILE", settings.git_known_hosts_file, fault_of_known_hosts),
-        ("GIT_CA_FILE", settings.git_ca_file, fault_of_authorities),
-    ):
-        if file is not None:
-            try:
-                why = fault(read_settings(str(file)))
-            except Rejected as e:
-                why = e.message
-            _insist(not why, setting, why)
-    if (file := settings.container_auth_file) is not None:
-        _insist(file.is_file(), "CONTAINER_AUTH_FILE", f"{file} is not a file here")
-
-
-def _insist(holds: bool, setting: str, why: str) -> None:
-    if not holds:
-        raise SystemExit(f"bad settings: {setting}: {why}")
-
-
-def _caches(settings: RunnerSettings) -> tuple[shared_caches.Rule, ...]:
-    """Raises: SystemExit that names a rule that cannot be read, or a folder that is not there."""
-    try:
-        rules = shared_caches.parse(settings.shared_caches)
-    except ValueError as e:
-        raise SystemExit(f"bad settings: SHARED_CACHES: {e}") from e
-    for rule in rules:
-        if not rule.folder.is_dir():
-            raise SystemExit(f"bad settings: SHARED_CACHES: {rule.folder} is not a folder")
-    return rules
 
 
 def _own(folder: Path, uid: int) -> None:
@@ -208,7 +149,7 @@ async def _serve(
         )
     incarnation = secrets.token_hex(8)
     tools = toolchains.of(settings.toolchain_paths())
-    home_lock = _taken_home(settings)  # before anything in it is removed
+    home_lock = start_checks.taken_home(settings)  # before anything in it is removed
     if settings.ready_file is not None:
         starting.writable(settings.ready_file.parent, "READY_FILE")
     try:
@@ -243,6 +184,12 @@ async def _serve(
     steering.serve(broker, settings.runner_id, leases.inbox_of)
     async with starting.entering(None):
         await _connected(broker.start, stop)
+    proving = partial(
+        service_token.insist,
+        *(settings.proofs_url, settings.service_token, stop),
+        start_wait_s=settings.start_wait_s,
+    )
+    await proving(wait_for_it=False)  # before a task is taken that could leave nothing behind
     headers = {"Authorization": f"Bearer {settings.service_token}"}
     async with httpx.AsyncClient(
         base_url=settings.proofs_url, headers=headers, timeout=HTTP_TIMEOUT_S
@@ -267,7 +214,7 @@ async def _serve(
             secrets=(settings.service_token, settings.nats_password),
             scratch=scratch,
             egress=settings.egress_rules(),
-            caches=_caches(settings),
+            caches=start_checks.caches(settings),
             images=settings.image_policy(),
             metrics=counts,
         )
@@ -341,8 +288,9 @@ async def _serve(
             asyncio.create_task(registration.again(settings, broker, incarnation, leases, stop)),
             asyncio.create_task(stop.wait()),
         ]
+        asking = asyncio.create_task(proving())
         done, _ = await asyncio.wait(background[:2] + background[3:], return_when="FIRST_COMPLETED")
-        for task in background:
+        for task in (*background, asking):
             task.cancel()
         for task in done:
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -356,23 +304,6 @@ async def _serve(
     await rpc.stop(broker)
     if traced is not None:
         await asyncio.to_thread(traced.close)
-
-
-def _taken_home(settings: RunnerSettings) -> IO[str]:
-    """Held until the process ends. Raises: SystemExit."""
-    home = settings.runner_home
-    try:
-        for entry in home.iterdir():
-            if not os.access(entry, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(entry))
-        return take_home(home)
-    except Rejected as e:
-        raise SystemExit(f"bad settings: RUNNER_HOME: {e.message}") from e
-    except OSError as e:
-        raise SystemExit(
-            f"bad settings: RUNNER_HOME: cannot write to {e.filename}: {e.strerror}: let {home} and"
-            f" all that is in it belong to uid {os.geteuid()}"
-        ) from e
 
 
 async def _sandbox(settings: RunnerSettings, cgroups: Sequence[Path]) -> Sandbox:

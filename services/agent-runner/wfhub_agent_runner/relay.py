@@ -25,6 +25,7 @@ import httpx
 import uvicorn
 from wfhub_common import model_paths, tracing
 from wfhub_common.log import get_logger
+from wfhub_common.service import Server
 
 from wfhub_agent_runner.agents.builtin.errors import said
 from wfhub_agent_runner.steering import INBOX_PATH, Inbox
@@ -104,10 +105,6 @@ class GatewayRelay:
         """When (time.monotonic) a request was last open: now, while one is."""
         return time.monotonic() if self._open else self._last_at
 
-    def replace_token(self, token: str) -> None:
-        """For requests from now on; open streams were admitted with the old one."""
-        self._token = token
-
     async def __aenter__(self) -> Self:
         self._upstream = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),  # a model may think for long
@@ -132,7 +129,7 @@ class GatewayRelay:
             date_header=False,
             timeout_graceful_shutdown=1,
         )
-        self._server = _Server(config)
+        self._server = Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         return self
 
@@ -310,11 +307,6 @@ class _Body:
         while not self._gone.is_set():
             if (await self._receive())["type"] == "http.disconnect":
                 self._gone.set()
-
-
-class _Server(uvicorn.Server):
-    def capture_signals(self) -> Any:
-        return contextlib.nullcontext()  # signals are the runner's
 
 
 def listen(path: Path) -> socket.socket:

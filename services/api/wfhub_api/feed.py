@@ -17,12 +17,9 @@ from wfhub_api import views, wakeups
 from wfhub_api.positions import Position
 
 POLL_S = 1.0
-KEEP_ALIVE_S = 15.0
 PAGE_EVENTS = 200
 # A final event that is not in the log so long after the end was dropped with age.
 FINAL_EVENT_WAIT_S = 60.0
-
-KEEP_ALIVE = b": keep-alive\n\n"
 
 
 def as_sse(event: CloudEvent) -> bytes:
@@ -42,8 +39,6 @@ async def stream(
     woken: asyncio.Event,
     stop: Stop,
 ) -> AsyncIterator[bytes]:
-    quiet_since = asyncio.get_running_loop().time()
-    yield KEEP_ALIVE  # headers leave at once, before there is an event
     while not stop.event.is_set():
         # Asked before reading: what came before the final event is then read below.
         over = not follow or await _over(engine, task_id)
@@ -51,12 +46,8 @@ async def stream(
             for event in page:
                 yield as_sse(event)
                 after = Position(event.wfhubgeneration, event.wfhubpos)
-            quiet_since = asyncio.get_running_loop().time()
         if over:
             return
-        if asyncio.get_running_loop().time() - quiet_since >= KEEP_ALIVE_S:
-            yield KEEP_ALIVE
-            quiet_since = asyncio.get_running_loop().time()
         await wakeups.wait(woken, POLL_S)
 
 

@@ -3,6 +3,8 @@
 The slot is taken before the response's head leaves (so that too many is a 429) and given back
 however the response ends, one that never started included. It ends too when the caller's token
 was revoked: each ALLOWED_S, what comes is held until the token was looked at again.
+Server-sent events that are quiet are kept alive by comments: who hears none of three in a row (the
+client of ours) takes the server for gone.
 """
 
 import asyncio
@@ -16,6 +18,8 @@ from wfhub_common.errors import Rejected
 STREAMS_MAX = 512  # open event and log streams of one process
 STREAMS_PER_CALLER_MAX = 64
 ALLOWED_S = 15.0  # a token that was revoked reads on for so long
+KEEP_ALIVE_S = 15.0
+KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class Streams:
@@ -79,6 +83,29 @@ async def _while_allowed(
                 return
             asked_at = clock()
         yield chunk
+
+
+async def kept_alive(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same, with a comment first, so that the head leaves at once, and one whenever it was
+    quiet for KEEP_ALIVE_S."""
+    coming: asyncio.Future[bytes] | None = None
+    try:
+        yield KEEP_ALIVE
+        while True:
+            coming = coming or asyncio.ensure_future(anext(events, b""))
+            done, _ = await asyncio.wait([coming], timeout=KEEP_ALIVE_S)
+            if not done:
+                yield KEEP_ALIVE
+                continue
+            event, coming = coming.result(), None
+            if not event:
+                return
+            yield event
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+        await events.aclose()
 
 
 async def primed(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import db, log, metrics, sealed, starting, tracing
+from wfhub_common import db, log, metrics, sealed, service_token, starting, tracing
 from wfhub_common.broker import make_broker
 from wfhub_common.errors import RetryLater, WfhubError
 from wfhub_common.sealed import Unopened
@@ -61,6 +61,10 @@ async def serve(settings: ApiSettings, stop: Stop) -> None:
     # Served meanwhile: /readyz says what is missing.
     looking = asyncio.create_task(_look(engine, settings, stop))
     looking.add_done_callback(lambda task: _end_with(task, stop))
+    proving = service_token.insist(
+        *(settings.proofs_url, settings.service_token, stop), start_wait_s=settings.start_wait_s
+    )
+    asking = asyncio.create_task(proving)
     try:
         await asyncio.gather(
             serve_http(app, settings.http_listen, stop),
@@ -68,6 +72,7 @@ async def serve(settings: ApiSettings, stop: Stop) -> None:
         )
     finally:
         looking.cancel()
+        asking.cancel()
         if traced is not None:
             await asyncio.to_thread(traced.close)
 

@@ -16,7 +16,7 @@ from faststream.nats import NatsBroker
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import db, log, metrics, starting, subjects, tracing
+from wfhub_common import db, log, metrics, service_token, starting, subjects, tracing
 from wfhub_common.broker import make_broker
 from wfhub_common.broker import stop as stop_broker
 from wfhub_common.errors import RetryLater
@@ -135,7 +135,9 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
         keys += more_keys
     recorder, pricing = make_recorder(settings), make_pricing(settings, routes)
     traced = tracing.set_up("llm-gateway", settings.otel_exporter_otlp_endpoint)
-    cassettes = Path(settings.llm_cassettes) if settings.llm_cassettes else None
+    cassettes = None
+    if settings.llm_cassettes:
+        cassettes = starting.writable(Path(settings.llm_cassettes), "LLM_CASSETTES")
     tapes = Tapes(cassettes, recorded_from=provider.name, secrets=keys)
     folder = settings.gateway_spool or tempfile.mkdtemp(prefix="wfhub-gateway-")
     spool = Spool(
@@ -164,6 +166,12 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
     )
     rpc.register(broker, Evidence(engine), exchanger)
     background = [asyncio.create_task(spool.run()), asyncio.create_task(_drain(stop, exchanger))]
+    if settings.proofs_url:
+        proving = service_token.insist(
+            *(settings.proofs_url, settings.service_token, stop),
+            start_wait_s=settings.start_wait_s,
+        )
+        background.append(asyncio.create_task(proving))
     try:
         if await _until(stop, "database", lambda: _usable(engine, settings, stop)) and await _until(
             stop, "nats", lambda: _entered(broker, stop)

@@ -1,8 +1,8 @@
 """Settings of the gateway. LLM_BASE_URL and its like: see urls.py for the accepted forms."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 from wfhub_common.model_paths import Format
 from wfhub_common.settings import BrokerSettings
 
@@ -34,7 +34,7 @@ class GatewaySettings(BrokerSettings):
     llm_model: str = ""  # instead of a model that is missing or named "default"
     llm_config: str = ""  # a file of routes; then the provider's variables do not count
     llm_prices: str = ""  # a file that overrides budgets/prices.yaml
-    llm_cassette: str = ""  # the file to replay
+    llm_cassette: str = ""  # the file that LLM_PROVIDER=replay replays
     llm_cassettes: str = ""  # a folder for cassettes of tasks and projects, see tapes.py
     llm_record: str = ""  # the file to append exchanges to, as a cassette
 
@@ -49,6 +49,15 @@ class GatewaySettings(BrokerSettings):
     upstream_idle_s: Positive = 120.0
     # Tokens that a stream is taken to think in each second of silence; 0: none. See usage.py.
     gateway_unseen_tokens_per_s: Annotated[float, Field(ge=0)] = UNSEEN_TOKENS_PER_S
+
+    @model_validator(mode="after")
+    def _nothing_is_replayed_unasked(self) -> Self:
+        if self.llm_cassette and self.llm_provider != "replay":
+            raise ValueError(
+                "LLM_CASSETTE: only LLM_PROVIDER=replay replays it: set that too, or take the"
+                " cassette away (what tasks record and replay is in LLM_CASSETTES)"
+            )
+        return self
 
     def base_url(self) -> str:
         """Raises: SystemExit that names the variable."""

@@ -1,8 +1,8 @@
 """Rules: what a reviewer is told of the CI files that a result changes. Pure.
 
-Believed is the runner that did the attempt: it says which they are, and lists what was changed, in
-which we look again, with the table of our own version. One of the version before says nothing; if
-its list is cut short too, nobody knows, and a person looks.
+Believed is the runner that did the attempt: it says which they are, or that nobody can tell, and
+lists what was changed, in which we look again, with the table of our own version. One of the
+version before says nothing; if its list is cut short too, nobody knows, and a person looks.
 """
 
 from wfhub_common.ci_files import is_ci_file
@@ -10,6 +10,7 @@ from wfhub_common.messages import RunnerObservations
 
 FILES_NAMED_MAX = 10
 NAME_CHARS_MAX = 120
+WHY_CHARS_MAX = 500
 _WAY_OUT = "look at them before the branch is there for CI to run (ci_files of the project)"
 
 
@@ -22,6 +23,9 @@ def said(observed: RunnerObservations) -> str:
         more = max(len(found), observed.ci_files_total) - len(named)
         rest = f" and {more} more" if more else ""
         return f"CI files are changed: {', '.join(map(_shown, named))}{rest}; {_WAY_OUT}"
+    if observed.ci_files_unclear:
+        why = observed.ci_files_unclear[:WHY_CHARS_MAX]
+        return f"CI files may be changed, since what they bring in is unclear: {why}; {_WAY_OUT}"
     if observed.ci_files is None and observed.changes_total > len(observed.changes):
         return (
             f"CI files may be changed: the runner listed {len(observed.changes)} of"

@@ -4,9 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from wfhub_api import held_streams
+from wfhub_client import rest
 from wfhub_client.client import Client
 from wfhub_client.errors import Refused, Unreachable
 from wfhub_client.shapes import Event
+from wfhub_common import subjects
 
 
 class CuttingProxy:
@@ -73,6 +76,92 @@ async def test_a_cut_event_stream_is_resumed_without_loss_or_repeat(hub: Any) ->
         await reading
     assert positions == ["1-1", "1-2", "1-3", "1-4"]
     assert proxy.connections >= 4
+    proxy.close()
+
+
+async def test_a_cut_log_is_resumed_without_loss_or_repeat(hub: Any) -> None:
+    task_id = await hub.scheduler.task(state="running")
+    attempt_id = await hub.scheduler.attempt(task_id)
+    proxy = CuttingProxy(int(hub.url.rpartition(":")[2]))
+    url = await proxy.start()
+    loop = asyncio.get_running_loop()
+    seen: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def read() -> None:
+        with Client(url, hub.token) as client:
+            for line in client.logs(task_id, follow=True):
+                loop.call_soon_threadsafe(seen.put_nowait, line)
+        loop.call_soon_threadsafe(seen.put_nowait, None)
+
+    reading = loop.run_in_executor(None, read)
+    to = subjects.log(subjects.AttemptSubject("rnr_x", "prj_x", task_id, attempt_id))
+    lines = []
+    async with asyncio.timeout(60):
+        for n in range(4):
+            data = b"%d\nbegun " % n
+            headers = {subjects.LOG_AT_HEADER: str(n * len(data))}
+            await hub.nats.jetstream().publish(to, data, headers=headers)
+            while not lines or not (lines[-1] or "").endswith(str(n)):
+                lines.append(await seen.get())
+            proxy.cut()
+        await hub.scheduler.update("api_attempt", attempt_id, state="won")
+        await hub.scheduler.finish(task_id, "succeeded")
+        while lines[-1] is not None:
+            lines.append(await seen.get())
+        await reading
+    begun = [f"begun {n}" for n in (1, 2, 3)]
+    assert lines == ["==> agent <==", "0", *begun, "begun ", None]
+    assert proxy.connections >= 4
+    proxy.close()
+
+
+class Mute(CuttingProxy):
+    """`hold_back`: nothing is passed on any more in the connections there are, which stay open."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.passed: asyncio.Queue[bytes] = asyncio.Queue()
+        self._muted: set[asyncio.StreamWriter] = set()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if writer not in self._muted:
+                writer.write(data)
+                self.passed.put_nowait(data)
+
+    def hold_back(self) -> None:
+        self._muted |= self._writers
+
+
+@pytest.mark.parametrize("what", ["events", "logs"])
+async def test_a_peer_that_is_gone_without_a_word_is_given_up_and_asked_again(
+    hub: Any, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a proxy that holds the connection open, so that TCP has nothing to complain of; and
+    after a silence that was longer than the client's patience."""
+    monkeypatch.setattr(held_streams, "KEEP_ALIVE_S", 0.5)
+    monkeypatch.setattr(rest, "STREAM_QUIET_S", 5.0)
+    task_id = await hub.scheduler.task(state="running")
+    attempt_id = await hub.scheduler.attempt(task_id)
+    proxy = Mute(int(hub.url.rpartition(":")[2]))
+    url = await proxy.start()
+
+    def read() -> int:
+        with Client(url, hub.token, patience_s=1.0) as client:
+            return sum(1 for _ in getattr(client, what)(task_id, follow=True))
+
+    reading = asyncio.get_running_loop().run_in_executor(None, read)
+    async with asyncio.timeout(60):
+        keep_alives = 0
+        while keep_alives < 5:
+            keep_alives += (await proxy.passed.get()).count(held_streams.KEEP_ALIVE.strip())
+        proxy.hold_back()
+        to = subjects.log(subjects.AttemptSubject("rnr_x", "prj_x", task_id, attempt_id))
+        await hub.nats.jetstream().publish(to, b"said\n", headers={subjects.LOG_AT_HEADER: "0"})
+        await hub.scheduler.update("api_attempt", attempt_id, state="lost")
+        await hub.scheduler.finish(task_id, "failed")
+        assert await reading == (1 if what == "events" else 2)
+    assert proxy.connections >= 2
     proxy.close()
 
 

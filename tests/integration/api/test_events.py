@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from wfhub_api import feed, held_streams, tokens
+from wfhub_api import held_streams, tokens
 from wfhub_common import db, subjects
 
 
@@ -92,7 +92,7 @@ async def test_without_follow_a_stream_ends_with_what_there_is(hub: Any) -> None
 async def test_a_quiet_stream_is_kept_alive_by_comments(
     hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "KEEP_ALIVE_S", 0.0)
+    monkeypatch.setattr(held_streams, "KEEP_ALIVE_S", 0.0)
     task_id = await hub.scheduler.task(state="running")
     comments = 0
     async with hub.http.stream("GET", f"/v1/tasks/{task_id}/events") as response:
@@ -117,7 +117,7 @@ async def revocable(
 async def test_a_quiet_stream_ends_when_its_token_is_revoked(
     hub: Any, revocable: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "KEEP_ALIVE_S", 0.0)
+    monkeypatch.setattr(held_streams, "KEEP_ALIVE_S", 0.0)
     headers, revoke = revocable
     task_id = await hub.scheduler.task(state="running")
     async with asyncio.timeout(20):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -10,14 +11,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
+import gitrepos
+import httpx
 import own_ports
 import pytest
 import unprivileged
 from databases import template
 from sqlalchemy import text
 from wfhub_admin import broker
-from wfhub_common import db, identities, starting
+from wfhub_common import db, httpauth, identities, ids, service_token, starting
 from wfhub_common.errors import RetryLater
+from wfhub_common.service import Stop
 from wfhub_common.settings import BrokerSettings
 
 CHAOS_CLOCK = Path(__file__).parents[2] / "chaos" / "clock"
@@ -218,6 +222,105 @@ async def test_a_folder_for_the_sign_of_life_that_cannot_be_written_ends_it(
     env = environment(tmp_path, database_url, nats_url)
     told = await last_line("wfhub_scheduler", env | {"READY_FILE": str(tmp_path / "file" / "ok")})
     assert told.startswith("bad settings: READY_FILE: cannot write to ")
+
+
+@pytest.mark.parametrize("schema", MODULES)
+async def test_a_secret_that_is_given_twice_ends_it(
+    schema: str, database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("p")
+    env = environment(tmp_path, database_url, nats_url)
+    twice = {"NATS_PASSWORD": "p", "NATS_PASSWORD_FILE": str(tmp_path / "password")}
+    told = await last_line(MODULES[schema], env | {"NATS_USER": "u"} | twice)
+    assert told.startswith("bad settings: NATS_PASSWORD and NATS_PASSWORD_FILE: set one of them")
+
+
+@pytest.fixture
+async def proof_store(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[str]:
+    """A real one, whose only sender is `known`."""
+    port = own_ports.free_port()
+    (tmp_path / "store").mkdir()
+    env = environment(tmp_path / "store", database_url, nats_url)
+    accepted = {"known": httpauth.token_sha256("wst_known")}
+    (tmp_path / "store" / "tokens.json").write_text(json.dumps(accepted))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "wfhub_proof_store.main"),
+        env=env | {"HTTP_LISTEN": f"127.0.0.1:{port}"},
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    async with asyncio.timeout(60), httpx.AsyncClient() as http:
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await http.get(f"{url}/healthz")).is_success:
+                    break
+            await asyncio.sleep(0.05)
+    yield url
+    process.kill()
+    await process.wait()
+
+
+REFUSED = "bad settings: SERVICE_TOKEN: the proof-store at PROOFS_URL refuses it: give this service"
+
+
+@pytest.mark.parametrize("token", ["", "wst_wrong"])
+@pytest.mark.parametrize("module", ["wfhub_api", "wfhub_llm_gateway"])
+async def test_a_token_that_the_proof_store_refuses_ends_it(
+    module: str, token: str, proof_store: str, database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    env = environment(tmp_path, database_url, nats_url) | NO_WAIT
+    told = await last_line(module, env | {"PROOFS_URL": proof_store, "SERVICE_TOKEN": token})
+    assert told.startswith(REFUSED)
+    assert "wst_" not in told
+
+
+async def test_a_runner_whose_token_is_refused_ends_before_it_takes_a_task(
+    proof_store: str, nats_url: str
+) -> None:
+    with gitrepos.shared_folder() as folder:
+        home = folder / "home"
+        home.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            os.chown(home, unprivileged.uid(), unprivileged.uid())
+        env = {
+            "PATH": os.environ["PATH"],
+            "RUNNER_ID": ids.new_runner_id(),
+            "RUNNER_HOME": str(home),
+            "RUNNER_UID": str(unprivileged.uid()),
+            "NATS_URL": nats_url,
+            "PROOFS_URL": proof_store,
+            "GATEWAY_URL": "http://127.0.0.1:1",
+            "SERVICE_TOKEN": "wst_wrong",
+        }
+        assert (await last_line("wfhub_agent_runner", env | NO_WAIT)).startswith(REFUSED)
+
+
+@pytest.mark.timeout(300)
+async def test_doctor_asks_the_proof_store_as_a_runner_would(proof_store: str) -> None:
+    for token, says in (("wst_wrong", REFUSED), ("wst_known", "takes our SERVICE_TOKEN")):
+        doctor = await asyncio.create_subprocess_exec(
+            *(Path(sys.executable).parent / "wfhub", "doctor"),
+            env={**os.environ, "PROOFS_URL": proof_store, "SERVICE_TOKEN": token},
+            stdout=subprocess.PIPE,
+        )
+        told, _ = await doctor.communicate()
+        assert doctor.returncode == (0 if token == "wst_known" else 1)
+        assert f"proof-store {proof_store}\n            {says}" in told.decode()
+        assert "no sandbox works" not in told.decode()
+
+
+async def test_neither_a_token_that_is_taken_nor_a_store_that_is_not_there_ends_it(
+    proof_store: str,
+) -> None:
+    stop = Stop()
+    await service_token.insist(proof_store, "wst_known", stop, start_wait_s=0)
+    nobody = f"http://127.0.0.1:{own_ports.free_port()}"
+    await service_token.insist(nobody, "wst_known", stop, start_wait_s=0, wait_for_it=False)
+    assert not stop.event.is_set()
+    asking = asyncio.create_task(service_token.insist(nobody, "x", stop, start_wait_s=0))
+    stop()
+    await asking
+    assert not stop.fatal
 
 
 @pytest.mark.parametrize("schema", MODULES)

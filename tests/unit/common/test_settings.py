@@ -1,7 +1,9 @@
 """A setting that cannot be is refused at the edge: its name, and what it should be."""
 
+from pathlib import Path
+
 import pytest
-from wfhub_common.settings import BrokerSettings
+from wfhub_common.settings import BrokerSettings, Settings
 
 
 class Of(BrokerSettings):
@@ -61,3 +63,24 @@ def test_a_wrong_one_is_named_and_no_password_repeated(
 )
 def test_every_form_that_can_be_is_taken(variable: str, value: str) -> None:
     assert getattr(Of.from_env({variable: value}), variable.lower()) in {value, ""}
+
+
+class Secret(Settings):
+    service_token: str = ""
+
+
+def test_a_secret_that_is_given_twice_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("wst_secret\n")
+    file = {"SERVICE_TOKEN_FILE": str(tmp_path / "token")}
+    assert Secret.from_env(file | {"SERVICE_TOKEN": ""}).service_token == "wst_secret"
+    with pytest.raises(SystemExit) as refused:
+        Secret.from_env(file | {"SERVICE_TOKEN": "wst_secret"})
+    told = str(refused.value)
+    assert told.startswith("bad settings: SERVICE_TOKEN and SERVICE_TOKEN_FILE: set one of them")
+    assert "secret" not in told.replace("secrets", "")
+
+
+@pytest.mark.parametrize("value", ["wst_ä", "a\nb", "\x7f"])
+def test_a_token_that_no_header_can_hold_is_refused(value: str) -> None:
+    with pytest.raises(SystemExit, match="bad settings: SERVICE_TOKEN: it is no token that"):
+        Secret.from_env({"SERVICE_TOKEN": value})

@@ -1,9 +1,11 @@
 import os
 from pathlib import Path
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
-from wfhub_agent_runner.logs import MASK, LogFile, Redactor
+from wfhub_agent_runner.logs import MASK, AttemptLog, LogFile, Redactor
+from wfhub_common import limits, subjects
 
 
 @given(
@@ -43,3 +45,36 @@ def test_a_short_log_is_kept_whole(tmp_path: Path) -> None:
     log.write(data[70:])
     log.close()
     assert (tmp_path / "log").read_bytes() == data
+
+
+class Losing:
+    """Takes each second message."""
+
+    def __init__(self) -> None:
+        self.came: list[tuple[bytes, dict[str, str]]] = []
+        self._count = 0
+
+    async def publish(self, data: bytes, _subject: str, headers: dict[str, str]) -> None:
+        self._count += 1
+        if self._count % 2 == 0:
+            raise OSError("lost")
+        self.came.append((data, headers))
+
+
+async def test_each_chunk_of_the_live_tail_says_where_it_is_whatever_was_lost(
+    tmp_path: Path,
+) -> None:
+    broker = Losing()
+    at = subjects.AttemptSubject("rnr_x", "prj_x", "tsk_x", "att_x")
+    path, secrets = tmp_path / "agent.log", ("wst_secret",)
+    data = os.urandom(3 * limits.LOG_CHUNK_BYTES_MAX)
+    async with AttemptLog("agent", path, at=at, broker=cast(Any, broker), secrets=secrets) as log:
+        for piece in (b"a wst_sec", b"ret b", data[: len(data) // 2], data[len(data) // 2 :]):
+            await log.write(piece)
+    whole = path.read_bytes()
+    assert whole == b"a " + MASK + b" b" + data
+    assert len(broker.came) >= 2
+    for sent, headers in broker.came:
+        begins = int(headers[subjects.LOG_AT_HEADER])
+        assert headers[subjects.LOG_HEADER] == "agent"
+        assert whole[begins : begins + len(sent)] == sent

@@ -46,3 +46,11 @@ def test_many_and_long_names_fit_into_a_message_and_the_rest_is_counted() -> Non
 def test_a_name_cannot_pretend_to_be_something_else() -> None:
     text = said(ci_files=(".github/workflows/\x1b[2K\u202egpj.yml\n",), ci_files_total=1)
     assert text.isprintable()
+
+
+def test_where_nobody_can_tell_what_ci_files_bring_in_a_person_looks() -> None:
+    text = said(
+        "a.py", ci_files_unclear="'.gitlab-ci.yml' is no YAML that can be read: " + "x" * 999
+    )
+    assert text.startswith("CI files may be changed, since what they bring in is unclear: '.gitlab")
+    assert len(text) <= limits.MESSAGE_CHARS_MAX

@@ -3,14 +3,11 @@
 `sh check.sh` fails until total.sh adds its arguments up.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from dulwich.index import commit_tree
-from dulwich.objects import Blob, Commit
-from dulwich.refs import Ref
-from dulwich.repo import Repo
+from wfhub_local.demo import repository
+from wfhub_local.demo.sources import SourceFile
 
 PROMPT = "`sh check.sh` fails. Find out why, repair total.sh, and run the check again."
 CHECK = "sh check.sh"
@@ -18,6 +15,7 @@ TITLE = "Agent self-test"
 DEFECT = "  sum=$number"
 REPAIR = "  sum=$((sum + number))"
 MADE_AT = 1_767_225_600  # 2026-01-01
+MESSAGE = b"A sum that is none\n"
 AUTHOR = b"Workflow Hub self-test <self-test@workflow-hub.invalid>"
 
 FILES = {
@@ -45,21 +43,5 @@ fi
 
 def make_repository(folder: Path, files: Mapping[str, str] = FILES) -> str:
     """A fresh one, its working tree checked out. Returns HEAD."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with Repo.init(str(folder), default_branch=b"main") as repo:
-        entries = []
-        for name, text in files.items():
-            blob = Blob.from_string(text.encode())
-            repo.object_store.add_object(blob)
-            entries.append((name.encode(), blob.id, 0o100644))
-        commit = Commit()
-        commit.tree = commit_tree(repo.object_store, entries)
-        commit.author = commit.committer = AUTHOR
-        commit.author_time = commit.commit_time = MADE_AT
-        commit.author_timezone = commit.commit_timezone = 0
-        commit.message = b"A sum that is none\n"
-        repo.object_store.add_object(commit)
-        repo.refs[Ref(b"refs/heads/main")] = commit.id
-        repo.get_worktree().reset_index(commit.tree)
-        return commit.id.decode()
+    sources = {name: SourceFile(text.encode(), executable=False) for name, text in files.items()}
+    return repository.write(folder, (sources, MESSAGE, MADE_AT), author=AUTHOR)

@@ -32,7 +32,9 @@ def create(folder: Path, *, defective: Path, repaired: Path) -> str:
     return write(folder, (files, DEFECT_MESSAGE, RELEASED_AT), (with_test, TEST_MESSAGE, TEST_AT))
 
 
-def write(folder: Path, *stages: tuple[dict[str, SourceFile], bytes, int]) -> str:
+def write(
+    folder: Path, *stages: tuple[dict[str, SourceFile], bytes, int], author: bytes = AUTHOR
+) -> str:
     """A fresh repository of these commits (files, message, Unix time), one after another, the last
     checked out; what was in `folder` is gone. Returns HEAD."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -40,14 +42,17 @@ def write(folder: Path, *stages: tuple[dict[str, SourceFile], bytes, int]) -> st
     commits: list[Commit] = []
     with Repo.init(str(folder), default_branch=BRANCH) as repo:
         for files, message, at in stages:
-            commits.append(_commit(repo, files, message, at, parents=commits[-1:]))
+            commit = _commit(repo, files, message, at, author=author)
+            commit.parents = [parent.id for parent in commits[-1:]]
+            repo.object_store.add_object(commit)
+            commits.append(commit)
         repo.refs[Ref(b"refs/heads/" + BRANCH)] = commits[-1].id
         repo.get_worktree().reset_index(commits[-1].tree)
     return commits[-1].id.decode()
 
 
 def _commit(
-    repo: Repo, files: dict[str, SourceFile], message: bytes, at: int, *, parents: list[Commit]
+    repo: Repo, files: dict[str, SourceFile], message: bytes, at: int, *, author: bytes
 ) -> Commit:
     entries = []
     for path, file in files.items():
@@ -56,10 +61,8 @@ def _commit(
         entries.append((path.encode(), blob.id, 0o100755 if file.executable else 0o100644))
     commit = Commit()
     commit.tree = commit_tree(repo.object_store, entries)
-    commit.parents = [parent.id for parent in parents]
-    commit.author = commit.committer = AUTHOR
+    commit.author = commit.committer = author
     commit.author_time = commit.commit_time = at
     commit.author_timezone = commit.commit_timezone = 0
     commit.message = message
-    repo.object_store.add_object(commit)
     return commit

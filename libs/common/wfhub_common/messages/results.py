@@ -64,10 +64,11 @@ class RunnerObservations(Fact):
     changes: tuple[Change, ...] = ()
     changes_total: int = 0
     tests_changed: tuple[str, ...] = ()
-    # Changed paths that a CI system reads (wfhub_common.ci_files), of `ci_files_total`. None: a
-    # runner of the version before, which does not look.
+    # Changed paths that a CI system reads (wfhub_common.ci_files) or that CI files bring in, of
+    # `ci_files_total`. None: a runner of the version before, which does not look.
     ci_files: tuple[str, ...] | None = None
     ci_files_total: int = 0
+    ci_files_unclear: str = ""  # why there may be others: nobody can tell what CI files bring in
     verdict: Verdict = Verdict(status=VerdictStatus.NONE)
     base_verdict: Verdict | None = None
     sandbox: dict[str, Any] = Field(default_factory=dict)

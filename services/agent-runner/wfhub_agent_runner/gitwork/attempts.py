@@ -91,7 +91,8 @@ class Lease:
 @dataclass(frozen=True)
 class Snapshot:
     """The result of an attempt. `changes` lists at most CHANGES_LISTED_MAX of `changes_total`,
-    `ci_files` at most CI_FILES_LISTED_MAX of `ci_files_total`."""
+    `ci_files` at most CI_FILES_LISTED_MAX of `ci_files_total`; `ci_files_unclear`: why there may be
+    others."""
 
     commit: str
     tree: str
@@ -99,6 +100,7 @@ class Snapshot:
     changes_total: int
     ci_files: tuple[str, ...]
     ci_files_total: int
+    ci_files_unclear: str
     bundle: Path
     patch: Path
 
@@ -260,14 +262,15 @@ def snapshot(lease: Lease, about: commit.About) -> Snapshot | None:
             bundle.write(f, store, base=base, commit=made.id, ref=about.branch_ref, alone=alone)
         patch_path.write_bytes(patch.text(store, base_tree, tree))
         deltas = list(walk.deltas(store, base_tree, tree))
-        ci_files = ci_changes.changed(store, tree, deltas)
+        ci_files = ci_changes.changed(store, base_tree, tree, deltas)
     return Snapshot(
         made.id.decode(),
         tree.decode(),
         tuple(_change(delta) for delta in deltas[:CHANGES_LISTED_MAX]),
         len(deltas),
-        tuple(ci_files[:CI_FILES_LISTED_MAX]),
-        len(ci_files),
+        tuple(ci_files.paths[:CI_FILES_LISTED_MAX]),
+        len(ci_files.paths),
+        ci_files.unclear,
         bundle_path,
         patch_path,
     )

@@ -38,3 +38,13 @@ LAYER_FILES_MAX = 20_000  # changed since the checkout below: with more it is wr
 LAYERS_MAX = 8  # of one base checkout: each look-up goes through all of them
 TREES_KEPT_MAX = 64  # base checkouts and set-up layers kept for the next attempt
 SETUP_LEFT_MAX = 100  # paths named that set-up commands changed and that were put back
+
+# What CI files bring in by name (ci_includes), of a base and a result together. GitLab itself
+# allows 150 inclusions.
+CI_FILES_READ_MAX = 1000
+CI_BYTES_READ_MAX = 4 * MIB
+CI_NAMED_MAX = 2000
+CI_WILDCARDS_MAX = 200
+CI_INCLUSIONS_DEEP_MAX = 100
+CI_YAML_DEPTH_MAX = 100
+CI_LOOKED_AT_MAX = 50_000  # entries of folders, for wildcards

@@ -7,7 +7,7 @@ Raises: Rejected (`repo-object-missing`, `repo-hostile-path`, `repo-corrupt`).
 
 import functools
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -109,6 +109,15 @@ def subtree(entry: Entry | None) -> ObjectID | None:
 
 def leaf(entry: Entry | None) -> Entry | None:
     return entry if entry and entry[0] != DIR else None
+
+
+def at(store: BaseObjectStore, tree: ObjectID, path: Sequence[bytes]) -> Entry | None:
+    """What is at that path, links not followed."""
+    entry: Entry | None = (DIR, tree)
+    for name in path:
+        folder = subtree(entry)
+        entry = None if folder is None else entries(store, folder).get(name)
+    return entry
 
 
 def deltas(

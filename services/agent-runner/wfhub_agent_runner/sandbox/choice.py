@@ -14,7 +14,7 @@ from wfhub_agent_runner.sandbox.images import ENGINE_DEFAULT, ImageStore, archiv
 from wfhub_agent_runner.sandbox.port import Sandbox
 
 AUTH_FILE = "REGISTRY_AUTH_FILE"  # the engine's variable
-BWRAP, CONTAINER = "bwrap", "container"
+BWRAP = "bwrap"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-CLONE_NEWUSER, CLONE_NEWNS = 0x10000000, 0x00020000
-PTRACE_TRACEME, PTRACE_DETACH = 0, 17
+CLONE_NEWUSER = 0x10000000
+PTRACE_TRACEME = 0
 TIOCSTI = 0x5412
 PR_GET_NO_NEW_PRIVS = 39
 AF_ALG, AF_VSOCK = 38, 40

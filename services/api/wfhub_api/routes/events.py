@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import StreamingResponse
 
 from wfhub_api import feed, views
-from wfhub_api.held_streams import HeldStream
+from wfhub_api.held_streams import HeldStream, kept_alive
 from wfhub_api.hub import Caller, HubDep, StillAllowed
 from wfhub_api.openapi import errors
 from wfhub_api.positions import Position, parse_position
@@ -53,7 +53,7 @@ async def task_events(
                 yield chunk
 
     return HeldStream(
-        chunks(),
+        kept_alive(chunks()),
         media_type="text/event-stream",
         streams=hub.streams,
         caller=caller,

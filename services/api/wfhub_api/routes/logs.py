@@ -1,4 +1,5 @@
 """Logs: what agent and verification printed, as safe text; live, or from the stored artifacts.
+As plain text, or as server-sent events (log_feed) for who asks for them by `Accept`.
 
 Which attempt: `attempt` is an id or a number; without it the latest agent attempt, and with
 `follow` every later one too, until the task has ended. A line `==> agent <==` stands before each
@@ -8,51 +9,58 @@ change of log.
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import StreamingResponse
 from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.messages import FINAL_TASK_STATES, LIVE_ATTEMPT_STATES, UnitKind
 
-from wfhub_api import log_sources, views, wakeups
-from wfhub_api.held_streams import HeldStream, primed
+from wfhub_api import log_feed, log_sources, views, wakeups
+from wfhub_api.held_streams import HeldStream, kept_alive, primed
 from wfhub_api.hub import Caller, Hub, HubDep, StillAllowed
 from wfhub_api.log_sources import POLL_S, Piece
 from wfhub_api.openapi import errors
 from wfhub_api.plain_text import PlainText
 from wfhub_api.shapes import Attempt, TaskId
 
+EVENTS = "text/event-stream"
+_PLACE = "of server-sent events, the last one seen: what came before it is not sent again"
+
 router = APIRouter(prefix="/v1/tasks", tags=["logs"])
 
 
 @router.get(
     "/{task_id}/logs",
-    summary="A task's logs as plain text",
+    summary="A task's logs as plain text or as server-sent events",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}, EVENTS: {}}},
         **errors(404, 429),
     },
 )
 async def task_logs(
+    request: Request,
     hub: HubDep,
     caller: Caller,
     still_allowed: StillAllowed,
     task_id: TaskId,
     attempt: Annotated[str | None, Query(pattern=r"^(att_[a-z2-7]{24}|[1-9][0-9]{0,3})$")] = None,
     follow: bool = False,
+    last_event_id: Annotated[str | None, Header(description=_PLACE)] = None,
 ) -> HeldStream:
+    as_events = EVENTS in request.headers.get("Accept", "")
+    since = log_feed.parse_place(last_event_id) if as_events else None
     await views.task(hub.engine, task_id)
     if attempt is not None:
         chosen = await _chosen(hub, task_id, attempt)
         pieces = _of_attempt(hub, task_id, chosen, follow=follow)
     else:
-        pieces = _of_task(hub, task_id, follow=follow)
-    chunks = as_text(pieces)
+        pieces = _of_task(hub, task_id, since.attempt_id if since else "", follow=follow)
+    chunks = log_feed.as_events(pieces, since, hub.stop) if as_events else as_text(pieces)
     if not follow:
         chunks = await primed(chunks)
     return HeldStream(
-        chunks,
-        media_type="text/plain",
+        kept_alive(chunks) if as_events else chunks,
+        media_type=EVENTS if as_events else "text/plain",
         streams=hub.streams,
         caller=caller,
         still_allowed=still_allowed,
@@ -85,8 +93,9 @@ async def _chosen(hub: Hub, task_id: str, wanted: str) -> Attempt:
     raise Rejected("attempt-not-found", f"the task has no attempt {wanted}", status=404)
 
 
-async def _of_task(hub: Hub, task_id: str, *, follow: bool) -> AsyncIterator[Piece]:
-    """The latest agent attempt, then each later one while `follow`."""
+async def _of_task(hub: Hub, task_id: str, since: str, *, follow: bool) -> AsyncIterator[Piece]:
+    """The attempt `since` and each later one, else the latest; then each later one while
+    `follow`."""
     seen: set[str] = set()
     with hub.wakeups.of(task_id) as woken:
         while not hub.stop.event.is_set():
@@ -94,7 +103,10 @@ async def _of_task(hub: Hub, task_id: str, *, follow: bool) -> AsyncIterator[Pie
             over = (await views.task(hub.engine, task_id)).state in FINAL_TASK_STATES
             attempts = await _agent_attempts(hub, task_id)
             fresh = [a for a in attempts if a.attempt_id not in seen]
-            for attempt in fresh if seen else fresh[-1:]:
+            if not seen:
+                ids = [a.attempt_id for a in attempts]
+                fresh = fresh[ids.index(since) :] if since in ids else fresh[-1:]
+            for attempt in fresh:
                 async for piece in _of_attempt(hub, task_id, attempt, follow=follow):
                     yield piece
             seen.update(attempt.attempt_id for attempt in attempts)
@@ -111,7 +123,8 @@ async def _of_attempt(
     hub: Hub, task_id: str, attempt: Attempt, *, follow: bool
 ) -> AsyncIterator[Piece]:
     if log_sources.logs_of(attempt.artifacts):
-        async for piece in log_sources.stored(hub.proof_store, attempt.artifacts):
+        stored = log_sources.stored(hub.proof_store, attempt.attempt_id, attempt.artifacts)
+        async for piece in stored:
             yield piece
         return
     if not hub.broker_up.is_set():

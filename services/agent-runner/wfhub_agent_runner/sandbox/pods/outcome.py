@@ -28,7 +28,6 @@ HOPELESS = {
     "RunContainerError",
     "ErrImageNeverPull",
 }
-SIGNAL_BASE = 128
 
 
 def cannot_start(pod: dict[str, Any]) -> str:
