@@ -3,8 +3,8 @@
 A key names one task of a project for good: the same canonical spec gets that task again.
 What is submitted at the same time shares a transaction; each task is answered for itself, and one
 that is refused takes none with it. Answered after the commit.
-Raises: Rejected (404 `project-unknown`; 409 `idempotency-conflict`; 422 `nul-character`,
-`label-sets-full`, `limit-above-maximum`; 429 `queue-full`).
+Raises: Rejected (404 `project-unknown`; 409 `idempotency-conflict`; 413 `spec-too-large`; 422
+`nul-character`, `label-sets-full`, `limit-above-maximum`; 429 `queue-full`).
 """
 
 import hashlib
@@ -116,10 +116,6 @@ async def _submit_all(tx: Tx, commands: Sequence[tuple[SubmitTask, str]]) -> lis
         project = projects.get(command.project)
         if project is None:
             outcomes[n] = project_unknown(command.project)
-        elif not stored_json.storable(command.spec):
-            outcomes[n] = Rejected(
-                "nul-character", "a task must not hold the character U+0000: remove it"
-            )
         else:
             candidates[n] = _candidate(project, command, traceparent)
     first, repeats = _firsts(candidates)
@@ -193,7 +189,7 @@ async def _known(connection: Connection, candidates: dict[int, _Candidate]) -> d
 def _settled(
     fresh: dict[int, _Candidate],
 ) -> tuple[dict[int, _Candidate], dict[int, WfhubError]]:
-    """Those whose limits their project allows, with all limits said; and why the others are not."""
+    """Those that may be made, with all limits said; and why the others may not."""
     allowed: dict[int, _Candidate] = {}
     forbidden: dict[int, WfhubError] = {}
     for n, candidate in fresh.items():
