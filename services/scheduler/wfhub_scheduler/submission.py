@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import text
-from wfhub_common import digests, tracing
+from wfhub_common import digests, ids, tracing
 from wfhub_common.errors import Rejected, WfhubError, to_wire
 from wfhub_common.messages import (
     SubmitResult,
@@ -112,12 +112,13 @@ async def _submit_all(tx: Tx, commands: Sequence[tuple[SubmitTask, str]]) -> lis
     projects = await find_all(tx.connection, [command.project for command, _ in commands])
     outcomes: dict[int, Outcome] = {}
     candidates: dict[int, _Candidate] = {}
+    task_ids = ids.new_task_ids(len(commands))
     for n, (command, traceparent) in enumerate(commands):
         project = projects.get(command.project)
         if project is None:
             outcomes[n] = project_unknown(command.project)
         else:
-            candidates[n] = _candidate(project, command, traceparent)
+            candidates[n] = _candidate(project, command, traceparent, task_ids[n])
     first, repeats = _firsts(candidates)
     known = await _known(tx.connection, first)
     fresh = {n: candidate for n, candidate in first.items() if n not in known}
@@ -133,8 +134,10 @@ async def _submit_all(tx: Tx, commands: Sequence[tuple[SubmitTask, str]]) -> lis
     return [outcomes[n] for n in range(len(commands))]
 
 
-def _candidate(project: ProjectRow, command: SubmitTask, traceparent: str) -> _Candidate:
-    row = NewTaskRow(command.spec, command.submitted_by, traceparent=traceparent)
+def _candidate(
+    project: ProjectRow, command: SubmitTask, traceparent: str, task_id: str
+) -> _Candidate:
+    row = NewTaskRow(command.spec, command.submitted_by, traceparent=traceparent, task_id=task_id)
     if command.idempotency_key is None:
         return _Candidate(project, row, None, "")
     spec = digests.canonical_json(command.spec.model_dump(mode="json"))
