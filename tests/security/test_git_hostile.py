@@ -12,7 +12,6 @@ from pathlib import Path
 import gitrepos
 import unprivileged
 from gitrepos import git
-from wfhub_agent_runner import outcomes
 from wfhub_agent_runner.gitwork.client import RepoAccess
 from wfhub_agent_runner.gitwork.location import Policy
 from wfhub_agent_runner.gitwork.outcomes import Published
@@ -161,6 +160,4 @@ rm tests/test_app.py
     made, seen = unprivileged.run(tmp_path, work)
     for trace in ("check", "junit", ".profile", "build", "cached", "late"):
         assert trace not in seen, seen
-    changed = [change.path for change in made.changes]
-    flagged = outcomes.tests_changed(changed)
-    assert set(flagged) == {"conftest.py", "sitecustomize.py", "tests/test_app.py"}
+    assert set(made.tests_changed) == {"conftest.py", "sitecustomize.py", "tests/test_app.py"}

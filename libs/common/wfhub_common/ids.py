@@ -83,6 +83,10 @@ def new_event_ids(count: int) -> list[str]:
     return _new_many("evt", count)
 
 
+def new_task_ids(count: int) -> list[str]:
+    return _new_many("tsk", count)
+
+
 def new_attempt_ids(count: int) -> list[str]:
     return _new_many("att", count)
 

@@ -28,6 +28,10 @@ BATCH_COMPLETIONS_MAX = 100
 BATCH_SEALS_MAX = 100
 RPC_BYTES_MAX = 768 * 1024  # below the broker's max_payload of 1 MiB, with room for headers
 BROKER_PAYLOAD_BYTES_MAX = 1024 * 1024
+# What a proof is made of crosses in one message: both of these, and the receipts. A task's commands
+# are in it up to three times: in its spec, in its verdict, in that of the base commit.
+SPEC_BYTES_MAX = 128 * 1024  # of a task as JSON, without its prompt
+OBSERVED_BYTES_MAX = 512 * 1024  # of what a runner saw of an attempt, as JSON
 # Of a connection that does not read: then the broker closes it, and holds nothing for it any more.
 BROKER_PENDING_BYTES_MAX = 64 * 1024 * 1024
 BROKER_WRITE_S_MAX = 10
@@ -38,6 +42,7 @@ BLOB_BYTES_MAX = 2 * 1024**3
 LOG_BYTES_MAX = 8 * 1024 * 1024  # kept of one log: head and tail
 LOG_CHUNK_BYTES_MAX = 64 * 1024
 CHANGES_LISTED_MAX = 1000  # changed paths named in a report; the bundle has them all
+TESTS_LISTED_MAX = 1000  # of those, which are tests
 CI_FILES_LISTED_MAX = 100  # of those, which a CI system reads
 MESSAGE_CHARS_MAX = 2000
 

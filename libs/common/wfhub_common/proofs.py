@@ -312,8 +312,8 @@ def _labels(observed: Observed) -> tuple[str, ...]:
         labels.append("the gateway saw no exchange with a model")
     if observed.runner.verdict.status != "passed":
         labels.append(f"verification: {observed.runner.verdict.status}")
-    if observed.runner.tests_changed:
-        labels.append(f"tests were changed or deleted: {len(observed.runner.tests_changed)}")
+    if tests := max(observed.runner.tests_changed_total, len(observed.runner.tests_changed)):
+        labels.append(f"tests were changed or deleted: {tests}")
     if observed.runner.ci_files_total:
         labels.append(f"CI files were changed or deleted: {observed.runner.ci_files_total}")
     if observed.runner.ci_files_unclear:

@@ -6,8 +6,6 @@ An exit code decides only when nothing else speaks: a command that failed and th
 verification vouches for is not published.
 """
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wfhub_common.messages import AttemptState, CommandResult, Verdict, VerdictStatus
@@ -15,13 +13,6 @@ from wfhub_common.messages import AttemptState, CommandResult, Verdict, VerdictS
 from wfhub_agent_runner.sandbox import port
 
 _ERROR_MIN, _SERVER_ERROR_MIN = 400, 500  # HTTP
-
-# Paths whose change deserves a look before a green verification is believed.
-_TEST_PATH = re.compile(
-    r"(^|/)(tests?|testing|spec|__tests__)/|(^|/)(test_[^/]*|[^/]*_test|conftest)\.py$"
-    r"|\.(test|spec)\.[jt]sx?$|(^|/)(pytest\.ini|tox\.ini|setup\.cfg|noxfile\.py|sitecustomize\.py)$"
-)
-
 
 _UNITS = {"memory": "bytes", "disk": "bytes", "output": "bytes", "cpu": "s of CPU time"}
 
@@ -187,7 +178,3 @@ def of_verdict(verdict: Verdict) -> Decision:
                 f"the verification command {last.command!r} did not end by itself: {last.outcome}"
                 + (f", {last.figure}" if last.figure is not None else ""),
             )
-
-
-def tests_changed(paths: Sequence[str]) -> tuple[str, ...]:
-    return tuple(path for path in paths if _TEST_PATH.search(path))

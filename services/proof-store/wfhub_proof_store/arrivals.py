@@ -1,6 +1,7 @@
 """Wakes who waits for an attempt's receipts when this process gives or refuses one.
 
-Another replica may have done it: waiters also look again every POLL_S.
+Another replica may have done it: waiters also look again every POLL_S. Closed, when the process
+stops, nobody waits any more: who asked is answered with what there is.
 """
 
 import asyncio
@@ -12,6 +13,12 @@ from contextlib import contextmanager
 class Arrivals:
     def __init__(self) -> None:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        for attempt_id in [*self._waiting]:
+            self.announce(attempt_id)
 
     def announce(self, attempt_id: str) -> None:
         for event in self._waiting.get(attempt_id, ()):

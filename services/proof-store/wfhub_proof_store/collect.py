@@ -36,7 +36,7 @@ class Collector:
                 found = await self._settled(wanted)
                 decided = {each.name for each in found.receipts} | found.refused.keys()
                 left_s = deadline - loop.time()
-                if decided >= set(asked.names) or left_s <= 0:
+                if decided >= set(asked.names) or left_s <= 0 or self._arrivals.closed:
                     return found
                 with suppress(TimeoutError):
                     await asyncio.wait_for(arrived.wait(), min(left_s, POLL_S))

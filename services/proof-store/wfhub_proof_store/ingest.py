@@ -2,10 +2,12 @@
 
 A message is acknowledged after the commit: a crash in between repeats it, and the repeat changes
 nothing. What cannot be decided now (blob not here yet, database down) goes back with a delay, and
-so does a message on which the handler fails, until it has failed often enough (letters.py).
+so does a message on which the handler fails, until it has failed often enough (letters.py). A
+runner's wait for their blobs in a place of their own (waiting.py).
 Order for a dead letter: row, copy on the DLQ, terminate.
 """
 
+import time
 from datetime import UTC, datetime
 
 import nats.errors
@@ -17,7 +19,7 @@ from wfhub_common.errors import Rejected, RetryLater
 from wfhub_common.flood import FloodGate
 from wfhub_common.log import get_logger
 
-from wfhub_proof_store import admission
+from wfhub_proof_store import admission, waiting
 from wfhub_proof_store.admission import Admitted, NotYet, Refused
 from wfhub_proof_store.letters import Letters, is_outage
 from wfhub_proof_store.metrics import Metrics
@@ -29,7 +31,7 @@ PULLS = 8  # requests for the next message that are open: one alone is a round t
 ACK_WAIT_S = 30.0
 ACK_PENDING_MAX = 10_000  # messages of missing blobs wait here and must not hold up the others
 DLQ_TIMEOUT_S = 5.0
-OUTCOMES = {Admitted: "receipt", Refused: "refused", NotYet: "not-yet"}  # as metrics call them
+OUTCOMES = {Admitted: "receipt", Refused: "refused"}  # as metrics call them
 
 log = get_logger(__name__)
 
@@ -46,6 +48,7 @@ class Ingest:
         self._broker, self._settlement, self._letters = broker, settlement, letters
         self._metrics = metrics or Metrics()
         self._gate = FloodGate()
+        self._waiting = waiting.Waiting()
 
     def subscribe(self, *, inbox_user: str) -> None:
         """Declare the durable consumer; it starts with the broker, once the stream exists."""
@@ -96,11 +99,21 @@ class Ingest:
             self._metrics.ingested("refused")
             await self._bury(message, e)
             return
+        runner_id = subjects.parse_ingest(raw.subject).runner_id
+        seq = raw.metadata.sequence.stream
+        if isinstance(decision, NotYet):
+            waits = self._waiting.takes(runner_id, seq, time.monotonic())
+            self._metrics.ingested("not-yet" if waits else "dropped")
+            if waits:
+                await message.nack(delay=decision.retry_after_s)
+                return
+            reason = f"{waiting.WAITING_OF_A_RUNNER_MAX} of this runner wait for their blobs"
+            self._say("announcement dropped", message, "too-many-waiting", reason=reason)
+            await message.reject()
+            return
+        self._waiting.ended(runner_id, seq)
         self._metrics.ingested(OUTCOMES[type(decision)])
         match decision:
-            case NotYet(retry_after_s):
-                await message.nack(delay=retry_after_s)
-                return
             case Refused(reason):
                 self._say("artifact refused", message, "artifact-refused", reason=reason)
         await message.ack()

@@ -46,6 +46,8 @@ SCHEMA = "proofs"
 MIGRATIONS = Path(__file__).parent / "migrations"
 USAGE = "usage: wfhub-proof-store [serve | migrate]"
 ASKED_TO_STOP = "signal "  # how service.run words it
+# Waits for receipts, of all runners; whoever comes then waits until one of these is answered.
+RECEIPTS_WAITING_MAX = 2048
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -85,12 +87,23 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
     sealer = Sealer(engine=engine, broker=broker, blobs=blobs, key=key, metrics=counts)
 
     def answer(
-        command: str, request_type: type[R], handler: Callable[[str, R], Awaitable[BaseModel]]
+        command: str,
+        request_type: type[R],
+        handler: Callable[[str, R], Awaitable[BaseModel]],
+        *,
+        workers: int = rpc.RPC_WORKERS_MAX,
     ) -> None:
-        queue, failed = subjects.PROOF_STORE, letters.count_request
-        rpc.serve(broker, command, request_type, handler, queue=queue, on_failure=failed)
+        rpc.serve(
+            broker,
+            command,
+            request_type,
+            handler,
+            queue=subjects.PROOF_STORE,
+            workers=workers,
+            on_failure=letters.count_request,
+        )
 
-    answer("receipts", ReceiptsOf, collector.receipts)
+    answer("receipts", ReceiptsOf, collector.receipts, workers=RECEIPTS_WAITING_MAX)
     answer("seal", SealProof, sealer.seal)
     answer("seal_many", SealMany, sealer.seal_many)
     answer("replay_ingest_letter", ReplayDeadLetter, letters.replay)
@@ -136,6 +149,7 @@ async def serve(settings: ProofStoreSettings, stop: Stop) -> None:
             for task in background:
                 task.cancel()
     finally:
+        arrivals.close()
         await rpc.stop(broker)
         await engine.dispose()
         blobs.close()

@@ -32,7 +32,7 @@ class Metrics(metrics.Metrics):
         self._letters = self.gauge("dead_letters", "Dead letters that wait for a decision.")
 
     def ingested(self, outcome: str) -> None:
-        """receipt | refused | not-yet | postponed | failed"""
+        """receipt | refused | not-yet | dropped | postponed | failed"""
         self._ingested.labels(outcome).inc()
 
     def stored(self, *, new: bool, size: int) -> None:

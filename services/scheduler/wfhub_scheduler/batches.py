@@ -12,8 +12,8 @@ Raises: OutOfStep (compare and replay), StreamMissing, and nats.errors of the co
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import nats.errors
 from nats.aio.client import Client
@@ -40,8 +40,7 @@ class StreamMissing(Exception):
     pass
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """An event as it is published; `body` is a CloudEvent."""
 
     at: Position

@@ -18,10 +18,9 @@ def said(observed: RunnerObservations) -> str:
     """A sentence; empty: there are none."""
     found = set(observed.ci_files or ())
     found |= {change.path for change in observed.changes if is_ci_file(change.path)}
-    if found:
+    if count := max(len(found), observed.ci_files_total):
         named = sorted(found)[:FILES_NAMED_MAX]
-        more = max(len(found), observed.ci_files_total) - len(named)
-        rest = f" and {more} more" if more else ""
+        rest = f" and {count - len(named)} more" if count > len(named) else ""
         return f"CI files are changed: {', '.join(map(_shown, named))}{rest}; {_WAY_OUT}"
     if observed.ci_files_unclear:
         why = observed.ci_files_unclear[:WHY_CHARS_MAX]

@@ -5,7 +5,8 @@ caller's transaction; the wake-up for claimers follows its commit.
 Lock order: idempotency keys, then project_queue (sorted), then lanes; a task's row lock is the
 caller's before `make_ready`. A blocked task's lane is made with the task: what was accepted is not
 refused for its labels when its turn comes.
-Raises: Rejected (429 `queue-full`, 422 `label-sets-full`, `limit-above-maximum`).
+Raises: Rejected (429 `queue-full`; 413 `spec-too-large`; 422 `label-sets-full`,
+`limit-above-maximum`, `nul-character`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,11 @@ from typing import Any
 
 from sqlalchemy import text
 from wfhub_common import ids, limits, tracing
+from wfhub_common.errors import Rejected
 from wfhub_common.messages import TaskSpec, TaskState
 from wfhub_common.sql import Connection
 
-from wfhub_scheduler import limit_policies, queue_caps, stored_json
+from wfhub_scheduler import limit_policies, queue_caps, spec_sizes, stored_json
 from wfhub_scheduler.core import Tx
 from wfhub_scheduler.lanes import Lane, lane_ids, lane_of
 from wfhub_scheduler.outbox import EVENTS, Event, execute_telling
@@ -63,7 +65,8 @@ RETURNING t.task_id
 
 @dataclass(frozen=True)
 class NewTaskRow:
-    """A task to be made. `state`: READY (gets its unit now) or BLOCKED (`make_ready` later)."""
+    """A task to be made. `state`: READY (gets its unit now) or BLOCKED (`make_ready` later).
+    `text`: its spec as it is stored, once that is settled."""
 
     spec: TaskSpec
     submitted_by: str = ""
@@ -71,6 +74,7 @@ class NewTaskRow:
     workflow_id: str | None = None
     traceparent: str = ""  # of the trace that it belongs to; empty: of none
     task_id: str = field(default_factory=ids.new_task_id)
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,16 +89,22 @@ class ReadyRow:
 def settled(project: ProjectRow, row: NewTaskRow) -> NewTaskRow:
     """With the limits that hold for its attempts, whatever the project's are later.
 
-    Raises: Rejected (422 `limit-above-maximum`).
+    Raises: Rejected (422 `limit-above-maximum`, `nul-character`; 413 `spec-too-large`).
     """
-    return replace(row, spec=limit_policies.settled(row.spec, project.limits, project.name))
+    spec = limit_policies.settled(row.spec, project.limits, project.name)
+    text = stored_json.as_it_is(spec)
+    if text is None:
+        raise Rejected("nul-character", "a task must not hold the character U+0000: remove it")
+    if too_large := spec_sizes.excess(spec, text):
+        raise Rejected("spec-too-large", too_large, status=413)
+    return replace(row, spec=spec, text=text)
 
 
 async def create_tasks(tx: Tx, project: ProjectRow, new: Sequence[NewTaskRow]) -> None:
     """All of them or, with Rejected `queue-full`, none: the caller lets it roll back.
 
     Inserts the tasks (state and workflow_id as given) and an agent unit for each ready one, and
-    emits `task.submitted` for each. Specs must be storable (stored_json.storable).
+    emits `task.submitted` for each.
     """
     fit = await queue_caps.admit(tx.connection, {project.project_id: len(new)})
     if fit[project.project_id] < len(new):
@@ -134,8 +144,8 @@ async def make_ready(tx: Tx, tasks: Sequence[ReadyRow]) -> list[str]:
 
 
 async def insert_tasks(tx: Tx, new: Sequence[tuple[str, NewTaskRow]]) -> None:
-    """Of any projects (by id), whose places in the queue are taken (queue_caps.admit), and whose
-    limits are `settled`."""
+    """Of any projects (by id), whose places in the queue are taken (queue_caps.admit); `settled`
+    ones."""
     if not new:
         return
     titles = [title_of(row.spec) for _, row in new]
@@ -150,7 +160,7 @@ async def insert_tasks(tx: Tx, new: Sequence[tuple[str, NewTaskRow]]) -> None:
         "project_ids": [project_id for project_id, _ in new],
         "workflow_ids": [row.workflow_id for _, row in new],
         "states": [row.state.value for _, row in new],
-        "specs": [stored_json.dumped(row.spec) for _, row in new],
+        "specs": [row.text for _, row in new],
         "titles": titles,
         "submitters": submitters,
         "traces": [row.traceparent or None for _, row in new],

@@ -62,7 +62,8 @@ WITH picked AS MATERIALIZED (
          ORDER BY k.rank, first.priority DESC, first.created_at LIMIT a.count) best)
 SELECT u.unit_id, u.task_id, u.project_id, u.kind, u.tries + u.losses + 1 AS number, t.state,
        u.exclusive, u.pool,
-       extract(epoch FROM clock_timestamp() - greatest(u.created_at, u.run_at)) AS waited_s,
+       CAST(extract(epoch FROM clock_timestamp() - greatest(u.created_at, u.run_at))
+            AS double precision) AS waited_s,
        {_OF_TASK}
   FROM picked b JOIN sched.unit u USING (unit_id) JOIN sched.task t USING (task_id)
   JOIN sched.project p ON p.project_id = u.project_id
@@ -263,7 +264,7 @@ def _leased(unit: Any, attempt_id: str) -> Leased:
         unit.task_id,
         unit.pool,
         unit.kind,
-        waited_s=float(unit.waited_s),
+        waited_s=unit.waited_s,
         traceparent=unit.traceparent or "",
     )
 

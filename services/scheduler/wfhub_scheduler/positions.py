@@ -7,10 +7,10 @@ takes one history's position for the other's. Pure.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, order=True)
-class Position:
+class Position(NamedTuple):
     generation: int
     pos: int
 

@@ -20,7 +20,7 @@ from wfhub_common.messages import AttemptState, Retry, TaskState, UnitKind
 from wfhub_common.sql import Connection
 
 
-@dataclass(slots=True)  # never changed, but replaced; frozen ones are slow to make
+@dataclass(slots=True)  # as is the next: changed by what moves them (transitions.py) alone
 class Task:
     task_id: str
     project_id: str

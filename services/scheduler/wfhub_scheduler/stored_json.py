@@ -20,12 +20,18 @@ def clean(text: str) -> str:
     return text.replace("\x00", "\ufffd")
 
 
+def as_it_is(value: Any) -> str | None:
+    """Plain JSON values, or a message, as one jsonb parameter; None: they are not kept as such."""
+    text = to_json(value)
+    if _NUL in text:
+        plain = _plain(value)
+        if _storable(plain) != plain:
+            return None
+    return text.decode()
+
+
 def storable(value: Any) -> bool:
-    """Whether plain JSON values, or a message, are kept as they are."""
-    if _NUL not in to_json(value):
-        return True
-    plain = _plain(value)
-    return bool(_storable(plain) == plain)
+    return as_it_is(value) is not None
 
 
 def dumped(value: Any) -> str:

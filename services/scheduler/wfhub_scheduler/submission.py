@@ -3,8 +3,8 @@
 A key names one task of a project for good: the same canonical spec gets that task again.
 What is submitted at the same time shares a transaction; each task is answered for itself, and one
 that is refused takes none with it. Answered after the commit.
-Raises: Rejected (404 `project-unknown`; 409 `idempotency-conflict`; 422 `nul-character`,
-`label-sets-full`, `limit-above-maximum`; 429 `queue-full`).
+Raises: Rejected (404 `project-unknown`; 409 `idempotency-conflict`; 413 `spec-too-large`; 422
+`nul-character`, `label-sets-full`, `limit-above-maximum`; 429 `queue-full`).
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import text
-from wfhub_common import digests, tracing
+from wfhub_common import digests, ids, tracing
 from wfhub_common.errors import Rejected, WfhubError, to_wire
 from wfhub_common.messages import (
     SubmitResult,
@@ -112,16 +112,13 @@ async def _submit_all(tx: Tx, commands: Sequence[tuple[SubmitTask, str]]) -> lis
     projects = await find_all(tx.connection, [command.project for command, _ in commands])
     outcomes: dict[int, Outcome] = {}
     candidates: dict[int, _Candidate] = {}
+    task_ids = ids.new_task_ids(len(commands))
     for n, (command, traceparent) in enumerate(commands):
         project = projects.get(command.project)
         if project is None:
             outcomes[n] = project_unknown(command.project)
-        elif not stored_json.storable(command.spec):
-            outcomes[n] = Rejected(
-                "nul-character", "a task must not hold the character U+0000: remove it"
-            )
         else:
-            candidates[n] = _candidate(project, command, traceparent)
+            candidates[n] = _candidate(project, command, traceparent, task_ids[n])
     first, repeats = _firsts(candidates)
     known = await _known(tx.connection, first)
     fresh = {n: candidate for n, candidate in first.items() if n not in known}
@@ -137,8 +134,10 @@ async def _submit_all(tx: Tx, commands: Sequence[tuple[SubmitTask, str]]) -> lis
     return [outcomes[n] for n in range(len(commands))]
 
 
-def _candidate(project: ProjectRow, command: SubmitTask, traceparent: str) -> _Candidate:
-    row = NewTaskRow(command.spec, command.submitted_by, traceparent=traceparent)
+def _candidate(
+    project: ProjectRow, command: SubmitTask, traceparent: str, task_id: str
+) -> _Candidate:
+    row = NewTaskRow(command.spec, command.submitted_by, traceparent=traceparent, task_id=task_id)
     if command.idempotency_key is None:
         return _Candidate(project, row, None, "")
     spec = digests.canonical_json(command.spec.model_dump(mode="json"))
@@ -193,7 +192,7 @@ async def _known(connection: Connection, candidates: dict[int, _Candidate]) -> d
 def _settled(
     fresh: dict[int, _Candidate],
 ) -> tuple[dict[int, _Candidate], dict[int, WfhubError]]:
-    """Those whose limits their project allows, with all limits said; and why the others are not."""
+    """Those that may be made, with all limits said; and why the others may not."""
     allowed: dict[int, _Candidate] = {}
     forbidden: dict[int, WfhubError] = {}
     for n, candidate in fresh.items():

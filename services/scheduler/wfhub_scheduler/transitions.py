@@ -9,7 +9,7 @@ Raises: LeaseLost (whoever asks is not current).
 
 import random
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self, assert_never
 
 from wfhub_common.errors import Rejected
@@ -144,7 +144,8 @@ class Transitions:
         if rule is None:
             raise lease_lost(attempt_id)
         self._move_attempt(task, attempt, attempt_rule, ending)
-        self._changes.units.append(self._unit_after(unit, rule, after, task if agent else None))
+        self._settle_unit(unit, rule, after, task if agent else None)
+        self._changes.units.append(unit)
         if agent:  # no other has a token
             self._tx.after.ended.append(attempt_id)
         self._tx.after.units_ready = True  # a place below the limits came free
@@ -179,7 +180,7 @@ class Transitions:
             return False, task.state
         if not task.cancel_requested:
             self._task_event(task, "task.cancel_requested", {"reason": reason})
-            task = self._keep(replace(task, cancel_requested=True, cancel_reason=reason))
+            task.cancel_requested, task.cancel_reason = True, reason
             self._move(task, rule, message=reason, cancel=reason)
         return True, rule.to
 
@@ -196,10 +197,10 @@ class Transitions:
             return False, task.state
         said = {"decision": decision.value, "reviewer": reviewer, "comment": comment}
         self._task_event(task, "task.reviewed", said)
-        self._keep(replace(task, review=decision.value))
+        task.review = decision.value
         message = comment if decision is ReviewDecision.DECLINED else ""
         noted = {"review": decision.value, "reviewed_by": reviewer}
-        self._move(self.tasks[task_id], rule, message=message, **noted)
+        self._move(task, rule, message=message, **noted)
         return True, rule.to
 
     def skip(self, task_id: str, reason: str, message: str) -> bool:
@@ -263,26 +264,24 @@ class Transitions:
         """Once, last in the transaction."""
         await self._changes.write(self._tx.connection)
 
-    def _unit_after(
-        self, unit: UnitChange, rule: Rule, facts: Facts, agents: Task | None
-    ) -> UnitChange:
+    def _settle_unit(self, unit: UnitChange, rule: Rule, facts: Facts, agents: Task | None) -> None:
         """`agents`: the task whose agent unit it is; else it is a publish unit."""
         luck = random.random()  # noqa: S311 - jitter
         match rule.effect:
             case Effect.RETRY if agents is not None:
-                delay_s = timing.retry_delay_s(agents.retry, facts.tries, luck)
-                return replace(unit, state="ready", delay_s=delay_s)
+                unit.delay_s = timing.retry_delay_s(agents.retry, facts.tries, luck)
+                unit.state = "ready"
             case Effect.RETRY:
                 base_s = self._tx.timing.retry_base_s
-                delay_s = timing.publish_delay_s(base_s, facts.tries, luck)
-                return replace(unit, state="ready", delay_s=delay_s)
+                unit.delay_s = timing.publish_delay_s(base_s, facts.tries, luck)
+                unit.state = "ready"
             case Effect.REQUEUE:
-                delay_s = timing.loss_delay_s(facts.losses, luck)
-                return replace(unit, state="ready", delay_s=delay_s)
+                unit.delay_s = timing.loss_delay_s(facts.losses, luck)
+                unit.state = "ready"
             case Effect.SEAL | Effect.FINISH:
-                return replace(unit, state="done")
+                unit.state = "done"
             case Effect.END:
-                return replace(unit, state="dead")
+                unit.state = "dead"
             case Effect.ENQUEUE | Effect.LEASE | Effect.TELL | Effect.PUBLISH | Effect.ASK:
                 raise AssertionError(f"{rule.effect} does not follow the end of an attempt")
             case _:
@@ -301,7 +300,6 @@ class Transitions:
             observed=ending.observed if ending else None,
             receipts=ending.receipts if ending else (),
         )
-        self._attempts[attempt.attempt_id] = replace(attempt, state=rule.to, reason=reason)
         data = {
             "task_id": task.task_id,
             "from": attempt.state.value,
@@ -314,6 +312,7 @@ class Transitions:
         self._changes.events.append(
             Event("attempt.state_changed", attempt.attempt_id, data, task.project_id, task.task_id)
         )
+        attempt.state, attempt.reason = rule.to, reason
 
     def _move(
         self,
@@ -359,15 +358,11 @@ class Transitions:
             self._task_event(
                 task, "task.state_changed", {**said, "reason": reason, "message": message}
             )
-        kept = task.current_attempt if stopping else None
-        self._keep(replace(task, state=rule.to, current_attempt=kept, stopping=stopping))
+        task.state, task.stopping = rule.to, stopping
+        task.current_attempt = task.current_attempt if stopping else None
 
     def _task_event(self, task: Task, type_: str, data: dict[str, Any]) -> None:
         self._changes.events.append(Event(type_, task.task_id, data, task.project_id, task.task_id))
-
-    def _keep(self, task: Task) -> Task:
-        self.tasks[task.task_id] = task
-        return task
 
 
 def _is_held(task: Task, attempt: Attempt, sender: str) -> bool:

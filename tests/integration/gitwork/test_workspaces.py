@@ -16,6 +16,7 @@ from wfhub_agent_runner.gitwork.outcomes import Already, Published
 from wfhub_agent_runner.gitwork.workspaces import Workspaces
 from wfhub_common import ids
 from wfhub_common.errors import Rejected
+from wfhub_common.limits import CHANGES_LISTED_MAX
 from wfhub_common.messages import PublishOrder
 
 from .conftest import POLICY
@@ -39,6 +40,16 @@ async def test_git_works_inside_and_sees_a_clean_checkout(spaces: Workspaces, re
     assert "README | 1 +" in out
     assert out.startswith("1\n")
     assert "??" not in out
+
+
+async def test_a_changed_test_is_told_of_however_many_changes_come_before_it(
+    spaces: Workspaces, repo: Path
+) -> None:
+    lease = await leased(spaces, repo)
+    many = "mkdir a; cd a; for n in $(seq 1100); do echo $n > f$n; done; cd ..;"
+    found = await made(spaces, lease, f"{many} mkdir tests; echo pass > tests/test_z.py")
+    assert (len(found.changes), found.changes_total) == (CHANGES_LISTED_MAX, 1101)
+    assert (found.tests_changed, found.tests_changed_total) == (("tests/test_z.py",), 1)
 
 
 async def test_a_result_is_committed_verified_and_published(spaces: Workspaces, repo: Path) -> None:

@@ -1,8 +1,12 @@
 """Proofs are asked for until they are there, or refused for good."""
 
 import pytest
-from scheduler_hub import Hub, scheduler, until
+from scheduler_hub import SPEC, Hub, scheduler, until
+from wfhub_common import limits
 from wfhub_common.errors import Corrupt, Rejected, RetryLater, WfhubError
+from wfhub_common.messages import BUNDLE_ARTIFACT, Change, VerdictStatus
+
+RECEIPTS = 2 * limits.VERIFY_COMMANDS_MAX + 16  # a log a command, here and on the base; and more
 
 
 async def win(hub: Hub) -> str:
@@ -61,3 +65,28 @@ async def answers(hub: Hub) -> bool:
 
 async def asked(hub: Hub) -> bool:
     return bool(hub.seal_questions)
+
+
+async def test_the_largest_task_with_the_largest_observations_is_sealed(hub: Hub) -> None:
+    """A question of more than a message would fail a task whose work is done."""
+    commands = ("x" * 7_900,) * 16
+    more = "x" * (limits.SPEC_BYTES_MAX - _bytes(verify=commands) - len('"",'))
+    spec = {"verify": (*commands, more), "prompt": "p" * limits.PROMPT_BYTES_MAX}
+    assert _bytes(**spec) == limits.SPEC_BYTES_MAX
+    runner = await hub.runner()
+    task_id = (await hub.submit(**spec)).task_id
+    attempt_id = (await runner.claim_one()).attempt_id
+    bare = runner.observed(VerdictStatus.PASSED)
+    size = limits.OBSERVED_BYTES_MAX - len(bare.model_dump_json()) - 100
+    observed = bare.model_copy(update={"changes": (Change(path="p" * size, change="added"),)})
+    names = (BUNDLE_ARTIFACT, *(f"verify-{n:02}-of-the-base.log" for n in range(RECEIPTS)))
+    kept = tuple(runner.receipt(attempt_id, name) for name in names)
+    await runner.complete(runner.won(attempt_id, observed=observed, receipts=kept))
+    await hub.in_state(task_id, "publishing")
+
+
+def _bytes(**spec: object) -> int:
+    """As it is stored, without its prompt."""
+    full = SPEC.model_copy(update=spec)
+    settled = full.model_copy(update={"limits": full.limits.in_force()})
+    return len(settled.model_dump_json(exclude={"prompt"}).encode())

@@ -23,7 +23,7 @@ async def create(hub: Hub, name: str = "demo", **more: int) -> Project:
     return await hub.ask(subjects.API, "create_project", request, Project)
 
 
-async def submit(hub: Hub, key: str | None, project: str = "default", **spec: str) -> Submitted:
+async def submit(hub: Hub, key: str | None, project: str = "default", **spec: object) -> Submitted:
     request = SubmitTask(project=project, spec=SPEC.model_copy(update=spec), idempotency_key=key)
     return await hub.ask(subjects.API, "submit_task", request, Submitted)
 
@@ -74,6 +74,16 @@ async def test_a_character_that_cannot_be_stored_is_refused(hub: Hub) -> None:
     with pytest.raises(Rejected, match="nul-character"):
         await submit(hub, "key-1", prompt="a\x00b")
     await submit(hub, "key-1", prompt="a\\u0000b")  # six characters, not one
+
+
+async def test_a_task_that_no_proof_could_be_made_of_is_refused_with_the_figure(hub: Hub) -> None:
+    """Else it would fail after its work: what the question for a proof holds is one message."""
+    long = {"verify": ("x" * 8_000,) * 17}
+    for key in ("key-1", None, "key-1"):
+        with pytest.raises(Rejected, match=r"has 13\d{4} bytes as JSON; at most 131072") as caught:
+            await submit(hub, key, **long)
+        assert (caught.value.code, caught.value.status) == ("spec-too-large", 413)
+    await submit(hub, "key-1", prompt="é" * 130_000)  # a digest stands for it
 
 
 async def test_a_runner_cannot_submit_nor_a_service_claim(hub: Hub) -> None:

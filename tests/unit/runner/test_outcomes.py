@@ -101,11 +101,6 @@ def test_a_failed_verification_rejects_and_a_broken_command_is_the_tasks_fault()
     assert (broken.reason, broken.retryable) == ("verify-cannot-start", False)
 
 
-def test_changed_tests_are_named() -> None:
-    paths = ["src/app.py", "tests/test_app.py", "conftest.py", "app/test_x.py", "web/a.spec.ts"]
-    assert outcomes.tests_changed(paths) == tuple(paths[1:])
-
-
 def test_an_idle_agent_is_told_by_its_limit() -> None:
     decision = of_run(port.LimitExceeded("idle", 30))
     assert decision is not None

@@ -63,7 +63,8 @@ class RunnerObservations(Fact):
     tree: str = ""
     changes: tuple[Change, ...] = ()
     changes_total: int = 0
-    tests_changed: tuple[str, ...] = ()
+    tests_changed: tuple[str, ...] = ()  # of `tests_changed_total`
+    tests_changed_total: int = 0  # a runner of the version before counts none
     # Changed paths that a CI system reads (wfhub_common.ci_files) or that CI files bring in, of
     # `ci_files_total`. None: a runner of the version before, which does not look.
     ci_files: tuple[str, ...] | None = None

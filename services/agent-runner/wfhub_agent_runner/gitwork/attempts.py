@@ -20,7 +20,7 @@ from pathlib import Path
 from dulwich.object_store import DiskObjectStore
 from dulwich.objects import ObjectID
 from wfhub_common import workspace_folders
-from wfhub_common.limits import CHANGES_LISTED_MAX, CI_FILES_LISTED_MAX
+from wfhub_common.limits import CHANGES_LISTED_MAX, CI_FILES_LISTED_MAX, TESTS_LISTED_MAX
 from wfhub_common.messages import Change
 
 from wfhub_agent_runner.gitwork import (
@@ -39,6 +39,7 @@ from wfhub_agent_runner.gitwork.mirror import Mirror
 from wfhub_agent_runner.gitwork.names import shown
 from wfhub_agent_runner.gitwork.objects import AttemptObjects
 from wfhub_agent_runner.gitwork.setups import SetUp
+from wfhub_agent_runner.gitwork.test_files import is_test_file
 from wfhub_agent_runner.removal import remove_tree
 
 AGENT = "agent"  # the name of the layers the agent works in
@@ -91,13 +92,15 @@ class Lease:
 @dataclass(frozen=True)
 class Snapshot:
     """The result of an attempt. `changes` lists at most CHANGES_LISTED_MAX of `changes_total`,
-    `ci_files` at most CI_FILES_LISTED_MAX of `ci_files_total`; `ci_files_unclear`: why there may be
-    others."""
+    `tests_changed` at most TESTS_LISTED_MAX, `ci_files` at most CI_FILES_LISTED_MAX of theirs;
+    `ci_files_unclear`: why there may be others."""
 
     commit: str
     tree: str
     changes: tuple[Change, ...]
     changes_total: int
+    tests_changed: tuple[str, ...]
+    tests_changed_total: int
     ci_files: tuple[str, ...]
     ci_files_total: int
     ci_files_unclear: str
@@ -263,11 +266,14 @@ def snapshot(lease: Lease, about: commit.About) -> Snapshot | None:
         patch_path.write_bytes(patch.text(store, base_tree, tree))
         deltas = list(walk.deltas(store, base_tree, tree))
         ci_files = ci_changes.changed(store, base_tree, tree, deltas)
+    tests = [path for path in (shown(delta.path) for delta in deltas) if is_test_file(path)]
     return Snapshot(
         made.id.decode(),
         tree.decode(),
         tuple(_change(delta) for delta in deltas[:CHANGES_LISTED_MAX]),
         len(deltas),
+        tuple(tests[:TESTS_LISTED_MAX]),
+        len(tests),
         tuple(ci_files.paths[:CI_FILES_LISTED_MAX]),
         len(ci_files.paths),
         ci_files.unclear,

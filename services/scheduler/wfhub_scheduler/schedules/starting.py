@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from wfhub_common.messages import ScheduleSpec
 from wfhub_common.messages.schedules import INSTANTS
 
-from wfhub_scheduler import limit_policies
 from wfhub_scheduler.core import Tx
-from wfhub_scheduler.creation import NewTaskRow, create_tasks
+from wfhub_scheduler.creation import NewTaskRow, create_tasks, settled
 from wfhub_scheduler.projects import ProjectRow
 from wfhub_scheduler.schedules.rows import Schedule
 from wfhub_scheduler.transitions import Transitions
@@ -46,7 +45,7 @@ async def read(spec: ScheduleSpec) -> Plan | None:
 def check(spec: ScheduleSpec, plan: Plan | None, project: ProjectRow) -> None:
     """Raises: Rejected, if the project would refuse what it starts."""
     if spec.task is not None:
-        limit_policies.settled(spec.task, project.limits, project.name)
+        settled(project, NewTaskRow(spec.task))
     if plan is not None:
         submission.check_fits(project, plan)
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from wfhub_common import limits
 from wfhub_common.messages import TaskSpec
 
+from wfhub_scheduler import spec_sizes
 from wfhub_scheduler.workflows import expressions, faults
 from wfhub_scheduler.workflows.expressions import Kind, Reference, Unresolvable
 from wfhub_scheduler.workflows.faults import Path
@@ -60,11 +61,12 @@ def filled(spec: dict[str, Any], value_of: Callable[[Reference], str]) -> TaskSp
     except ValidationError as e:
         fault = faults.of_validation(e)[0]
         raise Unresolvable(f"with the outputs of other tasks filled in, {fault}") from e
-    if (size := len(made.model_dump_json().encode())) > limits.RPC_BYTES_MAX:
-        raise Unresolvable(
-            f"with the outputs of other tasks filled in, it has {size} bytes; a runner can be told"
-            f" of {limits.RPC_BYTES_MAX}"
-        )
+    size = len(made.model_dump_json().encode())
+    too_large = spec_sizes.excess(made)
+    if size > limits.RPC_BYTES_MAX:
+        too_large = f"it has {size} bytes; a runner can be told of {limits.RPC_BYTES_MAX}"
+    if too_large:
+        raise Unresolvable(f"with the outputs of other tasks filled in, {too_large}")
     return made
 
 

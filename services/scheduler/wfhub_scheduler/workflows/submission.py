@@ -18,7 +18,7 @@ from wfhub_common.errors import Rejected
 from wfhub_common.messages import SubmitWorkflow, TaskState, WorkflowState, WorkflowSubmitted
 from wfhub_common.sql import Connection
 
-from wfhub_scheduler import limit_policies, projects, stored_json
+from wfhub_scheduler import limit_policies, projects, spec_sizes, stored_json
 from wfhub_scheduler.core import Core, Tx
 from wfhub_scheduler.creation import NewTaskRow, create_tasks
 from wfhub_scheduler.outbox import emit
@@ -184,6 +184,8 @@ def _limit_faults(plan: Plan, project: ProjectRow) -> Iterator[Fault]:
     for node in plan.nodes:
         for name, message in limit_policies.above(node.spec, project.limits, project.name):
             yield Fault(("tasks", node.name, "limits", name), message)
+        if too_large := spec_sizes.excess(node.spec):
+            yield Fault(("tasks", node.name), too_large)
 
 
 def _never_fits(project: ProjectRow, plan: Plan) -> Rejected:

@@ -112,7 +112,8 @@ class Asked(State):
             task, accepted = self._end(task, "failed", "review-declined"), True
         elif task.state == "review" and not task.past:
             publish = Unit(born=self.moment)
-            task, accepted = replace(task, state="publishing", publish=publish), True
+            task = replace(task, state="publishing", reason="", publish=publish)
+            accepted = True
         if accepted:
             self.tasks[task_id] = replace(task, review=decision)
         return same(ok(answer), accepted=accepted, state=task.state)

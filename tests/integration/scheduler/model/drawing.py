@@ -19,7 +19,10 @@ POOLS = ("default", "big")
 RUNNERS = {"rnr_a": ("gpu",), "rnr_b": (), "rnr_c": ("docker", "gpu")}  # their labels
 KINDS = (("agent", "publish"), ("agent",), ("publish",))
 REASONS = ("", "tests-failed", "agent-crashed", "limit:idle", "limit:run_s")
-OUTCOMES = ("won", "won", "won", "rejected", "failed", "failed", "cancelled")
+OUTCOMES = {
+    "agent": ("won", "won", "won", "won", "rejected", "failed", "failed", "cancelled"),
+    "publish": ("won", "won", "rejected", "failed", "failed", "cancelled"),
+}
 NODES_MAX = 5
 
 
@@ -34,7 +37,7 @@ class Drawing(Doing):
     def a_wish(self, luck: Luck, project: str = "") -> Wish:
         self.serial += 1
         return Wish(
-            project=project or luck.one_of([*PROJECTS, "narrow", "unknown"]),
+            project=project or luck.one_of([*PROJECTS, *PROJECTS, "narrow", "unknown"]),
             pool=luck.one_of([*POOLS, "default"]),
             priority=luck.one_of([0, 0, 5, -5]),
             attempts_max=luck.between(1, 3),
@@ -43,8 +46,9 @@ class Drawing(Doing):
             labels=luck.one_of([(), (), (), ("gpu",), ("docker", "gpu")]),
             later=luck.once_in(8),
             queue_s=luck.once_in(4),
-            review=luck.once_in(4),
-            deadline=luck.once_in(4),
+            review=luck.once_in(3),
+            deadline=luck.once_in(3),
+            ci=luck.once_in(8),
             serial=self.serial if luck.flip() else 0,
         )
 
@@ -57,7 +61,7 @@ class Drawing(Doing):
         return op.submit_many(tuple(asked))
 
     def a_workflow(self, luck: Luck) -> Operation:
-        project = luck.one_of([*PROJECTS, "unknown"])
+        project = luck.one_of([*PROJECTS, *PROJECTS, "unknown"])
         nodes: list[Node] = []
         for i in range(luck.between(1, NODES_MAX)):
             needs = luck.some(range(i), at_least=min(i, 1) * luck.between(0, 1), at_most=3)
@@ -73,15 +77,17 @@ class Drawing(Doing):
         return op.turn_workflows()
 
     def a_cancel(self, luck: Luck) -> Operation:
-        if (sealing := self.in_state("sealing")) and luck.flip():  # a state that is soon over
-            return op.cancel(luck.one_of(sealing))
-        open_ = [one.task_id for one in self.world.tasks.values() if one.state not in FINAL]
+        open_ = self.of_one_state(luck, [*self.world.tasks])
         return op.cancel(self._one_of(luck, open_, list(self.world.tasks), "tsk_nobody"))
 
     def a_review(self, luck: Luck) -> Operation:
         task_id = self._one_of(luck, self.in_state("review"), list(self.world.tasks), "tsk_nobody")
         decisions = [ReviewDecision.APPROVED, ReviewDecision.APPROVED, ReviewDecision.DECLINED]
         return op.review(task_id, luck.one_of(decisions))
+
+    def a_project_again(self, luck: Luck) -> Operation:
+        name = luck.one_of(list(PROJECTS))
+        return op.new_project(name, *luck.one_of([PROJECTS[name], (7, 7, 7)]))
 
     def a_project_change(self, luck: Luck) -> Operation:
         changes: dict[str, Any] = {}
@@ -119,6 +125,25 @@ class Drawing(Doing):
         kinds = luck.one_of([*KINDS, KINDS[0]])
         return by_runner.take(Claim(runner, incarnation, claim_id, slots, pool, kinds))
 
+    def a_fitting_claim(self, luck: Luck) -> Operation:
+        """Of a unit that is due, a publication as likely as the rest, by a runner that can have
+        it."""
+        due = [at for at in self.ready_units() if not self.of_unit(*at).waits]
+        kind = luck.one_of(sorted({kind for _, kind in due}) or ["agent"])
+        wishes = [self.world.tasks[task_id].wish for task_id, of in due if of == kind]
+        able = [
+            (wish, runner)
+            for wish in wishes
+            for runner, known in self.world.runners.items()
+            if not known.draining and set(wish.labels) <= set(known.labels)
+        ]
+        if not able:
+            return luck.one_of([self.a_claim, self.a_submit, self.a_register])(luck)
+        wish, runner = luck.one_of(able)
+        process = self.world.runners[runner].incarnation
+        slots = luck.one_of([1, 2, 5])
+        return by_runner.take(Claim(runner, process, ids.new_claim_id(), slots, wish.pool, (kind,)))
+
     def a_heartbeat(self, luck: Luck) -> Operation:
         runner, incarnation = self._a_process(luck)
         asked = luck.some([*self.world.attempts, "att_nobody"], at_most=4)
@@ -132,6 +157,16 @@ class Drawing(Doing):
     def a_completion(self, luck: Luck) -> Operation:
         return by_runner.end(self.lab, self.world, self._said(luck, *self._an_attempt(luck)))
 
+    def an_ending(self, luck: Luck) -> Operation:
+        """Of an attempt that lives, a publication as likely as the rest, by its own runner."""
+        live = self.world.live()
+        if not live:
+            return luck.one_of([self.a_claim, self.a_submit, self.a_completion])(luck)
+        kind = luck.one_of(sorted({attempt.kind for attempt in live}))
+        attempt = luck.one_of([each for each in live if each.kind == kind])
+        said = self._said(luck, attempt.attempt_id, attempt.runner)
+        return by_runner.end(self.lab, self.world, said)
+
     def completions(self, luck: Luck) -> Operation:
         """Of one runner, of whatever attempts."""
         sender = luck.one_of(list(RUNNERS))
@@ -141,10 +176,11 @@ class Drawing(Doing):
         return by_runner.end_many(self.lab, self.world, said)
 
     def _said(self, luck: Luck, attempt_id: str, sender: str) -> Said:
+        attempt = self.world.attempts.get(attempt_id)
         return Said(
             sender,
             attempt_id,
-            luck.one_of(OUTCOMES),
+            luck.one_of(OUTCOMES[attempt.kind if attempt else "agent"]),
             reason=luck.one_of(REASONS),
             retryable=not luck.once_in(4),
             evident=not luck.once_in(6),
@@ -160,19 +196,27 @@ class Drawing(Doing):
         return op.sweep(self.lab)
 
     def a_seal(self, luck: Luck) -> Operation:
-        return op.seals(self.lab, luck.one_of(["sealed", "sealed", "away", "bundle-gone"]))
+        return op.seals(self.lab, luck.one_of([*["sealed"] * 5, "away", "bundle-gone"]))
 
+    # What brings a task on comes several times: else few would come far.
     ANY: ClassVar = (
-        *(a_submit, a_batch, a_cancel, a_workflow, a_workflow_cancel, a_workflow_turn),
-        *(a_project_change, a_pool_change, a_drain, a_register, a_claim, a_claim, a_claim),
-        *(a_heartbeat, a_report, a_completion, a_completion, completions, a_sweep, a_sweep),
-        *(a_seal, a_review, an_introspection, a_workflow_turn),
+        *(a_submit, a_batch, a_cancel, a_workflow, a_workflow_cancel, *[a_workflow_turn] * 2),
+        *(a_project_change, a_pool_change, a_drain, a_register, a_claim, *[a_fitting_claim] * 5),
+        *(a_heartbeat, a_report, a_completion, completions, *[an_ending] * 5, *[a_sweep] * 2),
+        *(*[a_seal] * 3, *[a_review] * 2, an_introspection, a_project_again),
     )
 
     # --- what there is
 
     def in_state(self, state: str) -> list[str]:
         return [id_ for id_, one in self.world.tasks.items() if one.state == state]
+
+    def of_one_state(self, luck: Luck, tasks: list[str]) -> list[str]:
+        """Those of `tasks` that are in one open state: each is as likely, however soon it is
+        over."""
+        states = {self.world.tasks[task_id].state for task_id in tasks} - {*FINAL}
+        chosen = luck.one_of(sorted(states) or [""])
+        return [task_id for task_id in tasks if self.world.tasks[task_id].state == chosen]
 
     def ready_units(self) -> list[tuple[str, str]]:
         """(task, kind of unit)"""

@@ -23,9 +23,10 @@ from nats.errors import NoRespondersError
 from wfhub_common import db, digests, ids, receipts, signing
 from wfhub_common.errors import Rejected, WfhubError, to_wire
 from wfhub_common.messages import BUNDLE_ARTIFACT, Receipt, Sealed, SealMany, SealProof
-from wfhub_scheduler import main, timing
+from wfhub_scheduler import creation, leasing, main, states, timing, transitions
 from wfhub_scheduler.complete import ReceiptCheck
 from wfhub_scheduler.core import Core
+from wfhub_scheduler.states import Rule
 from wfhub_scheduler.sweeper import Sweeper
 from wfhub_scheduler.timing import Timing
 
@@ -104,6 +105,14 @@ class Lab:
         self.steps = self.examples = 0
         self.until = math.inf  # monotonic: no example begins later
         self.met: Counter[str] = Counter()  # what was done, how it was answered, how tasks ended
+        self.taken: Counter[Rule] = Counter()  # rules of states.py that were decided on
+
+    def decide(self, *given: Any) -> Rule | None:
+        """As states.py does, and counted."""
+        rule = states.decide(*given)
+        if rule is not None:
+            self.taken[rule] += 1
+        return rule
 
     async def open(self) -> None:
         self.pg = await asyncpg.connect(self._url)
@@ -245,6 +254,8 @@ def opened(postgres_server: str, folder: Path) -> Iterator[Lab]:
             lambda *given: (BACKOFF_S if loss_delay_s(*given) else 0.0) + loss_delay_s(*given),
         )
         lab = Lab(url, folder)
+        for module in (creation, leasing, transitions):
+            patched.setattr(module, "decide", lab.decide)
         try:
             lab.loop.run_until_complete(lab.open())
             yield lab

@@ -14,24 +14,14 @@ from .doing import Violation
 from .drawing import KINDS, POOLS, PROJECTS, RUNNERS
 from .luck import LUCK, Luck
 from .records import FINAL
-from .rules import (
-    BusyRules,
-    OperatorRules,
-    OverlapRules,
-    RunnerRules,
-    TaskRules,
-    TimeRules,
-    WorkflowRules,
-)
+from .rules import OverlapRules, WorkRules
 from .worked import Claim, Said
 
 LAST_LIMIT = 50
 DECISIONS = (ReviewDecision.APPROVED, ReviewDecision.DECLINED)
 
 
-class Coordination(
-    BusyRules, TaskRules, WorkflowRules, OperatorRules, RunnerRules, OverlapRules, TimeRules
-):
+class Coordination(WorkRules, OverlapRules):
     @initialize(luck=LUCK)
     def begin(self, luck: Luck) -> None:
         for name, settings in PROJECTS.items():

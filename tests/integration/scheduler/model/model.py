@@ -54,8 +54,9 @@ class World(Flows, Worked):
             self.tasks[task_id] = self._end(task, "failed", outcome)
         elif task.past:
             self.tasks[task_id] = replace(self._end(task, "failed", "deadline"), sealed=True)
-        elif task.wish.review:
-            after = replace(task, state="review", reason="", seal_waits=None)
+        elif task.wish.ci or task.wish.review:
+            reason = "ci-files-changed" if task.wish.ci else ""
+            after = replace(task, state="review", reason=reason, seal_waits=None)
             self.tasks[task_id] = replace(after, sealed=True)
         else:
             new = Unit(born=self.moment)

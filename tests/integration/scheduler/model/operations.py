@@ -138,7 +138,7 @@ def _command(wish: Wish, key: str | None) -> SubmitTask:
 def _spec(wish: Wish) -> TaskSpec:
     return TaskSpec(
         repo="/srv/demo",
-        prompt=f"task {wish.serial}",
+        prompt=f"task {wish.serial}{' of CI' if wish.ci else ''}",
         verify=("pytest -q",) if wish.verified else (),
         pool=wish.pool,
         priority=wish.priority,

@@ -51,6 +51,7 @@ class Wish:
     queue_s: bool = False  # waits only so long for its first runner
     review: bool = False  # its result waits for a person
     deadline: bool = False  # has one; it lies ahead until the machine says otherwise
+    ci: bool = False  # its result changes CI files
     serial: int = 0  # makes two specs differ
 
 

@@ -1,188 +1,45 @@
-"""Rules, in groups: what is asked of the scheduler, alone and at the same time, and what the clock
-does. Each draws one thing from drawing.py."""
+"""Rules: what is asked of the scheduler, alone and at the same time, and what the clock does.
+
+They are few, with many choices in each: of many, Hypothesis leaves some out of an example, and a
+task comes to a late state only if a whole chain of them is drawn."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from . import operations as op
-from .drawing import PROJECTS, Drawing
+from .drawing import Drawing
 from .luck import LUCK, Luck
 from .operations import Operation
 from .records import LOSSES_MAX, PUBLISH_TRIES_MAX
 
-THINGS = 4
-
-
-class TaskRules(Drawing):
-    @rule(luck=LUCK)
-    def submits(self, luck: Luck) -> None:
-        self.do(self.a_submit(luck))
-
-    @rule(luck=LUCK)
-    def submits_many(self, luck: Luck) -> None:
-        self.do(self.a_batch(luck))
-
-    @rule(luck=LUCK)
-    def cancels(self, luck: Luck) -> None:
-        if self.world.tasks:
-            self.do(self.a_cancel(luck))
-
-    @rule(luck=LUCK)
-    def asks_for_proofs(self, luck: Luck) -> None:
-        if self.in_state("sealing"):
-            self.do(self.a_seal(luck))
-
-    @rule(luck=LUCK)
-    def reviews(self, luck: Luck) -> None:
-        if self.in_state("review"):
-            self.do(self.a_review(luck))
-
-    @rule(luck=LUCK)
-    def asks_about_a_token(self, luck: Luck) -> None:
-        if any(one.token for one in self.world.attempts.values()):
-            self.do(self.an_introspection(luck))
-
-
-class WorkflowRules(Drawing):
-    @rule(luck=LUCK)
-    def submits_a_workflow(self, luck: Luck) -> None:
-        self.do(self.a_workflow(luck))
-
-    @rule(luck=LUCK)
-    def advances_workflows(self, luck: Luck) -> None:
-        if any(task.workflow and not task.counted for task in self.world.tasks.values()):
-            self.do(self.a_workflow_turn(luck))
-
-    @rule(luck=LUCK)
-    def cancels_a_workflow(self, luck: Luck) -> None:
-        if self.world.workflows and luck.flip():
-            self.do(self.a_workflow_cancel(luck))
-
-
-class OperatorRules(Drawing):
-    @rule(luck=LUCK)
-    def project_again(self, luck: Luck) -> None:
-        name = luck.one_of(list(PROJECTS))
-        self.do(op.new_project(name, *luck.one_of([PROJECTS[name], (7, 7, 7)])))
-
-    @rule(luck=LUCK)
-    def changes_a_project(self, luck: Luck) -> None:
-        self.do(self.a_project_change(luck))
-
-    @rule(luck=LUCK)
-    def changes_a_pool(self, luck: Luck) -> None:
-        self.do(self.a_pool_change(luck))
-
-    @rule(luck=LUCK)
-    def drains_a_runner(self, luck: Luck) -> None:
-        self.do(self.a_drain(luck))
-
-
-class RunnerRules(Drawing):
-    @rule(luck=LUCK)
-    def registers(self, luck: Luck) -> None:
-        self.do(self.a_register(luck))
-
-    @rule(luck=LUCK)
-    def claims(self, luck: Luck) -> None:
-        self.do(self.a_claim(luck))
-
-    @rule(luck=LUCK)
-    def claims_more(self, luck: Luck) -> None:
-        self.do(self.a_claim(luck))
-
-    @rule(luck=LUCK)
-    def beats(self, luck: Luck) -> None:
-        self.do(self.a_heartbeat(luck))
-
-    @rule(luck=LUCK)
-    def reports(self, luck: Luck) -> None:
-        if self.world.attempts:
-            self.do(self.a_report(luck))
-
-    @rule(luck=LUCK)
-    def completes(self, luck: Luck) -> None:
-        if self.world.attempts:
-            self.do(self.a_completion(luck))
-
-    @rule(luck=LUCK)
-    def completes_many(self, luck: Luck) -> None:
-        if self.world.attempts:
-            self.do(self.completions(luck))
-
-
-class BusyRules(Drawing):
-    @rule(luck=LUCK)
-    def some_things(self, luck: Luck) -> None:
-        """One after the other: Hypothesis leaves many rules out of an example, this does not."""
-        for _ in range(THINGS):
-            self.do(luck.one_of(self.ANY)(self, luck))
-
-    @rule(luck=LUCK)
-    def work_goes_on(self, luck: Luck) -> None:
-        """What is held is finished, sealed, maybe approved, counted, and more is taken."""
-        for kind in (self.completions, self.a_seal):
-            self.do(kind(luck))
-        if luck.flip():
-            self.do(self.a_review(luck))
-        for kind in (self.a_workflow_turn, self.a_claim):
-            self.do(kind(luck))
-
-
-class OverlapRules(Drawing):
-    """Duplicates, and commands at the same time, in one scheduler or in two."""
-
-    @rule(luck=LUCK)
-    def again(self, luck: Luck) -> None:
-        """A duplicate, maybe late."""
-        if self.recent:
-            self.do(luck.one_of(self.recent[::-1]))
-
-    @rule(luck=LUCK, cores=st.tuples(*[st.integers(0, 1)] * 3))
-    def at_once(self, luck: Luck, cores: tuple[int, int, int]) -> None:
-        kinds = [luck.one_of(self.ANY) for _ in range(luck.one_of([2, 2, 2, 3]))]
-        self.do(*_apart([kind(self, luck) for kind in kinds]), cores=cores)
-
-    @rule(luck=LUCK, cores=st.tuples(*[st.integers(0, 1)] * 2))
-    def twice_at_once(self, luck: Luck, cores: tuple[int, int]) -> None:
-        """Something new, delivered twice at the same time."""
-        kind = luck.one_of(self.ANY)
-        twice = kind(self, luck)
-        self.do(twice, twice, cores=cores)
-
-    @rule(luck=LUCK)
-    def while_a_proof_is_made(self, luck: Luck) -> None:
-        """A whole command between the question to the proof-store and its answer."""
-        if not any(one.seal_waits is False for one in self.world.tasks.values()):
-            return
-        kind = luck.one_of([each for each in self.ANY if each.__name__ != "a_seal"])
-        sealing, other = self.a_seal(luck), kind(self, luck)
-        self.do_as([sealing, other], [(sealing.run, 0), (self.lab.in_between(other.run), 1)])
-
-
-def _apart(operations: list[Operation]) -> list[Operation]:
-    """The proof-store's double has one answer at a time."""
-    seals = [each for each in operations if each.said.startswith("seals")]
-    return [each for each in operations if each not in seals[1:]]
+THINGS = 5
+ROUNDS = 3  # from a claim to its publication it takes two
 
 
 class TimeRules(Drawing):
     @rule(luck=LUCK)
+    def time_passes(self, luck: Luck) -> None:
+        """Something that there is: the first, in any order."""
+        before = self.world
+        for kind in luck.some(self.TIMES, at_least=len(self.TIMES), at_most=len(self.TIMES)):
+            kind(self, luck)
+            if self.world is not before:
+                return
+
     def a_wait_ends(self, luck: Luck) -> None:
         if self.waiting():
             self.due(luck.one_of(self.waiting()))
 
-    @rule(luck=LUCK)
     def leases_run_out(self, luck: Luck) -> None:
         if self.world.live():
             live = [one.attempt_id for one in self.world.live()]
             self.expire(luck.some(live, at_least=1, at_most=3))
             self._maybe_sweep(luck)
 
-    @rule(luck=LUCK)
     def an_attempt_outlives_its_limits(self, luck: Luck) -> None:
         """It, or the grace in which it was to stop; its runner beats on, or not."""
         if not self.world.live():
@@ -194,11 +51,10 @@ class TimeRules(Drawing):
             self.outlived(attempt.attempt_id, "stop-ignored")
         self._maybe_sweep(luck)
 
-    @rule(luck=LUCK)
     def a_deadline_passes(self, luck: Luck) -> None:
-        tasks = [id_ for id_, one in self.world.tasks.items() if one.wish.deadline]
-        if tasks:
-            task_id = luck.one_of(tasks)
+        tasks = [n for n, one in self.world.tasks.items() if one.wish.deadline and not one.past]
+        if open_ := self.of_one_state(luck, tasks):
+            task_id = luck.one_of(open_)
             self.set_task(task_id, past=True)
             self.changed(
                 """UPDATE sched.task SET review_until = least(review_until,
@@ -209,11 +65,10 @@ class TimeRules(Drawing):
             )
             self._maybe_sweep(luck)
 
-    @rule(luck=LUCK)
     def a_queue_takes_too_long(self, luck: Luck) -> None:
-        tasks = [id_ for id_, one in self.world.tasks.items() if one.wish.queue_s]
-        tasks = [id_ for id_ in tasks if self.world.tasks[id_].state != "blocked"]
-        if tasks:
+        tasks = [n for n, one in self.world.tasks.items() if one.wish.queue_s]
+        tasks = [n for n in self.of_one_state(luck, tasks) if not self.world.tasks[n].queue_over]
+        if tasks and self.world.tasks[tasks[0]].state != "blocked":
             task_id = luck.one_of(tasks)
             self.set_task(task_id, queue_over=True)
             self.changed(
@@ -222,7 +77,6 @@ class TimeRules(Drawing):
             )
             self._maybe_sweep(luck)
 
-    @rule(luck=LUCK)
     def a_review_takes_too_long(self, luck: Luck) -> None:
         if in_review := self.in_state("review"):
             task_id = luck.one_of(in_review)
@@ -231,7 +85,6 @@ class TimeRules(Drawing):
             self.changed(statement, task_id)
             self._maybe_sweep(luck)
 
-    @rule(luck=LUCK)
     def wears_out(self, luck: Luck) -> None:
         """As if a unit had been tried, or lost, nearly as often as it may be."""
         ready = self.ready_units()
@@ -247,6 +100,12 @@ class TimeRules(Drawing):
             "UPDATE sched.unit SET tries = $3, losses = $4 WHERE task_id = $1 AND kind = $2",
             *(task_id, kind, tries, losses),
         )
+
+    # What waits for another try is most of what waits.
+    TIMES: ClassVar = (
+        *(a_wait_ends, a_wait_ends, a_wait_ends, leases_run_out, an_attempt_outlives_its_limits),
+        *(a_deadline_passes, a_queue_takes_too_long, a_review_takes_too_long, wears_out),
+    )
 
     def _maybe_sweep(self, luck: Luck) -> None:
         if luck.flip():
@@ -294,3 +153,66 @@ class TimeRules(Drawing):
         attempt = self.world.attempts[attempt_id]
         over = over or attempt.over
         self.world.attempts[attempt_id] = replace(attempt, expired=True, over=over)
+
+
+class WorkRules(TimeRules):
+    @rule(luck=LUCK)
+    def some_things(self, luck: Luck) -> None:
+        for _ in range(THINGS):
+            self.do(luck.one_of(self.ANY)(self, luck))
+
+    @rule(luck=LUCK)
+    def work_goes_on(self, luck: Luck) -> None:
+        """What waits is taken, finished, sealed, maybe approved and published; and things happen
+        meanwhile."""
+        self.do(self.a_batch(luck))
+        for kind in (self.a_fitting_claim, self.an_ending, self.a_seal, self.a_review) * ROUNDS:
+            self._meanwhile(luck)
+            if kind != self.a_review or luck.flip():
+                self.do(kind(luck))
+        self.do(self.a_workflow_turn(luck))
+
+    def _meanwhile(self, luck: Luck) -> None:
+        if luck.flip():
+            return
+        if luck.flip():
+            self.time_passes(luck)
+        else:
+            self.do(luck.one_of([self.a_cancel, self.a_sweep, self.a_report])(luck))
+
+
+class OverlapRules(TimeRules):
+    """Duplicates, and commands at the same time, in one scheduler or in two."""
+
+    @rule(luck=LUCK)
+    def again(self, luck: Luck) -> None:
+        """A duplicate, maybe late."""
+        if self.recent:
+            self.do(luck.one_of(self.recent[::-1]))
+
+    @rule(luck=LUCK, cores=st.tuples(*[st.integers(0, 1)] * 3))
+    def at_once(self, luck: Luck, cores: tuple[int, int, int]) -> None:
+        kinds = [luck.one_of(self.ANY) for _ in range(luck.one_of([2, 2, 2, 3]))]
+        self.do(*_apart([kind(self, luck) for kind in kinds]), cores=cores)
+
+    @rule(luck=LUCK, cores=st.tuples(*[st.integers(0, 1)] * 2))
+    def twice_at_once(self, luck: Luck, cores: tuple[int, int]) -> None:
+        """Something new, delivered twice at the same time."""
+        kind = luck.one_of(self.ANY)
+        twice = kind(self, luck)
+        self.do(twice, twice, cores=cores)
+
+    @rule(luck=LUCK)
+    def while_a_proof_is_made(self, luck: Luck) -> None:
+        """A whole command between the question to the proof-store and its answer."""
+        if not any(one.seal_waits is False for one in self.world.tasks.values()):
+            return
+        kind = luck.one_of([each for each in self.ANY if each.__name__ != "a_seal"])
+        sealing, other = self.a_seal(luck), kind(self, luck)
+        self.do_as([sealing, other], [(sealing.run, 0), (self.lab.in_between(other.run), 1)])
+
+
+def _apart(operations: list[Operation]) -> list[Operation]:
+    """The proof-store's double has one answer at a time."""
+    seals = [each for each in operations if each.said.startswith("seals")]
+    return [each for each in operations if each not in seals[1:]]

@@ -102,7 +102,8 @@ def end_many(lab: Lab, world: World, said: tuple[Said, ...]) -> Operation:
 def _complete(lab: Lab, world: World, said: Said) -> Complete:
     attempt = world.attempts.get(said.attempt_id)
     agent = attempt is None or attempt.kind == "agent"
-    verified = attempt is None or world.tasks[attempt.task_id].wish.verified
+    wish = None if attempt is None else world.tasks[attempt.task_id].wish
+    verified = wish is None or wish.verified
     observed = None
     if agent:
         passed = VerdictStatus.PASSED if verified else VerdictStatus.NONE
@@ -111,6 +112,7 @@ def _complete(lab: Lab, world: World, said: Said) -> Complete:
             agent="builtin",
             commit=commit_of(said.attempt_id),
             base_commit="b" * 40,
+            ci_files=("Jenkinsfile",) if wish is not None and wish.ci else (),
             verdict=Verdict(status=passed if said.outcome == "won" else VerdictStatus.FAILED),
         )
     return Complete(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
+from wfhub_scheduler.states import TASK_RULES, Rule
 
 from . import lab as labs
 from .lab import Lab
@@ -52,4 +53,9 @@ def test_every_interleaving_of_commands_keeps_the_promises(lab: Lab) -> None:
     took_s = time.monotonic() - began
     met = ", ".join(f"{what.strip()} {count}" for what, count in sorted(lab.met.items()))
     print(f"{lab.examples} examples, {lab.steps} commands in {took_s:.1f} s: {met}")
+    print(*(f"{lab.taken[rule]:7} {_said(rule)}" for rule in TASK_RULES), sep="\n")
     assert lab.examples >= CI_EXAMPLES_MIN
+
+
+def _said(rule: Rule) -> str:
+    return f"{rule.state}, {rule.event} if {rule.guard.__name__}: {rule.to}"
