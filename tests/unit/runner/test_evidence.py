@@ -42,6 +42,7 @@ def _observed(paths: list[str], tests: list[str], ci_files: list[str]) -> Runner
         tests_changed_total=70_000,
         ci_files=tuple(ci_files),
         ci_files_total=len(ci_files),
+        ci_files_unclear="",
         bundle=Path("result.bundle"),
         patch=Path("result.patch"),
     )
