@@ -23,7 +23,7 @@ EXIT_FAILED = 1
 def run(submit: Callable[[Client], Submission], *, detach: bool, as_json: bool) -> int:
     """The exit code: 0 only when the task succeeded (or was handed over with `detach`)."""
     progress = sys.stderr if as_json else sys.stdout
-    with connected() as session:
+    with connected(make=True) as session:
         if detach and not session.outlives:
             raise Usage(
                 "--detach: the service must outlive this command; start one with `wfhub up`"

@@ -214,6 +214,8 @@ async def test_logs_events_cancel_and_projects(hub: Any) -> None:
     await hub.nats.jetstream().publish(subjects.log(at), b"a line\n")
     await hub.scheduler.event(task_id, "task.submitted")
     assert "a line" in (await hub.cli("logs", task_id)).out
+    text = await hub.cli("logs", task_id, "--json")
+    assert (text.code, text.out, "--events" in text.err) == (2, "", True)
     assert "submitted" in (await hub.cli("events", task_id, "--no-follow")).out
     cancelled = await hub.cli("cancel", task_id)
     assert (cancelled.code, cancelled.out) == (0, f"{task_id}: asked to cancel; it is running\n")
@@ -240,3 +242,11 @@ async def test_help_lists_the_commands_of_other_packages_and_version_is_shown(hu
     for name in ("run", "status", "proof", "up"):
         assert name in shown.out
     assert (await hub.cli("--version")).out.startswith("wfhub ")
+    assert "completion" not in (await hub.cli("agent", "--help")).out  # of a program `agent`
+
+
+async def test_a_passphrase_is_asked_of_nobody_who_is_not_there(hub: Any, tmp_path: Path) -> None:
+    done = await hub.cli("backup", str(tmp_path / "kept.wfhub"), "--data", str(tmp_path / "data"))
+    assert (done.code, done.out) == (1, "")
+    assert "--passphrase-file" in done.err
+    assert "Warning" not in done.err
