@@ -171,6 +171,7 @@ def api(s: Setting) -> Own:
 
 # What an operator sets for `wfhub up` and the runner reads.
 RUNNER_VARIABLES = (
+    "RUNNER_POOL",
     "WORKSPACE_ROOT",
     "WORKSPACE_FOLDERS",
     "SHARED_CACHES",
