@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page_lab import with_result
 from wfhub_common import ids, subjects
 
 
@@ -113,6 +114,30 @@ def drained(terminal: int) -> str:
     except OSError:  # Linux: EIO when the other side is closed
         pass
     return data.decode()
+
+
+async def test_run_says_what_a_task_waits_for(hub: Any, repo: Path) -> None:
+    async def begun(task_id: str) -> None:
+        await hub.scheduler.event(task_id, "task.submitted")
+
+    hub.scheduler.on_submit = begun
+    process = await hub.start_cli("run", "--repo", str(repo), "--prompt", "p", "--json")
+    async with asyncio.timeout(60):
+        await line_with(process.stderr, "waits: there is no active runner")
+    process.kill()
+    await process.communicate()
+
+
+async def test_what_cannot_be_written_or_is_not_there_is_said(hub: Any) -> None:
+    task_id, _ = await with_result(hub, state="succeeded")
+    done = await hub.cli("artifacts", task_id, "result.patch", "-o", "nowhere/patch")
+    assert (done.code, done.err) == (
+        2,
+        "wfhub: -o: cannot write nowhere/patch: No such file or directory\n",
+    )
+    assert (await hub.cli("list", "--project", "default")).code == 0
+    mistyped = await hub.cli("list", "--project", "mistyped")
+    assert (mistyped.code, "mistyped" in mistyped.err) == (1, True)
 
 
 async def test_the_first_ctrl_c_cancels_and_follows_on_to_the_end(hub: Any, repo: Path) -> None:
