@@ -21,6 +21,35 @@ HOSTILE = (
     "javascript:alert(1)",
     "{{7*7}}${7*7}",
 )
+# Texts that WCAG AA would call too faint (4.5:1), and edges of fields (3:1), by computed style.
+FAINT = """(() => {
+  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const channels = (colour) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; };
+  const over = (top, below) =>
+    below.map((part, i) => i < 3 ? top[i] * top[3] + part * (1 - top[3]) : 1);
+  const light = (rgb) => [.2126, .7152, .0722].reduce((sum, share, i) => { const v = rgb[i] / 255;
+    return sum + share * (v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); }, 0);
+  const ground = (e) => e === null ? [255, 255, 255, 1]
+    : over(channels(getComputedStyle(e).backgroundColor), ground(e.parentElement));
+  const ratio = (colour, below) => {
+    const both = [light(over(channels(colour), below)), light(below)];
+    return (Math.max(...both) + .05) / (Math.min(...both) + .05); };
+  const found = [];
+  for (const e of document.querySelectorAll("body *")) {
+    if (!e.checkVisibility() || e.disabled) continue;
+    const style = getComputedStyle(e), hint = e.placeholder && !e.value;
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    const told = own || hint || e.value;
+    const colour = hint ? getComputedStyle(e, "::placeholder").color
+      : e instanceof SVGElement ? style.fill : style.color;
+    if (told && ratio(colour, ground(e)) < 4.5) found.push([e.tagName, e.className, colour]);
+    const field = e.matches("input:not([type=checkbox]), select, textarea");
+    if (field && ratio(style.borderTopColor, ground(e.parentElement)) < 3)
+      found.push([e.tagName, "edge", style.borderTopColor]);
+  }
+  return found; })()"""
 
 
 async def sign_in(page: chromium.Page, token: str) -> None:

@@ -199,11 +199,15 @@ def _layout(data: Path | None) -> "Layout":
 def _passphrase(file: Path | None, *, confirm: bool) -> str:
     from wfhub_admin.backup import passphrase_of
 
-    return passphrase_of(
-        file,
-        os.environ.get("WFHUB_BACKUP_PASSPHRASE", ""),
-        lambda: str(typer.prompt("passphrase", hide_input=True, confirmation_prompt=confirm)),
-    )
+    def ask() -> str:
+        if not sys.stdin.isatty():
+            raise SystemExit(
+                "there is no terminal to ask for the passphrase at: name a file that has it with"
+                " --passphrase-file, or set WFHUB_BACKUP_PASSPHRASE"
+            )
+        return str(typer.prompt("passphrase", hide_input=True, confirmation_prompt=confirm))
+
+    return passphrase_of(file, os.environ.get("WFHUB_BACKUP_PASSPHRASE", ""), ask)
 
 
 def _say(line: str) -> None:

@@ -49,6 +49,8 @@ def text(found: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
     if isinstance(value, list):
         return ", ".join(value) or "none"
     if isinstance(value, bool):

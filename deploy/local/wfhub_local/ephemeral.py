@@ -37,9 +37,15 @@ class StackHandle:
 
 
 @contextmanager
-def ephemeral(*, notify: Notify | None = None) -> Iterator[StackHandle]:
-    """`notify` gets a line for people now and then while a stack starts."""
+def ephemeral(*, notify: Notify | None = None, make: bool = True) -> Iterator[StackHandle]:
+    """`notify` gets a line for people now and then while a stack starts. Without `make` the data
+    directory has to be a stack's already. Raises: SystemExit."""
     layout = Layout(default_data(os.environ, root=is_root()))
+    if not (make or layout.credentials.exists() or state.is_held(layout)):
+        raise SystemExit(
+            f"there was never one in {layout.data}: start it with `wfhub up`, or say where it is"
+            " with WFHUB_DATA (its --data) or WFHUB_URL"
+        )
     layout.make()
     with state.in_use(layout.users_lock) as users:
         process: subprocess.Popen[str] | None = None

@@ -25,7 +25,7 @@ from wfhub_local.settings import (
     GATEWAY_VARIABLES,
     METRICS_PORT,
     NETWORK_VARIABLES,
-    TRACE_VARIABLES,
+    SERVICE_VARIABLES,
     Options,
     is_root,
     picked,
@@ -171,6 +171,7 @@ def api(s: Setting) -> Own:
 
 # What an operator sets for `wfhub up` and the runner reads.
 RUNNER_VARIABLES = (
+    "RUNNER_POOL",
     "WORKSPACE_ROOT",
     "WORKSPACE_FOLDERS",
     "SHARED_CACHES",
@@ -258,7 +259,7 @@ def _process(
         database_url=s.where.database_urls.get(service, ""),
         sealing_keys=s.sealing_keys,
     )
-    env: dict[str, str] = {**picked(s.user_env, TRACE_VARIABLES), **_metrics(s, name), **own.env}
+    env: dict[str, str] = {**picked(s.user_env, SERVICE_VARIABLES), **_metrics(s, name), **own.env}
     descriptors: tuple[int, ...] = ()
     if s.where.nats_users:
         env["NATS_USER"] = sender

@@ -18,6 +18,7 @@ SLOTS_MAX = 256
 GATEWAY_VARIABLES = (
     "LLM_PROVIDER",
     "LLM_BASE_URL",
+    "LLM_FORMATS",
     "LLM_MODEL",
     "LLM_CASSETTE",
     "LLM_RECORD",
@@ -25,10 +26,18 @@ GATEWAY_VARIABLES = (
     "LLM_PRICES",
     "OPENAI_API_KEY",
     "ANTHROPIC_API_KEY",
+    "GEMINI_API_KEY",
+    "GOOGLE_API_KEY",
+    "OPENAI_BASE_URL",
+    "ANTHROPIC_BASE_URL",
+    "GEMINI_BASE_URL",
     "OLLAMA_HOST",
+    "GATEWAY_UNSEEN_TOKENS_PER_S",
 )
-# Where each service sends its spans, and how many of them.
-TRACE_VARIABLES = (
+# Of each service: how long its start may wait, where it sends its spans, and how many of them.
+SERVICE_VARIABLES = (
+    "START_WAIT_S",
+    "CLOCK_SKEW_S_MAX",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_TRACES_SAMPLER",
     "OTEL_TRACES_SAMPLER_ARG",

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from wfhub_client.agent_events import chosen
+from wfhub_client.errors import Usage
 from wfhub_client.session import connected
 from wfhub_client.text import one_line
 
@@ -22,10 +23,13 @@ def show(
                 print(json.dumps(each) if as_json else line_of(each))
             return
         content = session.client.artifact(task_id, at, name)
-    if output is not None:
-        output.write_bytes(content)
-    else:
+    if output is None:
         sys.stdout.buffer.write(content)
+        return
+    try:
+        output.write_bytes(content)
+    except OSError as e:
+        raise Usage(f"-o: cannot write {output}: {e.strerror}") from e
 
 
 def line_of(artifact: dict[str, object]) -> str:

@@ -251,7 +251,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1)] = 50,
     as_json: Json = False,
 ) -> None:
-    """List tasks, newest first."""
+    """List tasks, newest first. Of a state with a * `wfhub status ID` says why."""
     from wfhub_client import look
 
     look.list_(project, state or [], workflow, limit, as_json=as_json)
@@ -265,7 +265,7 @@ def logs(
     as_events: Annotated[
         bool, typer.Option("--events", help="What the agent says it did, once it has ended.")
     ] = False,
-    as_json: Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Of --events: as JSON.")] = False,
 ) -> None:
     """Show what the agent and the checks printed."""
     from wfhub_client import agent_events, look
@@ -273,6 +273,8 @@ def logs(
     if as_events:
         agent_events.show(task_id, attempt, as_json=as_json)
         return
+    if as_json:
+        raise Usage("--json: a log is text; --events --json has what the agent says it did")
     look.logs(task_id, attempt, follow=follow)
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 token_app = typer.Typer(
-    no_args_is_help=True, help="API tokens: made, listed and revoked with the admin's own."
+    no_args_is_help=True,
+    help="API tokens: made, listed and revoked with the admin's own. Each opens every project.",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]

@@ -8,6 +8,7 @@ from wfhub_client.shapes import Event, Task
 from wfhub_client.text import elapsed, one_line
 
 _COMMIT_CHARS = 12
+_OF_A_RUNNER = ("mount:", "directory:")  # folders whose path it alone knows
 
 
 def event_line(event: Event) -> str:
@@ -74,7 +75,9 @@ def how_to_look(task: Task) -> list[str]:
     if task.state == "review":
         return [how_to_review(task.task_id)]
     ways = []
-    if task.state == "succeeded" and task.branch:
+    if task.state == "succeeded" and task.repo.startswith(_OF_A_RUNNER):
+        ways.append(f"wfhub artifacts {task.task_id} result.patch")
+    elif task.state == "succeeded" and task.branch:
         ways.append(_diff(task))
     if task.proof_id:
         ways.append(f"wfhub proof verify {task.proof_id}")

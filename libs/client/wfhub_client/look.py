@@ -31,7 +31,8 @@ def list_(
         found = session.client.list(
             project=project, states=tuple(states), workflow=workflow, limit=limit
         )
-        _table(found, as_json=as_json)
+        if not _table(found, as_json=as_json) and project:
+            session.client.project(project)  # one that is not there has no tasks either: refused
 
 
 def logs(task_id: str, attempt: str | None, *, follow: bool) -> None:
@@ -75,8 +76,11 @@ def hand_in(task_id: str) -> None:
     print(f"{task_id}: asked to hand in what it has")
 
 
-def _table(tasks: Iterable[Task], *, as_json: bool) -> None:
+def _table(tasks: Iterable[Task], *, as_json: bool) -> int:
+    """How many there were."""
+    number = 0
     for task in tasks:
+        number += 1
         if as_json:
             print(json.dumps(task.raw))
             continue
@@ -84,6 +88,7 @@ def _table(tasks: Iterable[Task], *, as_json: bool) -> None:
         what = one_line(_name(task), 60)
         state = task.state if task.state in FINAL_STATES or not task.reason else f"{task.state}*"
         print(f"{task.task_id}  {at}  {state:<10}  {one_line(task.project, 20):<12}  {what}")
+    return number
 
 
 def _name(task: Task) -> str:

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from wfhub_client import describe, trust
 from wfhub_client.client import Client
@@ -17,13 +18,14 @@ from wfhub_client.views import View, view_on
 
 FOLLOW_PATIENCE_S = 120.0  # an accepted task outlives a restart of the service, so do we
 LOG_END_WAIT_S = 3.0
+WAIT_SAID_AFTER_S = 5.0  # most tasks have begun by then
 EXIT_FAILED = 1
 
 
 def run(submit: Callable[[Client], Submission], *, detach: bool, as_json: bool) -> int:
     """The exit code: 0 only when the task succeeded (or was handed over with `detach`)."""
     progress = sys.stderr if as_json else sys.stdout
-    with connected() as session:
+    with connected(make=True) as session:
         if detach and not session.outlives:
             raise Usage(
                 "--detach: the service must outlive this command; start one with `wfhub up`"
@@ -47,11 +49,16 @@ def run(submit: Callable[[Client], Submission], *, detach: bool, as_json: bool) 
 
 def follow(client: Client, task_id: str, view: View) -> Task:
     """Show what happens until the task has ended. Raises: KeyboardInterrupt at the second one."""
+    waiting = threading.Timer(WAIT_SAID_AFTER_S, _say_why_it_waits, (client, task_id, view))
+    waiting.daemon = True
+    waiting.start()
     try:
         return _followed(client, task_id, view)
     except KeyboardInterrupt:
         view.note(f"left; the task goes on: wfhub status {task_id}")
         raise
+    finally:
+        waiting.cancel()
 
 
 def _followed(client: Client, task_id: str, view: View) -> Task:
@@ -87,6 +94,12 @@ def _cancel(client: Client, task_id: str, view: View) -> None:
         client.cancel(task_id)
     except Refused as e:
         view.note(str(e))
+
+
+def _say_why_it_waits(client: Client, task_id: str, view: View) -> None:
+    with suppress(ClientError):  # `wfhub status` says it too
+        if reasons := client.get(task_id).raw.get("waits_because"):
+            view.note(f"waits: {'; '.join(reasons)}")
 
 
 def _show_logs(client: Client, task_id: str, view: View) -> None:

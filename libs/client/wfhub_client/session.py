@@ -1,9 +1,9 @@
 """Session: a client for the service that is meant: WFHUB_URL, or a local stack of our own.
 
 The stack comes from the entry point group `wfhub.stack`, name `local`: a context manager
-`ephemeral(notify=…)` that yields an object with `.url`, `.token`,
-`.name` and `.outlives`. The client imports
-nothing of it. Raises: Usage when there is neither, Unreachable when the stack does not start.
+`ephemeral(notify=…, make=…)` that yields an object with `.url`, `.token`, `.name` and `.outlives`.
+The client imports nothing of it.
+Raises: Usage when there is neither, Unreachable when the stack does not start.
 """
 
 import sys
@@ -31,7 +31,9 @@ class Session:
 
 
 @contextmanager
-def connected() -> Iterator[Session]:
+def connected(*, make: bool = False) -> Iterator[Session]:
+    """`make`: where no stack ever was, make one. Who only looks would take it for one in which
+    nothing happened."""
     settings = of_process()
     if settings.url:
         with Client(settings.url, settings.token, patience_s=CALL_PATIENCE_S) as named:
@@ -40,7 +42,7 @@ def connected() -> Iterator[Session]:
         return
     with ExitStack() as at_end:
         try:
-            stack = at_end.enter_context(_ephemeral()(notify=_say))
+            stack = at_end.enter_context(_ephemeral()(notify=_say, make=make))
         except SystemExit as e:  # how a stack says that it cannot start
             raise Unreachable(f"no local stack: {e}") from e
         own = Client(stack.url, stack.token, patience_s=CALL_PATIENCE_S)

@@ -2,11 +2,13 @@
 
 `log = get_logger(__name__)`; `log.warning("lease lost", task_id=…)`. Never a secret as a field.
 What is said of work that belongs to a trace has its `trace_id`.
+A line that cannot be written, to a full disk or to nobody, is lost, and nothing else with it.
 """
 
 import logging
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -31,7 +33,7 @@ def configure(service: str, *, level: str = "INFO", format_: str = "json") -> No
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, _Lossy())),
     )
     structlog.contextvars.bind_contextvars(service=service)
     logging.basicConfig(
@@ -40,6 +42,18 @@ def configure(service: str, *, level: str = "INFO", format_: str = "json") -> No
         format='{"service":"' + service + '","level":"%(levelname)s","logger":"%(name)s",'
         '"event":"%(message)s"}',
     )
+
+
+class _Lossy:
+    """Standard error, as it is now; what cannot be written is dropped."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def _with_trace(_logger: Any, _method: str, event: Any) -> Any:

@@ -59,6 +59,8 @@ def _sentence(error: Any) -> str:
     pattern = error.get("ctx", {}).get("pattern", "")
     if error["type"] == "string_pattern_mismatch" and (found := _ID.match(pattern)):
         return f"this is no id: one looks like {found[1]}_ and {found[2]} more letters and digits"
+    if error["type"] == "extra_forbidden":
+        return "there is no such field; /openapi.json has those that there are"
     return str(error["msg"]).removeprefix("Value error, ")
 
 

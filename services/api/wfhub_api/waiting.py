@@ -16,7 +16,8 @@ from wfhub_api.views import select
 
 _SEEN = """
 SELECT p.name, p.paused, p.running_limit, l.running,
-       o.paused AS pool_paused, o.running_limit AS pool_limit, o.running AS pool_running,
+       o.pool IS NOT NULL AS pool_known, o.paused AS pool_paused,
+       o.running_limit AS pool_limit, o.running AS pool_running,
        (SELECT count(*) FROM sched.api_runner r
          WHERE NOT r.draining AND r.seen_at >= now() - make_interval(secs => :silent_s)
            AND r.labels @> CAST(:labels AS jsonb)) AS able
@@ -55,4 +56,8 @@ def _of(row: Row, pool: str, labels: list[str]) -> list[str]:
     with_labels = f" with the labels {', '.join(labels)}" if labels else ""
     if not row.able:
         found.append(f"there is no active runner{with_labels}")
-    return found or [f"the runners of pool {pool}{with_labels} have no room yet"]
+    elif not row.pool_known:  # a runner's pool stands in its claims alone, and the first makes it
+        found.append(f"no runner of pool {pool} has asked for work yet: RUNNER_POOL is a runner's")
+    return found or [
+        f"no runner of pool {pool}{with_labels} has room: all are full, or none is there"
+    ]

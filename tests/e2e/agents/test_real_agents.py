@@ -43,6 +43,16 @@ def test_every_script_is_played_here() -> None:
     assert WIRES.keys() == SCRIPTS.keys()
 
 
+@pytest.mark.timeout(600)
+def test_the_built_in_agent_is_tested_where_nothing_was_installed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nothing = tmp_path / "agents"
+    assert selftest.run("builtin", nothing, os.environ) == 0, capfd.readouterr()
+    with pytest.raises(SystemExit, match="wfhub agent install codex"):
+        selftest.run("codex", nothing, os.environ)
+
+
 @pytest.mark.timeout(600)  # its own stack, and programs that take long to start
 @pytest.mark.parametrize(
     "name",

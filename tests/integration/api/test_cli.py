@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page_lab import with_result
 from wfhub_common import ids, subjects
 
 
@@ -115,6 +116,30 @@ def drained(terminal: int) -> str:
     return data.decode()
 
 
+async def test_run_says_what_a_task_waits_for(hub: Any, repo: Path) -> None:
+    async def begun(task_id: str) -> None:
+        await hub.scheduler.event(task_id, "task.submitted")
+
+    hub.scheduler.on_submit = begun
+    process = await hub.start_cli("run", "--repo", str(repo), "--prompt", "p", "--json")
+    async with asyncio.timeout(60):
+        await line_with(process.stderr, "waits: there is no active runner")
+    process.kill()
+    await process.communicate()
+
+
+async def test_what_cannot_be_written_or_is_not_there_is_said(hub: Any) -> None:
+    task_id, _ = await with_result(hub, state="succeeded")
+    done = await hub.cli("artifacts", task_id, "result.patch", "-o", "nowhere/patch")
+    assert (done.code, done.err) == (
+        2,
+        "wfhub: -o: cannot write nowhere/patch: No such file or directory\n",
+    )
+    assert (await hub.cli("list", "--project", "default")).code == 0
+    mistyped = await hub.cli("list", "--project", "mistyped")
+    assert (mistyped.code, "mistyped" in mistyped.err) == (1, True)
+
+
 async def test_the_first_ctrl_c_cancels_and_follows_on_to_the_end(hub: Any, repo: Path) -> None:
     started = asyncio.Event()
 
@@ -214,6 +239,8 @@ async def test_logs_events_cancel_and_projects(hub: Any) -> None:
     await hub.nats.jetstream().publish(subjects.log(at), b"a line\n")
     await hub.scheduler.event(task_id, "task.submitted")
     assert "a line" in (await hub.cli("logs", task_id)).out
+    text = await hub.cli("logs", task_id, "--json")
+    assert (text.code, text.out, "--events" in text.err) == (2, "", True)
     assert "submitted" in (await hub.cli("events", task_id, "--no-follow")).out
     cancelled = await hub.cli("cancel", task_id)
     assert (cancelled.code, cancelled.out) == (0, f"{task_id}: asked to cancel; it is running\n")
@@ -240,3 +267,11 @@ async def test_help_lists_the_commands_of_other_packages_and_version_is_shown(hu
     for name in ("run", "status", "proof", "up"):
         assert name in shown.out
     assert (await hub.cli("--version")).out.startswith("wfhub ")
+    assert "completion" not in (await hub.cli("agent", "--help")).out  # of a program `agent`
+
+
+async def test_a_passphrase_is_asked_of_nobody_who_is_not_there(hub: Any, tmp_path: Path) -> None:
+    done = await hub.cli("backup", str(tmp_path / "kept.wfhub"), "--data", str(tmp_path / "data"))
+    assert (done.code, done.out) == (1, "")
+    assert "--passphrase-file" in done.err
+    assert "Warning" not in done.err

@@ -50,10 +50,16 @@ async def test_a_task_waits_for_a_runner_that_is_there_and_has_its_labels(hub: A
     )
     assert await waits() == [silent]
     await hub.scheduler.pool.execute("UPDATE sched.api_runner SET seen_at = now()")
-    assert await waits() == ["the runners of pool big with the labels gpu have no room yet"]
+    assert await waits() == [
+        "no runner of pool big has asked for work yet: RUNNER_POOL is a runner's"
+    ]
+    known = "INSERT INTO sched.api_pool VALUES ('big', 2, false, now(), 1)"
+    await hub.scheduler.pool.execute(known)
+    assert await waits() == [
+        "no runner of pool big with the labels gpu has room: all are full, or none is there"
+    ]
     await hub.scheduler.pool.execute(
-        "INSERT INTO sched.api_pool VALUES ('big', 2, false, now(), 2);"
-        " UPDATE sched.api_project SET running_limit = 0"
+        "UPDATE sched.api_pool SET running = 2; UPDATE sched.api_project SET running_limit = 0"
     )
     assert await waits() == [
         "project default has as many at work as it may: 0",

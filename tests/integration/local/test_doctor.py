@@ -76,3 +76,4 @@ def test_it_reads_well() -> None:
     assert done.returncode == 0, done.stderr
     assert "bwrap       works" in done.stdout
     assert "why: unproven" in done.stdout
+    assert "{" not in done.stdout

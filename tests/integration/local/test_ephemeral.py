@@ -84,6 +84,20 @@ def test_it_is_started_and_ended_with_its_only_user(user: Callable[[], User]) ->
     assert alive(processes) == []  # at once: its starter sees it out
 
 
+def test_who_only_looks_makes_no_stack_where_there_never_was_one(tmp_path: Path) -> None:
+    """It would have nothing to say, and look like one in which all is well."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("wfhub"), "list"],
+        env={**plain_environment(), "WFHUB_DATA": str(tmp_path / "mistyped")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"there was never one in {tmp_path / 'mistyped'}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_running_stack_is_used_and_left_alone(
     user: Callable[[], User], started: Callable[..., Up]
 ) -> None:

@@ -27,6 +27,13 @@ def event(type_: str, **data: Any) -> shapes.Event:
     return shapes.event("1-1", raw)
 
 
+def test_of_a_folder_that_only_the_runner_knows_the_patch_is_shown() -> None:
+    look = "wfhub artifacts tsk_x result.patch"
+    for repo, branch in (("mount:team/app", "wfhub/tsk_x"), ("directory:notes/q3", None)):
+        raw = {**TASK, "spec": {"repo": repo}, "branch": branch}
+        assert describe.how_to_look(shapes.task(raw))[0] == look
+
+
 def test_a_result_has_the_promised_fields() -> None:
     promised = {"task_id", "state", "reason", "message", "branch", "commit", "verdict"}
     promised |= {"proof_id", "attempts", "duration_s", "tokens"}

@@ -1,22 +1,39 @@
 import os
+import re
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from wfhub_admin.files import private_folder
+from wfhub_agent_runner.settings import RunnerSettings
+from wfhub_api.settings import ApiSettings
+from wfhub_common.settings import BrokerSettings
+from wfhub_llm_gateway.settings import GatewaySettings
 from wfhub_local import services
 from wfhub_local.credentials import load_or_create
 from wfhub_local.layout import Layout
 from wfhub_local.processes import Process
 from wfhub_local.services import Setting, Where
 from wfhub_local.settings import Options
+from wfhub_proof_store.settings import ProofStoreSettings
+from wfhub_scheduler.settings import SchedulerSettings
 
 USER_ENV = {
     "OPENAI_API_KEY": "sk-canary",
     "HTTPS_PROXY": "http://proxy:3128",
     "AWS_SECRET_ACCESS_KEY": "aws-canary",
     "PYTHONPATH": "/somewhere",
+}
+
+
+READS: dict[str, type[BrokerSettings]] = {
+    "scheduler": SchedulerSettings,
+    "proof-store": ProofStoreSettings,
+    "gateway": GatewaySettings,
+    "api": ApiSettings,
+    "runner-1": RunnerSettings,
 }
 
 
@@ -57,6 +74,26 @@ def test_keys_reach_the_gateway_alone_and_the_rest_of_the_environment_nobody(
     assert [p.name for p in made if "sk-canary" in p.env.values()] == ["gateway"]
     assert not [p for p in made if {"AWS_SECRET_ACCESS_KEY", "PYTHONPATH"} & p.env.keys()]
     assert {p.name for p in made if "HTTPS_PROXY" in p.env} == {"gateway", "runner-1"}
+
+
+def test_what_the_readme_says_to_set_reaches_each_service_that_reads_it(tmp_path: Path) -> None:
+    readme = Path(__file__).parents[3] / "README.md"
+    named = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", readme.read_text()))
+    given = replace(setting(tmp_path), user_env=dict.fromkeys(named, "20000"))
+    missing = {
+        process.name: read
+        for process in services.all_of(given)
+        if (read := _variables(READS[process.name]) & named - _given(process))
+    }
+    assert missing == {}
+
+
+def _variables(settings: type[BrokerSettings]) -> set[str]:
+    return {field.upper() for field in settings.model_fields}
+
+
+def _given(process: Process) -> set[str]:
+    return {name.removesuffix("_FILE") for name in process.env} | process.env.keys()
 
 
 def test_secrets_are_named_by_file_never_by_value(tmp_path: Path) -> None:

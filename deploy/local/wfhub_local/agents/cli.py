@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-agent_app = typer.Typer(no_args_is_help=True, help="The programs of agents on this machine.")
+agent_app = typer.Typer(
+    add_completion=False,  # an app of its own, whose shell knows no program `agent`
+    no_args_is_help=True,
+    help="The programs of agents on this machine.",
+)
 
 Folder = Annotated[
     Path | None,

@@ -56,10 +56,15 @@ class Outcome:
 def run(name: str, toolchain: Path, env: Mapping[str, str]) -> int:
     if name not in SCRIPTS:
         raise SystemExit(f"{name!r} has no self-test; choose one of: {', '.join(sorted(SCRIPTS))}")
+    if not toolchain.is_dir() and name != "builtin":  # which needs none
+        raise SystemExit(f"there is no folder {toolchain}: `wfhub agent install {name}` makes it")
     cassette = CASSETTES / f"{name}.cassette.jsonl"
     with tempfile.TemporaryDirectory(prefix="wfhub-agent-") as scratch:
         folder = Folder(Path(scratch), toolchain)
         folder.path.chmod(0o755)
+        if not toolchain.is_dir():
+            folder = Folder(folder.path, folder.path / "nothing")
+            folder.toolchain.mkdir()
         with resources.as_file(cassette) as path:
             provider = {"LLM_PROVIDER": "replay", "LLM_CASSETTE": str(path)}
             outcome = played(name, folder, provider, env)

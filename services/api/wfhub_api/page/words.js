@@ -65,10 +65,10 @@ export function reasonWords(reason) {
   return "";
 }
 
-// Why something is as it is, in one line.
+// Why something is as it is, in one line. A message begins with a small letter.
 export function because({ reason, message }) {
-  const words = reasonWords(reason);
-  return [words || reason, message].filter(Boolean).join(words ? " " : ": ");
+  const words = reasonWords(reason) || reason;
+  return message && words ? `${words.replace(/\.$/, "")}: ${message}` : message || words;
 }
 
 const LIMIT_WORDS = {

@@ -9,7 +9,7 @@ import httpx
 import page_lab
 import pytest
 import real_api
-from page_lab import HOSTILE, go, with_result
+from page_lab import FAINT, HOSTILE, go, with_result
 from wfhub_common import ids
 from wfhub_scheduler.dead_letters import RPC_FAILURES_MAX
 
@@ -236,6 +236,28 @@ async def test_a_phones_width_is_enough(hub: Any, page: chromium.Page) -> None:
         wide = await page.js("document.documentElement.scrollWidth")
         assert wide <= chromium.PHONE[0], address
     assert await page.js("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 28)"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+async def test_everything_can_be_read(hub: Any, page: chromium.Page, dark: bool) -> None:
+    await page.look(dark=dark)
+    task_id, _ = await with_result(hub, state="review", title="one")
+    await with_result(hub, state="failed", title="two", reason="agent-failed", message="why")
+    for address, selector in {
+        "/tasks": "tbody tr",
+        f"/tasks/{task_id}": ".diff",
+        "/fleet": "tbody",
+        "/new": "form",
+    }.items():
+        await go(page, address)
+        await page.until(f"document.querySelector('main {selector}') !== null")
+        assert await page.js(FAINT) == [], address
+
+
+async def test_on_a_phone_every_view_can_be_seen_to_be_there(hub: Any, page: chromium.Page) -> None:
+    await page.look(size=chromium.PHONE)
+    ends = "[...document.querySelectorAll('#nav a')].map((a) => a.getBoundingClientRect().right)"
+    assert max(await page.js(ends)) <= chromium.PHONE[0]
 
 
 async def test_dead_letters_of_a_real_scheduler_are_replayed_and_discarded(
