@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from wfhub_client import sse
+from wfhub_client.errors import Unreachable
 from wfhub_client.patience import Later, Patience, check
 
 CONNECT_TIMEOUT_S = 5.0
@@ -62,6 +63,7 @@ class Rest:
             headers = {"Accept": EVENTS, **({"Last-Event-ID": after} if after else {})}
             try:
                 with self._stream(path, params, headers) as response:
+                    self._check_events(response)
                     for message in sse.parse(_heard(response, patience)):
                         after = message.id or after
                         patience.renew()
@@ -73,6 +75,14 @@ class Rest:
                 patience.wait(f"cannot reach {self.url} ({e}); is the service up?", e)
             except Later as e:
                 patience.wait(str(e), e)
+
+    def _check_events(self, response: httpx.Response) -> None:
+        kind = response.headers.get("Content-Type", "")
+        if not kind.startswith(EVENTS):
+            raise Unreachable(
+                f"{self.url} answers with {kind or 'nothing named'} where events were asked for: it"
+                " is older than this client, or something between changes what it says"
+            )
 
     @contextmanager
     def _stream(

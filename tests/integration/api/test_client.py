@@ -165,6 +165,27 @@ async def test_a_peer_that_is_gone_without_a_word_is_given_up_and_asked_again(
     proxy.close()
 
 
+async def test_a_service_that_knows_no_events_of_a_log_is_named_as_older() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nsaid\n"
+        )
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    def read() -> None:
+        with Client(url, "") as client:
+            list(client.logs("tsk_x"))
+
+    with pytest.raises(Unreachable, match=r"text/plain where events.*older than this client"):
+        await asyncio.to_thread(read)
+    server.close()
+
+
 async def test_patience_ends_with_unreachable(hub: Any) -> None:
     with Client("http://127.0.0.1:9", "", patience_s=0.5) as client, pytest.raises(Unreachable):
         await asyncio.to_thread(client.get, "tsk_x")
