@@ -158,7 +158,7 @@ async def retry_task(
 async def cancel_task(hub: HubDep, caller: Caller, task_id: TaskId) -> Cancelled:
     command = CancelTask(task_id=task_id, reason=f"cancelled by {caller}")
     reply = await hub.ask("cancel_task", command, Cancelled)
-    if not reply.accepted:
+    if not reply.accepted and reply.state is not TaskState.CANCELLED:  # asked again: it is so
         raise Rejected(
             "too-late",
             f"the task is {reply.state}: too late to cancel it",

@@ -124,7 +124,7 @@ async def cancel_workflow(
 ) -> WorkflowCancelled:
     command = CancelWorkflow(workflow_id=workflow_id, reason=f"cancelled by {caller}")
     reply = await hub.ask("cancel_workflow", command, WorkflowCancelled, timeout_s=SUBMIT_TIMEOUT_S)
-    if not reply.accepted:
+    if not reply.accepted and reply.state is not WorkflowState.CANCELLED:  # asked again: it is so
         raise Rejected(
             "too-late",
             f"the workflow is {reply.state}: too late to cancel it",
