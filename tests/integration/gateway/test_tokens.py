@@ -100,7 +100,7 @@ async def test_a_stream_outlives_its_lease_only_when_it_was_renewed(
         assert not upstream.hung_up.is_set()
         body = await response.aread()  # it is not renewed a second time
     assert last_event(body)["error"]["code"] == "token-inactive"
-    assert scheduler.asked == 3
+    assert 3 <= scheduler.asked <= 4  # once more where an answer came late: its lease began before
     await asyncio.wait_for(upstream.hung_up.wait(), 10)
 
 
