@@ -82,6 +82,8 @@ class ClusterDouble(httpx.AsyncBaseTransport):
         if self.outage and self.pods and method == "GET":
             self.outage -= 1
             return _status(503, "the server is currently unable to handle the request")
+        if method == "GET" and path.endswith("/jobs"):
+            return httpx.Response(200, json={"kind": "JobList", "items": self._labelled(request)})
         if method == "POST" and path.endswith("/jobs"):
             return self._create((await request.aread()).decode())
         if path.endswith("/pods"):
@@ -100,6 +102,11 @@ class ClusterDouble(httpx.AsyncBaseTransport):
             if job not in self.ending:
                 self.ending[job] = asyncio.create_task(self._end_in_time(job))
         return httpx.Response(200, json={"kind": "Job"})
+
+    def _labelled(self, request: httpx.Request) -> list[Object]:
+        (selector,) = parse_qs(request.url.query.decode())["labelSelector"]
+        label, _, value = selector.partition("=")
+        return [job for job in self.jobs.values() if job["metadata"]["labels"].get(label) == value]
 
     def _create(self, text: str) -> httpx.Response:
         if self.refusal:

@@ -321,7 +321,7 @@ async def _sandbox(settings: RunnerSettings, cgroups: Sequence[Path]) -> Sandbox
         told.sandbox_bridge_port,
     )
     scratch = settings.runner_home / "sandbox"
-    return await pods.opened(told.pods(os.getuid()), here, scratch=scratch)
+    return await pods.opened(told.pods(os.getuid(), settings.runner_id), here, scratch=scratch)
 
 
 async def _tidy_again(workspaces: Workspaces) -> None:

@@ -21,6 +21,7 @@ def made(*, bridge: bool = True) -> dict[str, Any]:
         claim="hub-agents",
         claim_root=ROOT,
         uid=64001,
+        runner="rnr_01",
         instance="hub",
         runtime_class="gvisor",
         pull_secret="registry",

@@ -23,6 +23,7 @@ KEPT_S = 300  # of a Job that its runner could not remove
 GRACE_S_MIN = 1  # the kubelet confirms the end; 0 would only forget the pod
 MIB = 1024 * 1024
 SIDECAR_SECRET = "/run/bridge"
+RUNNER = "workflow-hub.dev/runner"  # whose run it is
 _CONFINED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -40,6 +41,7 @@ class Pods:
     claim: str  # a ReadWriteMany claim that the runner has mounted too
     claim_root: Path  # where
     uid: int  # the runner's: what the agent writes has to be its own
+    runner: str  # its id, a label: what is left of an earlier process of it is found by that
     instance: str = ""  # of the installation, a label
     runtime_class: str = ""
     cpu: str = "1"
@@ -69,6 +71,7 @@ def job(
         "app.kubernetes.io/name": "workflow-hub",
         "app.kubernetes.io/component": "agent",
         "app.kubernetes.io/managed-by": "wfhub-runner",
+        RUNNER: pods.runner,
     }
     pod = _pod(pods, folders, limits)
     pod["terminationGracePeriodSeconds"] = max(GRACE_S_MIN, math.ceil(grace_s))

@@ -31,7 +31,7 @@ from wfhub_agent_runner.sandbox.layers import Layer, LayerKind
 from wfhub_agent_runner.sandbox.pods import start
 from wfhub_agent_runner.sandbox.pods.api import ACCOUNT, TIMEOUT_S, CannotAsk, Cluster
 from wfhub_agent_runner.sandbox.pods.bridge import Bridge
-from wfhub_agent_runner.sandbox.pods.manifest import AGENT, Folders, Pods, job
+from wfhub_agent_runner.sandbox.pods.manifest import AGENT, RUNNER, Folders, Pods, job
 from wfhub_agent_runner.sandbox.pods.outcome import cannot_start, ended
 from wfhub_agent_runner.sandbox.port import (
     FILES,
@@ -328,6 +328,17 @@ async def _disk(running: asyncio.Event, spec: SandboxSpec, layer: Layer) -> Outc
         await asyncio.sleep(DISK_POLL_S)
 
 
+async def end_leftovers(cluster: Cluster, runner: str, poll_s: float = POLL_S) -> None:
+    """What an earlier process of this runner left when it was killed. Raises: CannotAsk."""
+    deadline = time.monotonic() + GONE_S_MAX
+    while left := await cluster.jobs_of(RUNNER, runner):
+        if time.monotonic() > deadline:
+            raise CannotAsk(f"the pods of an earlier run do not end: {', '.join(left[:5])}")
+        for name in left:
+            await cluster.delete_job(name)
+        await asyncio.sleep(poll_s)
+
+
 @dataclass(frozen=True)
 class Here:
     """Where this runner is in its cluster."""
@@ -347,7 +358,6 @@ async def opened(pods: Pods, here: Here, *, scratch: Path) -> KubernetesSandbox:
             " pods share with it: set RUNNER_HOME and SANDBOX_CLAIM_ROOT",
         )
     await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
-    await asyncio.to_thread(leftovers.sweep, scratch)
     where = f"[{here.api_host}]" if ":" in here.api_host else here.api_host
     try:
         trusted = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
@@ -359,6 +369,8 @@ async def opened(pods: Pods, here: Here, *, scratch: Path) -> KubernetesSandbox:
         )
         cluster = Cluster(client, pods.namespace)
         version = await cluster.version()
+        await end_leftovers(cluster, pods.runner)  # before the folders that they write to
+        await asyncio.to_thread(leftovers.sweep, scratch)
         bridge = Bridge(here.pod_ip, here.bridge_port)
         await bridge.start()
     except (OSError, CannotAsk) as e:
