@@ -3,9 +3,9 @@
 The file is JSON: {"server": URL, "ca": path, "token": path, of a service account with the chart's
 Role for runners, "namespace", "claim", "claim_root": where this machine has that claim, "image":
 with `python3` and what image_lab's has, "sidecar_image": the runner's, "bridge_host": this
-machine's address for pods}. The tests' folders have to be on the claim, as by
-`--basetemp=<claim_root>/tests`. The pods' processes are found on this machine: it has to be the
-node, too.
+machine's address for pods; and "cpu" of each pod, when its nodes are small}. The tests' folders
+have to be on the claim, as by `--basetemp=<claim_root>/tests`. The pods' processes are found on
+this machine: it has to be the node, too.
 """
 
 import asyncio
@@ -65,6 +65,7 @@ class RealCluster:
             claim_root=Path(self.told["claim_root"]),
             uid=os.geteuid(),
             runner=RUNNER,
+            cpu=self.told.get("cpu", "1"),
         )
         cluster = Cluster(client, pods.namespace, token)
         return OnCluster(cluster, pods, Bridge(self.told["bridge_host"]), scratch)

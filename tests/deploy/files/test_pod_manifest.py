@@ -72,5 +72,18 @@ def test_the_agent_sees_its_own_parts_of_the_claim_alone() -> None:
     assert [m["mountPath"] for m in shared if m.get("readOnly")] == ["/run/wfhub"]
 
 
+def test_the_agent_can_write_nowhere_but_to_its_workspace_home_and_tmp() -> None:
+    (agent,) = made()["spec"]["template"]["spec"]["containers"]
+    writable = [m["mountPath"] for m in agent["volumeMounts"] if not m.get("readOnly")]
+    assert sorted(writable) == ["/home/agent", "/tmp", "/workspace"]
+
+
+def test_what_an_agent_may_fill_beside_its_workspace_has_a_hard_limit() -> None:
+    volumes = made()["spec"]["template"]["spec"]["volumes"]
+    for each in (volume["emptyDir"] for volume in volumes if "emptyDir" in volume):
+        assert each["medium"] == "Memory"
+        assert each["sizeLimit"]
+
+
 def test_a_pod_that_may_reach_nothing_has_no_sidecar() -> None:
     assert made(bridge=False)["spec"]["template"]["spec"]["initContainers"] == []

@@ -101,7 +101,7 @@ def inside(home: Path, code: str, *arguments: object, limits: Limits = SMALL) ->
 def exceeded(ran: Ran, name: str, least: int) -> None:
     assert isinstance(ran.outcome, LimitExceeded), ran
     assert ran.outcome.name == name
-    assert least < ran.outcome.figure < 8 * least
+    assert least <= ran.outcome.figure < 8 * least  # a kernel's own limit is named as the figure
 
 
 def test_twice_the_memory_ends_the_run(tmp_path: Path) -> None:
@@ -113,7 +113,10 @@ def test_within_the_memory_nothing_happens(tmp_path: Path) -> None:
     assert ran.outcome == Exited(0)
 
 
-def test_memory_spread_over_processes_is_added_up(tmp_path: Path) -> None:
+def test_memory_spread_over_processes_is_added_up(tmp_path: Path, backend: str) -> None:
+    if backend == "kubernetes" and not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        pytest.skip("this node has cgroup v1, where the kernel ends one process and not the pod")
+
     async def work() -> Ran:
         eater = EAT_MEMORY.replace('"', "'")
         script = f'for i in 1 2 3 4; do "$@" -I -S -c "{eater}" 24 & done; wait'
@@ -135,7 +138,11 @@ def test_memory_hidden_from_a_plain_count_is_found(tmp_path: Path, kind: str, ho
 @pytest.mark.parametrize(
     ("kind", "how"), [("unreadable", "plain"), ("far", "plain"), *(("deleted", how) for how in HOW)]
 )
-def test_disk_hidden_from_a_plain_count_is_found(tmp_path: Path, kind: str, how: str) -> None:
+def test_disk_hidden_from_a_plain_count_is_found(
+    tmp_path: Path, kind: str, how: str, backend: str
+) -> None:
+    if (kind, backend) == ("deleted", "kubernetes"):
+        pytest.skip("what a pod holds open is on another machine: the claim's own quota bounds it")
     exceeded(inside(tmp_path, HIDE, kind, 64, how), "disk", 32 * MIB)
 
 

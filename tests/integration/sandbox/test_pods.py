@@ -374,3 +374,29 @@ def test_what_a_killed_runner_left_is_ended_and_no_other_runners_pod(tmp_path: P
         return before, after
 
     assert within(tmp_path, work) == (["ours", "theirs"], ["theirs"])
+
+
+def test_an_error_of_who_hears_the_output_ends_the_pod_and_rises(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> None:
+        async def fails(_: bytes) -> None:
+            raise ConnectionError("the log is gone")
+
+        spec = SandboxSpec(
+            argv=("/bin/sh", "-c", "echo up; sleep 600"),
+            lower=lab.home / "lower",
+            limits=Limits(),
+            wall_s=60,
+        )
+        with pytest.raises(ConnectionError):
+            await lab.sandbox.run(spec, on_output=fails, cancel=asyncio.Event())
+
+    within(tmp_path, work)
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> SandboxResult:
+        return await lab.shell("true", cwd="/workspace/nowhere")
+
+    outcome = within(tmp_path, work).outcome
+    assert isinstance(outcome, CannotStart)
+    assert "nowhere" in outcome.message

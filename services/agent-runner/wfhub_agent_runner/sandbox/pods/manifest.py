@@ -23,6 +23,7 @@ KEPT_S = 300  # of a Job that its runner could not remove
 GRACE_S_MIN = 1  # the kubelet confirms the end; 0 would only forget the pod
 MIB = 1024 * 1024
 SIDECAR_SECRET = "/run/bridge"
+SOCKETS = "/run/sockets"  # made by the sidecar, for the agent to connect to and no more
 RUNNER = "workflow-hub.dev/runner"  # whose run it is
 _CONFINED = {
     "allowPrivilegeEscalation": False,
@@ -99,6 +100,7 @@ def _pod(pods: Pods, folders: Folders, limits: Limits) -> dict[str, Any]:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "hostUsers": False,
+        "hostname": "sandbox",
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": ["127.0.0.1"]},
         "securityContext": {
@@ -111,9 +113,10 @@ def _pod(pods: Pods, folders: Folders, limits: Limits) -> dict[str, Any]:
         "containers": [_agent(pods, folders, limits)],
         "volumes": [
             {"name": "shared", "persistentVolumeClaim": {"claimName": pods.claim}},
-            {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": size}},
-            {"name": "home", "emptyDir": {"sizeLimit": size}},
+            {"name": "sockets", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+            # Memory: of a disk's folder the kubelet measures the size now and then, and evicts.
+            {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": size}},
+            {"name": "home", "emptyDir": {"medium": "Memory", "sizeLimit": size}},
         ],
     }
     if pods.runtime_class:
@@ -136,7 +139,7 @@ def _agent(pods: Pods, folders: Folders, limits: Limits) -> dict[str, Any]:
             "limits": {"cpu": _cpu(pods, limits), "memory": f"{limits.memory_bytes // MIB}Mi"},
         },
         "volumeMounts": [
-            {"name": "run", "mountPath": "/run"},
+            {"name": "sockets", "mountPath": SOCKETS, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "home", "mountPath": HOME},
             _part(pods, folders.workspace, WORKSPACE),
@@ -161,7 +164,7 @@ def _sidecar(pods: Pods, folders: Folders) -> dict[str, Any]:
             "limits": {"cpu": "500m", "memory": "128Mi"},
         },
         "volumeMounts": [
-            {"name": "run", "mountPath": "/run"},
+            {"name": "sockets", "mountPath": SOCKETS},
             {**_part(pods, folders.bridge, SIDECAR_SECRET), "readOnly": True},
         ],
     }

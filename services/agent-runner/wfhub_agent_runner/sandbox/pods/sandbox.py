@@ -31,7 +31,7 @@ from wfhub_agent_runner.sandbox.layers import Layer, LayerKind
 from wfhub_agent_runner.sandbox.pods import start
 from wfhub_agent_runner.sandbox.pods.api import ACCOUNT, TIMEOUT_S, CannotAsk, Cluster
 from wfhub_agent_runner.sandbox.pods.bridge import Bridge
-from wfhub_agent_runner.sandbox.pods.manifest import AGENT, RUNNER, Folders, Pods, job
+from wfhub_agent_runner.sandbox.pods.manifest import AGENT, RUNNER, SOCKETS, Folders, Pods, job
 from wfhub_agent_runner.sandbox.pods.outcome import cannot_start, ended
 from wfhub_agent_runner.sandbox.port import (
     FILES,
@@ -85,6 +85,7 @@ class KubernetesSandbox:
             "layer": LayerKind.COPY.value,
             "memory": "cgroup",
             "runtime_class": self.pods.runtime_class,
+            "nosuid": False,  # no pod can ask for it
             "seccomp": "RuntimeDefault, and ours for the pod's machine",
             "proven": False,
         }
@@ -94,11 +95,13 @@ class KubernetesSandbox:
     ) -> SandboxResult:
         began = time.monotonic()
         output = _Output(on_output, spec.limits.output_bytes)
-        try:
-            async with self._prepared(spec) as (layer, folders):
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                layer, folders = await stack.enter_async_context(self._prepared(spec))
+            except (Rejected, OSError) as e:
+                outcome: Outcome = CannotStart(str(e))
+            else:
                 outcome = await self._one_job(spec, layer, folders, output, cancel)
-        except (Rejected, OSError) as e:
-            outcome = CannotStart(str(e))
         duration_ms = int((time.monotonic() - began) * 1000)
         return SandboxResult(outcome, duration_ms, output.passed, output.truncated)
 
@@ -111,10 +114,7 @@ class KubernetesSandbox:
                 f"a pod cannot see {min(spec.binds)} of the runner's machine: build what agents"
                 " need into the sandbox image, and leave TOOLCHAINS empty",
             )
-        ways = {
-            inside_path: (str(port), outside)
-            for port, inside_path, outside in arguments.sockets(spec)
-        }
+        ways = {inside_path: (str(port), outside) for port, inside_path, outside in _sockets(spec)}
         async with layers.prepared(LayerKind.COPY, spec, scratch=self.scratch) as layer:
             with (
                 layers.temporary_folder(self.scratch) as folder,
@@ -154,7 +154,7 @@ class KubernetesSandbox:
             "env": arguments.environment(spec),
             "cwd": spec.cwd,
             "limits": arguments.rlimits(spec, cpu_held=True),  # CPU is the pod's own limit
-            "forwards": [(port, path) for port, path, _ in arguments.sockets(spec)],
+            "forwards": [(port, path) for port, path, _ in _sockets(spec)],
             "own": own,
             "seccomp": {
                 machine: base64.b64encode(
@@ -269,6 +269,14 @@ class KubernetesSandbox:
             await asyncio.sleep(self.poll_s)
         log.error("a pod could not be ended", job=name)
         return False
+
+
+def _sockets(spec: SandboxSpec) -> list[tuple[int, str, Path]]:
+    """In the one folder that the sidecar makes them in."""
+    return [
+        (port, f"{SOCKETS}/{Path(inside).name}", outside)
+        for port, inside, outside in arguments.sockets(spec)
+    ]
 
 
 class _Output:

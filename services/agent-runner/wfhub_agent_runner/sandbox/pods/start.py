@@ -129,14 +129,18 @@ def start(told: dict[str, Any]) -> tuple[int, str]:
     reading, writing = os.pipe()  # both close on exec: nothing to read means it did start
     pid = os.fork()
     if pid == 0:
+        what = argv[0]
         try:
             for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which this interpreter ignores
                 signal.signal(number, signal.SIG_DFL)
             os.umask(0o022)  # a repository's files are for all to read
-            os.chdir(told["cwd"])
+            os.dup2(1, 2)  # one pipe: of two, the order in which lines were written is not known
+            what = told["cwd"]
+            os.chdir(what)
+            what = argv[0]
             os.execvpe(argv[0], argv, env)  # noqa: S606 - the agent is this program
         except OSError as e:
-            os.write(writing, f"{argv[0][:200]}: {e.strerror}".encode())
+            os.write(writing, f"{what[:200]}: {e.strerror}".encode())
         finally:
             os._exit(CANNOT_START)
     os.close(writing)
