@@ -27,6 +27,7 @@ from wfhub_common.errors import Rejected
 from wfhub_common.log import get_logger
 
 from wfhub_agent_runner.sandbox import arguments, forwarder, layers, leftovers, seccomp
+from wfhub_agent_runner.sandbox.bwrap import limits_held
 from wfhub_agent_runner.sandbox.layers import Layer, LayerKind
 from wfhub_agent_runner.sandbox.pods import start
 from wfhub_agent_runner.sandbox.pods.api import ACCOUNT, TIMEOUT_S, CannotAsk, Cluster
@@ -83,7 +84,7 @@ class KubernetesSandbox:
             "uid": self.pods.uid,
             "image": self.pods.image,
             "layer": LayerKind.COPY.value,
-            "memory": "cgroup",
+            "limits": {**limits_held(None), "memory": "pod", "cpu": "pod"},
             "runtime_class": self.pods.runtime_class,
             "nosuid": False,  # no pod can ask for it
             "seccomp": "RuntimeDefault, and ours for the pod's machine",
