@@ -146,7 +146,7 @@ class RunnerSettings(BrokerSettings):
 
 
 class PodsSettings(Settings):
-    """Of SANDBOX_BACKEND=kubernetes, which is unproven: see sandbox/pods."""
+    """Of SANDBOX_BACKEND=kubernetes: see sandbox/pods."""
 
     sandbox_image: str = Field(min_length=1)  # what agents run in; with a Python as `python3`
     sandbox_sidecar_image: str = Field(min_length=1)  # the runner's own

@@ -1,12 +1,10 @@
 """The kubernetes adapter of the sandbox port: one Job a run, its tree on a claim that both mount.
 
-Unproven: it has not passed the sandbox contract tests on a real cluster. The tree is a copy (a
-pod may not mount an overlay), so a run costs what the repository weighs. A run ends by deleting
-its Job, and `run` returns only when the API server has no pod of it any more. A pod has one grace,
-however it ends: one that passed a limit of ours has it too (not memory's, which the kernel holds).
-Folders of the
-runner's machine cannot be bound into a pod: toolchains belong into the image; shared caches are
-not there.
+The tree is a copy (a pod may not mount an overlay), so a run costs what the repository weighs. A
+run ends by deleting its Job, and `run` returns only when the API server has no pod of it any more.
+A pod has one grace, however it ends: one that passed a limit of ours has it too (not memory's,
+which the kernel holds). Folders of the runner's machine cannot be bound into a pod: toolchains
+belong into the image; shared caches are not there.
 Raises: Rejected from `opened` when the cluster cannot be asked.
 """
 
@@ -88,7 +86,6 @@ class KubernetesSandbox:
             "runtime_class": self.pods.runtime_class,
             "nosuid": False,  # no pod can ask for it
             "seccomp": "RuntimeDefault, and ours for the pod's machine",
-            "proven": False,
         }
 
     async def run(
