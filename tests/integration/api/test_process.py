@@ -94,6 +94,24 @@ async def test_a_schema_that_is_made_and_not_granted_yet_is_waited_for(database_
     assert refused.value.code == "not-migrated"
 
 
+@pytest.mark.parametrize("missing", ["role", "database"])
+async def test_a_role_or_database_that_is_not_made_yet_is_waited_for(
+    missing: str, database_url: str
+) -> None:
+    to = urlsplit(database_url)
+    if missing == "role":
+        to = to._replace(netloc=f"nobody_{secrets.token_hex(4)}@{to.hostname}:{to.port}")
+    else:
+        to = to._replace(path="/not_made_yet")
+    engine = db.make_engine(to.geturl(), application="test")
+    try:
+        with pytest.raises(RetryLater) as refused:
+            await views.missing(engine)
+    finally:
+        await engine.dispose()
+    assert "does not let us in" in refused.value.message
+
+
 async def test_a_start_that_breaks_off_ends_the_process(
     monkeypatch: pytest.MonkeyPatch, database_url: str
 ) -> None:
