@@ -82,6 +82,8 @@ class ClusterDouble(httpx.AsyncBaseTransport):
         if self.outage and self.pods and method == "GET":
             self.outage -= 1
             return _status(503, "the server is currently unable to handle the request")
+        if method == "GET" and path.endswith("/jobs"):
+            return httpx.Response(200, json={"kind": "JobList", "items": self._labelled(request)})
         if method == "POST" and path.endswith("/jobs"):
             return self._create((await request.aread()).decode())
         if path.endswith("/pods"):
@@ -100,6 +102,11 @@ class ClusterDouble(httpx.AsyncBaseTransport):
             if job not in self.ending:
                 self.ending[job] = asyncio.create_task(self._end_in_time(job))
         return httpx.Response(200, json={"kind": "Job"})
+
+    def _labelled(self, request: httpx.Request) -> list[Object]:
+        (selector,) = parse_qs(request.url.query.decode())["labelSelector"]
+        label, _, value = selector.partition("=")
+        return [job for job in self.jobs.values() if job["metadata"]["labels"].get(label) == value]
 
     def _create(self, text: str) -> httpx.Response:
         if self.refusal:
@@ -184,7 +191,7 @@ def _status(code: int, message: str) -> httpx.Response:
 
 def _started(name: str, spec: Object, claim: Path) -> Pod:
     folder = Path(tempfile.mkdtemp(prefix="pod-", dir=claim))
-    for each in ("run", "tmp", "home"):
+    for each in ("sockets", "tmp", "home"):
         (folder / each).mkdir()
     (folder / "termination-log").touch()
     (folder / "bin").mkdir()
@@ -199,7 +206,7 @@ def _run(folder: Path, container: Object, claim: Path, *, sidecar: bool) -> subp
     bwrap, _ = find_bwrap()
     words = [str(bwrap), "--die-with-parent", "--unshare-user", "--unshare-pid", "--new-session"]
     if sidecar:  # with this machine's network, where the runner is, and its Python packages
-        words += ["--ro-bind", "/", "/"]
+        words += ["--ro-bind", "/", "/", "--tmpfs", "/run"]
     else:
         words += ["--unshare-net", "--clearenv", "--setenv", "PATH", f"{folder}/bin:/usr/bin:/bin"]
         words += ["--ro-bind", "/usr", "/usr", "--ro-bind", sys.base_prefix, sys.base_prefix]
@@ -219,8 +226,10 @@ def _run(folder: Path, container: Object, claim: Path, *, sidecar: bool) -> subp
     command = list(container["command"])
     if command[0] == "python":
         command[0] = sys.executable
-    with (folder / ("sidecar-log" if sidecar else "log")).open("wb") as output:
+    log = folder / ("sidecar-log" if sidecar else "log")
+    # A kubelet's log has both, in no order that can be relied on: here, errors are left out.
+    with log.open("wb") as output, log.with_suffix(".errors").open("wb") as errors:
         return subprocess.Popen(
-            [*words, *command], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            [*words, *command], stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
             env={"PATH": os.environ.get("PATH", "")},
         )  # fmt: skip

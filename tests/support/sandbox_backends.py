@@ -4,7 +4,8 @@ A folder's conftest imports `backend`, `container_image`, `container_python` and
 `pytest_generate_tests`. A test that opens a sandbox by `sandbox_lab` runs once for each of
 AVAILABLE, but for a test with the marker `only_backend(name)` or `not_in_backend(name, why)`.
 MISSING says of each other backend why it is not run here. `runsc` is the container backend with
-gVisor: of the program that TEST_RUNSC names, or of the machine's.
+gVisor: of the program that TEST_RUNSC names, or of the machine's. `kubernetes` is one with a real
+cluster, which TEST_KUBERNETES describes (real_cluster).
 """
 
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import image_lab
 import pytest
+import real_cluster
 import sandbox_lab
 import unprivileged
 from wfhub_agent_runner.sandbox import bundle, runtimes
@@ -29,6 +31,11 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def missing() -> dict[str, str]:
+    cluster = {"kubernetes": real_cluster.MISSING} if real_cluster.MISSING else {}
+    return {**cluster, **_missing_of_containers()}
+
+
+def _missing_of_containers() -> dict[str, str]:
     absent = [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
     why = "; ".join(f"{name}, which {PROGRAMS[name]}, is not installed" for name in absent)
     if absent:
@@ -41,7 +48,8 @@ def missing() -> dict[str, str]:
 
 
 MISSING = missing()
-AVAILABLE = tuple(name for name in ("bwrap", "container", "runsc") if name not in MISSING)
+BACKENDS = ("bwrap", "container", "runsc", "kubernetes")
+AVAILABLE = tuple(name for name in BACKENDS if name not in MISSING)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -51,7 +59,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         only = [mark.args[0] for mark in definition.iter_markers("only_backend")]
         differs = [mark.args[0] for mark in definition.iter_markers("not_in_backend")]
         wanted = [name for name in only or AVAILABLE if name not in differs]
-        chosen = [name for name in wanted if name != "runsc" or name in AVAILABLE]
+        chosen = [n for n in wanted if n not in {"runsc", "kubernetes"} or n in AVAILABLE]
         metafunc.parametrize("backend", chosen, indirect=True)
 
 
@@ -64,12 +72,14 @@ def _modules_of(metafunc: pytest.Metafunc) -> set[str]:
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Its name."""
     name = getattr(request, "param", "bwrap")
-    if name != "bwrap":
+    if name == "kubernetes":
+        sandbox_lab.cluster_in_use = real_cluster.opened()
+    elif name != "bwrap":
         sandbox_lab.runtime_in_use = RUNSC if name == "runsc" else runtimes.DEFAULT
         sandbox_lab.image_in_use = request.getfixturevalue("container_image")
         sandbox_lab.python_in_use = request.getfixturevalue("container_python")
     yield name
-    sandbox_lab.image_in_use = sandbox_lab.python_in_use = None
+    sandbox_lab.image_in_use = sandbox_lab.python_in_use = sandbox_lab.cluster_in_use = None
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from real_cluster import OnCluster, RealCluster
 from wfhub_agent_runner.sandbox import runtimes
 from wfhub_agent_runner.sandbox.bwrap import BwrapSandbox, own_python
 from wfhub_agent_runner.sandbox.container import ContainerSandbox
@@ -24,6 +25,7 @@ MIB = 1024 * 1024
 image_in_use: Image | None = None  # None: bwrap
 python_in_use: Path | None = None  # for a container, gathered once
 runtime_in_use = runtimes.DEFAULT
+cluster_in_use: RealCluster | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,11 @@ class Lab:
         return ran.stdout + ran.stderr
 
 
-def sandbox(scratch: Path, cgroups: tuple[Path, ...] = ()) -> BwrapSandbox | ContainerSandbox:
+def sandbox(
+    scratch: Path, cgroups: tuple[Path, ...] = ()
+) -> BwrapSandbox | ContainerSandbox | OnCluster:
+    if cluster_in_use is not None:
+        return cluster_in_use.sandbox(scratch)
     image = image_in_use
     if image is None:
         return BwrapSandbox(scratch=scratch, cgroups=cgroups)

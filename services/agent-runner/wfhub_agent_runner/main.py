@@ -312,7 +312,6 @@ async def _sandbox(settings: RunnerSettings, cgroups: Sequence[Path]) -> Sandbox
         return await asyncio.to_thread(
             choice.opened, settings.sandbox(), settings.runner_home, cgroups
         )
-    log.warning("the kubernetes sandbox is unproven: it has not run on a real cluster yet")
     told = PodsSettings.from_env(os.environ)
     here = pods.Here(
         told.kubernetes_service_host,
@@ -321,7 +320,7 @@ async def _sandbox(settings: RunnerSettings, cgroups: Sequence[Path]) -> Sandbox
         told.sandbox_bridge_port,
     )
     scratch = settings.runner_home / "sandbox"
-    return await pods.opened(told.pods(os.getuid()), here, scratch=scratch)
+    return await pods.opened(told.pods(os.getuid(), settings.runner_id), here, scratch=scratch)
 
 
 async def _tidy_again(workspaces: Workspaces) -> None:

@@ -146,7 +146,7 @@ class RunnerSettings(BrokerSettings):
 
 
 class PodsSettings(Settings):
-    """Of SANDBOX_BACKEND=kubernetes, which is unproven: see sandbox/pods."""
+    """Of SANDBOX_BACKEND=kubernetes: see sandbox/pods."""
 
     sandbox_image: str = Field(min_length=1)  # what agents run in; with a Python as `python3`
     sandbox_sidecar_image: str = Field(min_length=1)  # the runner's own
@@ -162,7 +162,7 @@ class PodsSettings(Settings):
     kubernetes_service_host: str = Field(min_length=1)  # this and the next by the kubelet
     kubernetes_service_port: int = 443
 
-    def pods(self, uid: int) -> Pods:
+    def pods(self, uid: int, runner_id: str) -> Pods:
         return Pods(
             namespace=self.sandbox_namespace,
             image=self.sandbox_image,
@@ -170,6 +170,7 @@ class PodsSettings(Settings):
             claim=self.sandbox_claim,
             claim_root=self.sandbox_claim_root,
             uid=uid,
+            runner=runner_id,
             instance=self.sandbox_instance,
             runtime_class=self.sandbox_runtime_class,
             cpu=self.sandbox_cpu,

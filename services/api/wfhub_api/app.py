@@ -7,6 +7,7 @@ while the broker is not there yet. The broker lives in the lifespan, not in a Fa
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import nats.errors
 from fastapi import FastAPI, Security
@@ -67,6 +68,7 @@ def create_app(settings: ApiSettings, engine: AsyncEngine, broker: NatsBroker, s
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         ready = asyncio.create_task(_start(hub))
+        ready.add_done_callback(partial(_end_with, hub))
         beginning = [ready]
         if settings.webhooks_enabled:
             beginning.append(asyncio.create_task(_deliver(hub, ready)))
@@ -132,6 +134,13 @@ async def _start(hub: Hub) -> None:
         await connecting
     finally:
         connecting.cancel()
+
+
+def _end_with(hub: Hub, start: asyncio.Task[None]) -> None:
+    """A start that broke off connects to nothing any more: the process would never be ready."""
+    if not start.cancelled() and (error := start.exception()) is not None:
+        log.error("the start broke off", exc_info=error)
+        hub.stop.fatally(f"the start broke off: {error}")
 
 
 async def _deliver(hub: Hub, ready: asyncio.Task[None]) -> None:

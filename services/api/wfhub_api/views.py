@@ -21,8 +21,10 @@ from wfhub_common.sql import Row
 from wfhub_api.positions import Cursor, Position
 from wfhub_api.shapes import Attempt, TaskSummary
 
-_NOT_MIGRATED = {"42P01", "3F000"}  # undefined table, invalid schema name
+# Undefined table, invalid schema name; a schema that is made and not granted to us yet.
+_NOT_MIGRATED = {"42P01", "3F000", "42501"}
 _GONE = ("08", "53", "57")  # connection, resources, operator intervention
+_NOT_MADE = ("28", "3D")  # neither role nor database is there yet, or never
 _FINAL = sorted(FINAL_TASK_STATES)
 COUNTED_MAX = 10_000  # ended tasks that are looked at to say how many there are of each state
 
@@ -191,6 +193,9 @@ async def select(engine: AsyncEngine, sql: str, **values: Any) -> Sequence[Row]:
             raise RetryLater(
                 "not-migrated", "the database is not migrated yet: run `wfhub-scheduler migrate`"
             ) from e
+        if state.startswith(_NOT_MADE):
+            said = str(e.orig).splitlines()[0]
+            raise RetryLater("database-down", f"the database does not let us in: {said}") from e
         if e.connection_invalidated or state.startswith(_GONE):
             raise RetryLater("database-down", "the database connection was lost") from e
         raise

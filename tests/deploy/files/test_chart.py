@@ -274,6 +274,12 @@ def test_an_agents_pod_reaches_its_runner_and_not_even_dns() -> None:
         assert not [c for c in containers(pod) if "procMount" in c["securityContext"]], name
 
 
+def test_a_namespace_of_the_charts_own_outlives_the_release() -> None:
+    """Keys and claims are in it, which are kept; `helm uninstall` would take them with it."""
+    (namespace,) = [each for each in objects(rendered("pods")) if each["kind"] == "Namespace"]
+    assert namespace["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
 def test_the_api_reaches_receivers_of_events_only_where_webhooks_are_on() -> None:
     on = template(
         *("--set", "api.webhooks.enabled=true", "--set", "api.webhooks.privateHosts=hooks.corp"),

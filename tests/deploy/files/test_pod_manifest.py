@@ -21,6 +21,7 @@ def made(*, bridge: bool = True) -> dict[str, Any]:
         claim="hub-agents",
         claim_root=ROOT,
         uid=64001,
+        runner="rnr_01",
         instance="hub",
         runtime_class="gvisor",
         pull_secret="registry",
@@ -69,6 +70,19 @@ def test_the_agent_sees_its_own_parts_of_the_claim_alone() -> None:
     shared = [m for m in agent["volumeMounts"] if m["name"] == "shared"]
     assert {m["subPath"] for m in shared} == {"a/copy", "a/files"}
     assert [m["mountPath"] for m in shared if m.get("readOnly")] == ["/run/wfhub"]
+
+
+def test_the_agent_can_write_nowhere_but_to_its_workspace_home_and_tmp() -> None:
+    (agent,) = made()["spec"]["template"]["spec"]["containers"]
+    writable = [m["mountPath"] for m in agent["volumeMounts"] if not m.get("readOnly")]
+    assert sorted(writable) == ["/home/agent", "/tmp", "/workspace"]
+
+
+def test_what_an_agent_may_fill_beside_its_workspace_has_a_hard_limit() -> None:
+    volumes = made()["spec"]["template"]["spec"]["volumes"]
+    for each in (volume["emptyDir"] for volume in volumes if "emptyDir" in volume):
+        assert each["medium"] == "Memory"
+        assert each["sizeLimit"]
 
 
 def test_a_pod_that_may_reach_nothing_has_no_sidecar() -> None:

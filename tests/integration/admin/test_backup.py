@@ -6,14 +6,17 @@ import hashlib
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 from wfhub_admin import archive, database, folders
 from wfhub_admin.settings import ProvisionSettings
+from wfhub_agent_runner.sandbox.pods.bridge import passed
 from wfhub_common import sealed
 from wfhub_common.subjects import PROOF_STORE
 
@@ -21,6 +24,7 @@ BLOB = b"what an agent said\n"
 HEX = hashlib.sha256(BLOB).hexdigest()
 PLACE = Path("sha256") / HEX[:2] / HEX[2:4] / HEX
 PASSPHRASE = "correct horse battery staple"
+LATE_S = 3.0  # by then it has tried; if not, nothing is shown, and nothing fails
 NOWHERE = "postgresql://postgres@127.0.0.1:9/none"
 
 
@@ -60,6 +64,35 @@ async def kept(database_url: str, tmp_path: Path) -> Path:
     done = await asyncio.to_thread(admin, "backup", tmp_path / "hub.wfhub", at, database_url)
     assert done.returncode == 0, done.stderr
     return tmp_path / "hub.wfhub"
+
+
+async def test_a_backup_waits_for_a_database_that_it_reaches_a_moment_later(
+    kept: Path, tmp_path: Path, database_url: str
+) -> None:
+    """As a new pod, which the network's policies let through once they know its address."""
+    to = urlsplit(database_url)
+    assert to.hostname is not None
+    with socket.socket() as shut:  # bound, and refusing until it listens
+        shut.bind(("127.0.0.1", 0))
+        late = f"{to.username}:{to.password}@127.0.0.1:{shut.getsockname()[1]}"
+        url = to._replace(netloc=late).geturl()
+        first = tmp_path / "first"
+        running = asyncio.create_task(
+            asyncio.to_thread(admin, "backup", tmp_path / "late.wfhub", first, url)
+        )
+        await asyncio.sleep(LATE_S)
+
+        async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            far_reader, far_writer = await asyncio.open_connection(to.hostname, to.port)
+            try:
+                await asyncio.gather(passed(reader, far_writer), passed(far_reader, writer))
+            finally:
+                far_writer.close()
+                writer.close()
+
+        async with await asyncio.start_server(pass_on, sock=shut):
+            done = await running
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

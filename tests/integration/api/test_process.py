@@ -2,14 +2,25 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import sys
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
 import own_ports
+import pytest
+from wfhub_api import views
+from wfhub_api.app import create_app
+from wfhub_api.routes import health
+from wfhub_api.settings import ApiSettings
+from wfhub_common import db
+from wfhub_common.broker import make_broker
+from wfhub_common.errors import RetryLater
 from wfhub_common.httpauth import token_sha256
+from wfhub_common.service import Stop
 
 
 async def service(*arguments: str, **env: str) -> asyncio.subprocess.Process:
@@ -62,6 +73,65 @@ async def test_it_serves_while_waiting_for_its_neighbours_and_stops_cleanly() ->
     assert code == 0, err
     assert "not ready yet" in err
     assert "Traceback" not in err
+
+
+async def test_a_schema_that_is_made_and_not_granted_yet_is_waited_for(database_url: str) -> None:
+    """As while the job that provisions is at work, beside which a cluster starts this."""
+    role = f"early_{secrets.token_hex(4)}"
+    pg = await asyncpg.connect(database_url)
+    await pg.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'early'")
+    await pg.execute("CREATE SCHEMA IF NOT EXISTS sched")
+    to = urlsplit(database_url)
+    url = to._replace(netloc=f"{role}:early@{to.hostname}:{to.port}").geturl()
+    engine = db.make_engine(url, application="test")
+    try:
+        with pytest.raises(RetryLater) as refused:
+            await views.missing(engine)
+    finally:
+        await engine.dispose()
+        await pg.execute(f"DROP ROLE {role}")
+        await pg.close()
+    assert refused.value.code == "not-migrated"
+
+
+@pytest.mark.parametrize("missing", ["role", "database"])
+async def test_a_role_or_database_that_is_not_made_yet_is_waited_for(
+    missing: str, database_url: str
+) -> None:
+    to = urlsplit(database_url)
+    if missing == "role":
+        to = to._replace(netloc=f"nobody_{secrets.token_hex(4)}@{to.hostname}:{to.port}")
+    else:
+        to = to._replace(path="/not_made_yet")
+    engine = db.make_engine(to.geturl(), application="test")
+    try:
+        with pytest.raises(RetryLater) as refused:
+            await views.missing(engine)
+    finally:
+        await engine.dispose()
+    assert "does not let us in" in refused.value.message
+
+
+async def test_a_start_that_breaks_off_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    """It would answer that it is alive, and never be ready."""
+
+    async def breaks(_: object) -> dict[str, str]:
+        raise RuntimeError("what nobody foresaw")
+
+    monkeypatch.setattr(health, "not_ready", breaks)
+    settings = ApiSettings(
+        database_url=database_url,
+        nats_url=f"nats://127.0.0.1:{own_ports.free_port()}",
+        admin_token_sha256=token_sha256("wht_x"),
+    )
+    engine, stop = db.make_engine(database_url, application="test"), Stop()
+    app = create_app(settings, engine, make_broker(settings, name="test"), stop)
+    async with asyncio.timeout(30), app.router.lifespan_context(app):
+        await stop.wait()
+    assert stop.fatal is not None
+    assert "what nobody foresaw" in stop.fatal
 
 
 async def test_a_stop_ends_open_streams_at_once(hub: Any) -> None:

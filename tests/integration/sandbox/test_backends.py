@@ -4,7 +4,7 @@ import warnings
 
 import sandbox_backends
 
-PROGRAMS = ("podman", "crun", "runsc")
+PROGRAMS = ("podman", "crun", "runsc", "TEST_KUBERNETES")
 
 
 def test_every_backend_is_tested_here_or_named_with_the_reason() -> None:
@@ -13,6 +13,7 @@ def test_every_backend_is_tested_here_or_named_with_the_reason() -> None:
         "bwrap",
         "container",
         "runsc",
+        "kubernetes",
     }
     for name, why in sandbox_backends.MISSING.items():
         assert any(program in why for program in PROGRAMS)

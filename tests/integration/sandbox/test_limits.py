@@ -101,7 +101,7 @@ def inside(home: Path, code: str, *arguments: object, limits: Limits = SMALL) ->
 def exceeded(ran: Ran, name: str, least: int) -> None:
     assert isinstance(ran.outcome, LimitExceeded), ran
     assert ran.outcome.name == name
-    assert least < ran.outcome.figure < 8 * least
+    assert least <= ran.outcome.figure < 8 * least  # a kernel's own limit is named as the figure
 
 
 def test_twice_the_memory_ends_the_run(tmp_path: Path) -> None:
@@ -113,7 +113,10 @@ def test_within_the_memory_nothing_happens(tmp_path: Path) -> None:
     assert ran.outcome == Exited(0)
 
 
-def test_memory_spread_over_processes_is_added_up(tmp_path: Path) -> None:
+def test_memory_spread_over_processes_is_added_up(tmp_path: Path, backend: str) -> None:
+    if backend == "kubernetes" and not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        pytest.skip("this node has cgroup v1, where the kernel ends one process and not the pod")
+
     async def work() -> Ran:
         eater = EAT_MEMORY.replace('"', "'")
         script = f'for i in 1 2 3 4; do "$@" -I -S -c "{eater}" 24 & done; wait'
@@ -135,7 +138,11 @@ def test_memory_hidden_from_a_plain_count_is_found(tmp_path: Path, kind: str, ho
 @pytest.mark.parametrize(
     ("kind", "how"), [("unreadable", "plain"), ("far", "plain"), *(("deleted", how) for how in HOW)]
 )
-def test_disk_hidden_from_a_plain_count_is_found(tmp_path: Path, kind: str, how: str) -> None:
+def test_disk_hidden_from_a_plain_count_is_found(
+    tmp_path: Path, kind: str, how: str, backend: str
+) -> None:
+    if (kind, backend) == ("deleted", "kubernetes"):
+        pytest.skip("what a pod holds open is on another machine: the claim's own quota bounds it")
     exceeded(inside(tmp_path, HIDE, kind, 64, how), "disk", 32 * MIB)
 
 
@@ -152,7 +159,8 @@ def test_filling_a_tmpfs_is_bounded(tmp_path: Path, folder: str) -> None:
 
 
 def test_many_small_files_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wfhub_agent_runner.sandbox.watchdog.INODES_MAX", 2000)
+    for module in ("watchdog", "pods.sandbox"):
+        monkeypatch.setattr(f"wfhub_agent_runner.sandbox.{module}.INODES_MAX", 2000)
     code = "import os, time\nfor n in range(3000): os.mkdir(f'/workspace/{n}')\ntime.sleep(60)"
     ran = inside(tmp_path, code, limits=Limits())
     assert isinstance(ran.outcome, LimitExceeded)
@@ -191,6 +199,7 @@ def test_a_fork_bomb_is_bounded_and_its_neighbour_unharmed(tmp_path: Path) -> No
     assert left == 0
 
 
+@pytest.mark.not_in_backend("kubernetes", "a pod's limit holds it back")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_without_a_cgroup_cpu_time_is_counted_over_all_processes(
     tmp_path: Path, processes: int
@@ -203,6 +212,7 @@ def test_without_a_cgroup_cpu_time_is_counted_over_all_processes(
     assert ran.outcome in (LimitExceeded("cpu", 1), LimitExceeded("cpu", 2)), ran  # of 1 s
 
 
+@pytest.mark.not_in_backend("kubernetes", "a pod's limit holds them back")
 def test_processes_that_have_ended_are_counted_too(tmp_path: Path) -> None:
     code = "import os, time\nwhile True:\n"
     code += (
@@ -217,12 +227,13 @@ def test_processes_that_have_ended_are_counted_too(tmp_path: Path) -> None:
     assert ran.outcome in (LimitExceeded("cpu", 1), LimitExceeded("cpu", 2)), ran
 
 
-def test_the_policy_says_how_each_limit_is_held(tmp_path: Path) -> None:
+def test_the_policy_says_how_each_limit_is_held(tmp_path: Path, backend: str) -> None:
     async def work() -> dict[str, str]:
         return dict(Lab(tmp_path).sandbox.describe()["limits"])
 
     held = unprivileged.run(tmp_path, work)
-    assert (held["memory"], held["cpu"], held["processes"]) == ("watchdog", "watchdog", "rlimit")
+    by = "pod" if backend == "kubernetes" else "watchdog"
+    assert (held["memory"], held["cpu"], held["processes"]) == (by, by, "rlimit")
     assert held["open_files"] == "rlimit"
     assert set(held) >= {"disk", "file", "output", "wall", "idle"}
 

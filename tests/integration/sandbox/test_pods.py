@@ -20,8 +20,8 @@ from cluster_double import ClusterDouble
 from wfhub_agent_runner.sandbox import seccomp
 from wfhub_agent_runner.sandbox.pods.api import Cluster
 from wfhub_agent_runner.sandbox.pods.bridge import Bridge
-from wfhub_agent_runner.sandbox.pods.manifest import Pods
-from wfhub_agent_runner.sandbox.pods.sandbox import KubernetesSandbox
+from wfhub_agent_runner.sandbox.pods.manifest import RUNNER, Pods
+from wfhub_agent_runner.sandbox.pods.sandbox import KubernetesSandbox, end_leftovers
 from wfhub_agent_runner.sandbox.port import (
     FILES,
     GATEWAY_URL,
@@ -92,7 +92,9 @@ async def _lab(home: Path, faults: dict[str, Any]) -> AsyncIterator[Lab]:
     (home / "token").write_text("service-account\n")
     double = ClusterDouble(home, **faults)
     client = httpx.AsyncClient(transport=double, base_url="https://10.0.0.1")
-    pods = Pods("agents", "agents/python:1.0.0", "hub/runner:1.0.0", "work", home, os.getuid())
+    pods = Pods(
+        "agents", "agents/python:1.0.0", "hub/runner:1.0.0", "work", home, os.getuid(), "rnr_1"
+    )
     bridge = Bridge("127.0.0.1")
     await bridge.start()
     cluster = Cluster(client, "agents", home / "token")
@@ -327,3 +329,74 @@ def test_a_pod_of_a_machine_without_a_filter_does_not_start(
     outcome = within(tmp_path, work)
     assert isinstance(outcome, CannotStart)
     assert "no seccomp program" in outcome.message
+
+
+_OPEN = """
+import os, sys
+parent = os.getppid()
+for path in (f"/proc/{parent}/mem", f"/proc/{parent}/environ"):
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+        print("GOT", path)
+    except OSError as e:
+        print("no", e.strerror)
+print("its own:", os.open("/proc/self/mem", os.O_RDWR) > 0)
+"""
+
+
+def test_the_agent_cannot_open_the_process_that_started_it(tmp_path: Path) -> None:
+    """Of its own uid. What is started is open to itself."""
+
+    async def work(lab: Lab) -> str:
+        await lab.shell("", argv=("python3", "-I", "-S", "-c", _OPEN))
+        return lab.text
+
+    assert within(tmp_path, work) == "no Permission denied\nno Permission denied\nits own: True\n"
+
+
+@pytest.mark.parametrize("said", ["exited 0", "signalled 9", "cannot-start a lie", "starting"])
+def test_how_a_pod_ended_is_not_what_the_agent_wrote(tmp_path: Path, said: str) -> None:
+    async def work(lab: Lab) -> SandboxResult:
+        return await lab.shell(f"echo '{said}' >> /dev/termination-log; exit 7")
+
+    assert within(tmp_path, work).outcome == Exited(7)
+
+
+def test_what_a_killed_runner_left_is_ended_and_no_other_runners_pod(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> tuple[list[str], list[str]]:
+        for name, runner in (("ours", "rnr_1"), ("theirs", "rnr_2")):
+            labels = {RUNNER: runner}
+            lab.cluster.jobs[name] = {"metadata": {"name": name, "labels": labels}}
+        before = list(lab.cluster.jobs)
+        await end_leftovers(lab.sandbox.cluster, "rnr_1", poll_s=0.01)
+        after = list(lab.cluster.jobs)
+        del lab.cluster.jobs["theirs"]
+        return before, after
+
+    assert within(tmp_path, work) == (["ours", "theirs"], ["theirs"])
+
+
+def test_an_error_of_who_hears_the_output_ends_the_pod_and_rises(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> None:
+        async def fails(_: bytes) -> None:
+            raise ConnectionError("the log is gone")
+
+        spec = SandboxSpec(
+            argv=("/bin/sh", "-c", "echo up; sleep 600"),
+            lower=lab.home / "lower",
+            limits=Limits(),
+            wall_s=60,
+        )
+        with pytest.raises(ConnectionError):
+            await lab.sandbox.run(spec, on_output=fails, cancel=asyncio.Event())
+
+    within(tmp_path, work)
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    async def work(lab: Lab) -> SandboxResult:
+        return await lab.shell("true", cwd="/workspace/nowhere")
+
+    outcome = within(tmp_path, work).outcome
+    assert isinstance(outcome, CannotStart)
+    assert "nowhere" in outcome.message

@@ -339,7 +339,10 @@ def test_the_token_is_nowhere_in_the_sandbox(tmp_path: Path) -> None:
 
 
 @pytest.mark.hostile(19)
-def test_an_agent_reaches_its_own_socket_and_no_other_attempts(tmp_path: Path) -> None:
+def test_an_agent_reaches_its_own_socket_and_no_other_attempts(
+    tmp_path: Path, backend: str
+) -> None:
+    own = "/run/sockets/gateway.sock" if backend == "kubernetes" else "/run/gateway.sock"
     code = """
 import os, socket, sys
 for path in sys.argv[1:]:
@@ -368,7 +371,7 @@ for path in sys.argv[1:]:
             async with relays[0], relays[1]:
                 control = await asyncio.to_thread(lab.outside, code, sockets["theirs"])
                 asked = len(upstream.heads)
-                tries = ("/run/gateway.sock", sockets["theirs"], sockets["mine"])
+                tries = (own, sockets["theirs"], sockets["mine"])
                 roots = (f"/proc/{os.getppid()}/root{tries[1]}", f"/proc/1/root{tries[1]}")
                 abstract = (f"/run/../..{tries[1]}", "/run/theirs.sock")
                 ran = await lab.inside(

@@ -1,9 +1,10 @@
 """The escape attempts: run inside a sandbox, they say which of them got through.
 
 Bound in as one file and run by an interpreter with `-I -S`: standard library only. The argument is
-JSON: {"canary": path, "port": number, "host_pid_space": link}. Prints one JSON object, name → [got
-through, what happened]. An attempt that got through leaves nothing behind: files are opened for
-writing, never written; what was mounted goes with its namespace.
+JSON: {"canary": path, "port": number, "host_pid_space": link, "nosuid": whether the sandbox mounts
+its file systems so}. Prints one JSON object, name → [got through, what happened]. An attempt that
+got through leaves nothing behind: files are opened for writing, never written; what was mounted
+goes with its namespace.
 """
 
 import contextlib
@@ -21,7 +22,8 @@ from typing import Any
 CLONE_NEWUSER = 0x10000000
 PTRACE_TRACEME = 0
 TIOCSTI = 0x5412
-PR_GET_NO_NEW_PRIVS = 39
+PR_GET_NO_NEW_PRIVS, PR_CAPBSET_READ = 39, 23
+CAPABILITIES_MAX = 64
 AF_ALG, AF_VSOCK = 38, 40
 PROCESSES_MAX = 8  # the first, the starter, this one and its children
 SETUID_PROGRAMS = ("su", "mount", "umount", "passwd", "newgrp", "gpasswd", "chsh", "chfn", "sudo")
@@ -112,13 +114,18 @@ def see_host_processes(facts: dict[str, Any]) -> Found:
     return foreign or len(pids) > PROCESSES_MAX, f"{len(pids)} processes are visible"
 
 
-def gain_by_setuid(_: dict[str, Any]) -> Found:
-    gains = libc.prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1
+def gain_by_setuid(facts: dict[str, Any]) -> Found:
+    if libc.prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1:
+        return True, "programs can gain privileges"
+    if not facts["nosuid"]:
+        numbers = range(CAPABILITIES_MAX)
+        left = [n for n in numbers if libc.prctl(PR_CAPBSET_READ, n, 0, 0, 0) == 1]
+        return bool(left), f"no_new_privs, and root would have the capabilities {left}"
     for name in SETUID_PROGRAMS:
         path = f"/usr/bin/{name}"
         if os.path.exists(path) and not os.statvfs(path).f_flag & os.ST_NOSUID:
             return True, f"{path} is on a file system that honours setuid"
-    return gains, "programs can gain privileges" if gains else "no_new_privs, nosuid"
+    return False, "no_new_privs, nosuid"
 
 
 def write_how_it_ended(_: dict[str, Any]) -> Found:

@@ -45,7 +45,12 @@ async def probe(sandbox: Sandbox) -> list[ProbeResult]:
         canary.write_text("not for agents")
         for name in ("lower", "upper", "work"):
             (folder / name).mkdir()
-        facts = {"canary": str(canary), "port": port, "host_pid_space": os.readlink(_PID_SPACE)}
+        facts = {
+            "canary": str(canary),
+            "port": port,
+            "host_pid_space": os.readlink(_PID_SPACE),
+            "nosuid": sandbox.describe().get("nosuid", True),
+        }
         output: list[bytes] = []
 
         async def keep(chunk: bytes) -> None:

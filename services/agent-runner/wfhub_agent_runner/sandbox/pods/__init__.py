@@ -1,4 +1,4 @@
 """The kubernetes backend of the sandbox port: the pod of a Job is the sandbox of one run.
 
-Unproven: it has run against a simulated API server and a kubelet of ours only.
+Its contract tests run against a simulated API server, and on a cluster that TEST_KUBERNETES names.
 """

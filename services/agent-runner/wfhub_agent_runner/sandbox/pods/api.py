@@ -1,7 +1,7 @@
 """The few calls to the Kubernetes API that a run needs, with the runner's service account.
 
 The token is read for each call: the kubelet renews it. Rights needed, in one namespace: jobs
-create, get, delete; pods get, list; pods/log get.
+create, get, list, delete; pods get, list; pods/log get.
 Raises: CannotAsk with the API server's sentence.
 """
 
@@ -40,6 +40,12 @@ class Cluster:
 
     async def job(self, name: str) -> dict[str, Any] | None:
         return await self._json("GET", f"{self._jobs}/{name}", missing=True) or None
+
+    async def jobs_of(self, label: str, value: str) -> list[str]:
+        """Names."""
+        selector = {"labelSelector": f"{label}={value}"}
+        found = await self._json("GET", self._jobs, params=selector)
+        return [str(each["metadata"]["name"]) for each in found.get("items") or []]
 
     async def delete_job(self, name: str) -> None:
         """With its pod; the Job is there until the pod is gone."""

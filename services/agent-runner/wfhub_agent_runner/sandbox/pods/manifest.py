@@ -23,6 +23,8 @@ KEPT_S = 300  # of a Job that its runner could not remove
 GRACE_S_MIN = 1  # the kubelet confirms the end; 0 would only forget the pod
 MIB = 1024 * 1024
 SIDECAR_SECRET = "/run/bridge"
+SOCKETS = "/run/sockets"  # made by the sidecar, for the agent to connect to and no more
+RUNNER = "workflow-hub.dev/runner"  # whose run it is
 _CONFINED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -40,6 +42,7 @@ class Pods:
     claim: str  # a ReadWriteMany claim that the runner has mounted too
     claim_root: Path  # where
     uid: int  # the runner's: what the agent writes has to be its own
+    runner: str  # its id, a label: what is left of an earlier process of it is found by that
     instance: str = ""  # of the installation, a label
     runtime_class: str = ""
     cpu: str = "1"
@@ -69,6 +72,7 @@ def job(
         "app.kubernetes.io/name": "workflow-hub",
         "app.kubernetes.io/component": "agent",
         "app.kubernetes.io/managed-by": "wfhub-runner",
+        RUNNER: pods.runner,
     }
     pod = _pod(pods, folders, limits)
     pod["terminationGracePeriodSeconds"] = max(GRACE_S_MIN, math.ceil(grace_s))
@@ -96,6 +100,7 @@ def _pod(pods: Pods, folders: Folders, limits: Limits) -> dict[str, Any]:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "hostUsers": False,
+        "hostname": "sandbox",
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": ["127.0.0.1"]},
         "securityContext": {
@@ -108,9 +113,10 @@ def _pod(pods: Pods, folders: Folders, limits: Limits) -> dict[str, Any]:
         "containers": [_agent(pods, folders, limits)],
         "volumes": [
             {"name": "shared", "persistentVolumeClaim": {"claimName": pods.claim}},
-            {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": size}},
-            {"name": "home", "emptyDir": {"sizeLimit": size}},
+            {"name": "sockets", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+            # Memory: of a disk's folder the kubelet measures the size now and then, and evicts.
+            {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": size}},
+            {"name": "home", "emptyDir": {"medium": "Memory", "sizeLimit": size}},
         ],
     }
     if pods.runtime_class:
@@ -133,7 +139,7 @@ def _agent(pods: Pods, folders: Folders, limits: Limits) -> dict[str, Any]:
             "limits": {"cpu": _cpu(pods, limits), "memory": f"{limits.memory_bytes // MIB}Mi"},
         },
         "volumeMounts": [
-            {"name": "run", "mountPath": "/run"},
+            {"name": "sockets", "mountPath": SOCKETS, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "home", "mountPath": HOME},
             _part(pods, folders.workspace, WORKSPACE),
@@ -158,7 +164,7 @@ def _sidecar(pods: Pods, folders: Folders) -> dict[str, Any]:
             "limits": {"cpu": "500m", "memory": "128Mi"},
         },
         "volumeMounts": [
-            {"name": "run", "mountPath": "/run"},
+            {"name": "sockets", "mountPath": SOCKETS},
             {**_part(pods, folders.bridge, SIDECAR_SECRET), "readOnly": True},
         ],
     }

@@ -1,7 +1,9 @@
 """How a run's pod ended, or why it cannot begin: pure, from the pod's status.
 
-The command's own end is what start.py wrote into the termination message. Anything else is
-told by the kubelet: out of memory, evicted for its disk, past its deadline.
+The command's own end is the exit code of start.py, which the kubelet saw; how that is meant,
+start.py wrote into the termination message. The agent can write there too, and is believed nothing
+that the code does not say. Anything else is told by the kubelet: out of memory, evicted for its
+disk, past its deadline.
 """
 
 import signal
@@ -10,6 +12,7 @@ from typing import Any
 from wfhub_common.messages import Limits
 
 from wfhub_agent_runner.sandbox.pods.manifest import AGENT
+from wfhub_agent_runner.sandbox.pods.start import CANNOT_START
 from wfhub_agent_runner.sandbox.port import (
     CannotStart,
     Exited,
@@ -28,6 +31,7 @@ HOPELESS = {
     "RunContainerError",
     "ErrImageNeverPull",
 }
+SIGNAL_BASE = 128  # what start.py adds, as a shell does
 
 
 def cannot_start(pod: dict[str, Any]) -> str:
@@ -62,16 +66,16 @@ def ended(pod: dict[str, Any], limits: Limits) -> Outcome | None:
 def _terminated(found: dict[str, Any], limits: Limits) -> Outcome:
     if found.get("reason") == "OOMKilled":
         return LimitExceeded("memory", limits.memory_bytes)
+    code = int(found.get("exitCode", 0))
     lines = (found.get("message") or "").splitlines()
-    for line in lines:
+    for line in reversed(lines):  # the agent's are before
         word, _, rest = line.partition(" ")
-        if word == "exited" and rest.isdecimal():
-            return Exited(int(rest))
-        if word == "signalled" and rest.isdecimal():
-            return Signalled(int(rest))
-        if word == "cannot-start":
+        if word == "exited" and rest == str(code):
+            return Exited(code)
+        if word == "signalled" and rest == str(code - SIGNAL_BASE):
+            return Signalled(code - SIGNAL_BASE)
+        if word == "cannot-start" and code == CANNOT_START:
             return CannotStart(rest)
     if "starting" in lines:  # the agent killed its own first process
         return Signalled(signal.SIGKILL)
-    code = int(found.get("exitCode", 0))
     return CannotStart(f"the pod's first process ended with {code}: {found.get('reason', '')}")

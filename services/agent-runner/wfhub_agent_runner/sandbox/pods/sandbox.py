@@ -1,12 +1,10 @@
 """The kubernetes adapter of the sandbox port: one Job a run, its tree on a claim that both mount.
 
-Unproven: it has not passed the sandbox contract tests on a real cluster. The tree is a copy (a
-pod may not mount an overlay), so a run costs what the repository weighs. A run ends by deleting
-its Job, and `run` returns only when the API server has no pod of it any more. A pod has one grace,
-however it ends: one that passed a limit of ours has it too (not memory's, which the kernel holds).
-Folders of the
-runner's machine cannot be bound into a pod: toolchains belong into the image; shared caches are
-not there.
+The tree is a copy (a pod may not mount an overlay), so a run costs what the repository weighs. A
+run ends by deleting its Job, and `run` returns only when the API server has no pod of it any more.
+A pod has one grace, however it ends: one that passed a limit of ours has it too (not memory's,
+which the kernel holds). Folders of the runner's machine cannot be bound into a pod: toolchains
+belong into the image; shared caches are not there.
 Raises: Rejected from `opened` when the cluster cannot be asked.
 """
 
@@ -27,11 +25,12 @@ from wfhub_common.errors import Rejected
 from wfhub_common.log import get_logger
 
 from wfhub_agent_runner.sandbox import arguments, forwarder, layers, leftovers, seccomp
+from wfhub_agent_runner.sandbox.bwrap import limits_held
 from wfhub_agent_runner.sandbox.layers import Layer, LayerKind
 from wfhub_agent_runner.sandbox.pods import start
 from wfhub_agent_runner.sandbox.pods.api import ACCOUNT, TIMEOUT_S, CannotAsk, Cluster
 from wfhub_agent_runner.sandbox.pods.bridge import Bridge
-from wfhub_agent_runner.sandbox.pods.manifest import AGENT, Folders, Pods, job
+from wfhub_agent_runner.sandbox.pods.manifest import AGENT, RUNNER, SOCKETS, Folders, Pods, job
 from wfhub_agent_runner.sandbox.pods.outcome import cannot_start, ended
 from wfhub_agent_runner.sandbox.port import (
     FILES,
@@ -83,10 +82,10 @@ class KubernetesSandbox:
             "uid": self.pods.uid,
             "image": self.pods.image,
             "layer": LayerKind.COPY.value,
-            "memory": "cgroup",
+            "limits": {**limits_held(None), "memory": "pod", "cpu": "pod"},
             "runtime_class": self.pods.runtime_class,
+            "nosuid": False,  # no pod can ask for it
             "seccomp": "RuntimeDefault, and ours for the pod's machine",
-            "proven": False,
         }
 
     async def run(
@@ -94,11 +93,13 @@ class KubernetesSandbox:
     ) -> SandboxResult:
         began = time.monotonic()
         output = _Output(on_output, spec.limits.output_bytes)
-        try:
-            async with self._prepared(spec) as (layer, folders):
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                layer, folders = await stack.enter_async_context(self._prepared(spec))
+            except (Rejected, OSError) as e:
+                outcome: Outcome = CannotStart(str(e))
+            else:
                 outcome = await self._one_job(spec, layer, folders, output, cancel)
-        except (Rejected, OSError) as e:
-            outcome = CannotStart(str(e))
         duration_ms = int((time.monotonic() - began) * 1000)
         return SandboxResult(outcome, duration_ms, output.passed, output.truncated)
 
@@ -111,10 +112,7 @@ class KubernetesSandbox:
                 f"a pod cannot see {min(spec.binds)} of the runner's machine: build what agents"
                 " need into the sandbox image, and leave TOOLCHAINS empty",
             )
-        ways = {
-            inside_path: (str(port), outside)
-            for port, inside_path, outside in arguments.sockets(spec)
-        }
+        ways = {inside_path: (str(port), outside) for port, inside_path, outside in _sockets(spec)}
         async with layers.prepared(LayerKind.COPY, spec, scratch=self.scratch) as layer:
             with (
                 layers.temporary_folder(self.scratch) as folder,
@@ -154,7 +152,7 @@ class KubernetesSandbox:
             "env": arguments.environment(spec),
             "cwd": spec.cwd,
             "limits": arguments.rlimits(spec, cpu_held=True),  # CPU is the pod's own limit
-            "forwards": [(port, path) for port, path, _ in arguments.sockets(spec)],
+            "forwards": [(port, path) for port, path, _ in _sockets(spec)],
             "own": own,
             "seccomp": {
                 machine: base64.b64encode(
@@ -271,6 +269,14 @@ class KubernetesSandbox:
         return False
 
 
+def _sockets(spec: SandboxSpec) -> list[tuple[int, str, Path]]:
+    """In the one folder that the sidecar makes them in."""
+    return [
+        (port, f"{SOCKETS}/{Path(inside).name}", outside)
+        for port, inside, outside in arguments.sockets(spec)
+    ]
+
+
 class _Output:
     def __init__(self, on_output: OnOutput, limit: int) -> None:
         self._on_output, self._limit = on_output, limit
@@ -328,6 +334,17 @@ async def _disk(running: asyncio.Event, spec: SandboxSpec, layer: Layer) -> Outc
         await asyncio.sleep(DISK_POLL_S)
 
 
+async def end_leftovers(cluster: Cluster, runner: str, poll_s: float = POLL_S) -> None:
+    """What an earlier process of this runner left when it was killed. Raises: CannotAsk."""
+    deadline = time.monotonic() + GONE_S_MAX
+    while left := await cluster.jobs_of(RUNNER, runner):
+        if time.monotonic() > deadline:
+            raise CannotAsk(f"the pods of an earlier run do not end: {', '.join(left[:5])}")
+        for name in left:
+            await cluster.delete_job(name)
+        await asyncio.sleep(poll_s)
+
+
 @dataclass(frozen=True)
 class Here:
     """Where this runner is in its cluster."""
@@ -347,7 +364,6 @@ async def opened(pods: Pods, here: Here, *, scratch: Path) -> KubernetesSandbox:
             " pods share with it: set RUNNER_HOME and SANDBOX_CLAIM_ROOT",
         )
     await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
-    await asyncio.to_thread(leftovers.sweep, scratch)
     where = f"[{here.api_host}]" if ":" in here.api_host else here.api_host
     try:
         trusted = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
@@ -359,6 +375,8 @@ async def opened(pods: Pods, here: Here, *, scratch: Path) -> KubernetesSandbox:
         )
         cluster = Cluster(client, pods.namespace)
         version = await cluster.version()
+        await end_leftovers(cluster, pods.runner)  # before the folders that they write to
+        await asyncio.to_thread(leftovers.sweep, scratch)
         bridge = Bridge(here.pod_ip, here.bridge_port)
         await bridge.start()
     except (OSError, CannotAsk) as e:

@@ -27,6 +27,7 @@ TERMINATION = "/dev/termination-log"
 BACKLOG = 128
 CANNOT_START = 127
 SET_NO_NEW_PRIVS, SET_SECCOMP, MODE_FILTER, INSTRUCTION_BYTES = 38, 22, 2, 8
+SET_DUMPABLE = 4
 
 
 def main() -> int:
@@ -34,6 +35,7 @@ def main() -> int:
     with open(os.path.join(here, "start.json"), encoding="utf-8") as file:
         told = json.load(file)
     lay_out(here, told["own"])
+    close_to_the_agent()
     with open(TERMINATION, "ab", buffering=0) as report:
         for name, number in told["limits"].items():
             limit(getattr(resource, f"RLIMIT_{name}"), number)
@@ -54,6 +56,12 @@ def main() -> int:
             return 128 + os.WTERMSIG(status)
         report.write(f"exited {os.WEXITSTATUS(status)}\n".encode())
         return os.WEXITSTATUS(status)
+
+
+def close_to_the_agent() -> None:
+    """The agent is the same uid: without this it could write to this process's memory, descriptors
+    too, and trace it. What is executed from here on is open again."""
+    ctypes.CDLL(None).prctl(SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class _Program(ctypes.Structure):
@@ -121,14 +129,18 @@ def start(told: dict[str, Any]) -> tuple[int, str]:
     reading, writing = os.pipe()  # both close on exec: nothing to read means it did start
     pid = os.fork()
     if pid == 0:
+        what = argv[0]
         try:
             for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which this interpreter ignores
                 signal.signal(number, signal.SIG_DFL)
             os.umask(0o022)  # a repository's files are for all to read
-            os.chdir(told["cwd"])
+            os.dup2(1, 2)  # one pipe: of two, the order in which lines were written is not known
+            what = told["cwd"]
+            os.chdir(what)
+            what = argv[0]
             os.execvpe(argv[0], argv, env)  # noqa: S606 - the agent is this program
         except OSError as e:
-            os.write(writing, f"{argv[0][:200]}: {e.strerror}".encode())
+            os.write(writing, f"{what[:200]}: {e.strerror}".encode())
         finally:
             os._exit(CANNOT_START)
     os.close(writing)
