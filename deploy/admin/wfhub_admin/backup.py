@@ -22,7 +22,7 @@ from wfhub_common import sealed
 
 from wfhub_admin import archive, rest, restoring
 from wfhub_admin.archive import BLOB, Contents
-from wfhub_admin.database import DATABASE, Plan, carry_out, make_roles
+from wfhub_admin.database import DATABASE, Plan, carry_out, make_roles, wait
 from wfhub_admin.outlay import Truth
 from wfhub_admin.postgres import binaries
 
@@ -37,6 +37,7 @@ def backup(path: Path, *, plan: Plan, blobs: Path, truth: Truth, passphrase: str
     archive.insist_on(passphrase)
     if path.exists():
         raise SystemExit(f"{path} exists: choose another name, a backup is never overwritten")
+    wait(plan)  # a cluster lets a new pod through to it a moment after its start
     if not archive.has_blobs(blobs) and asyncio.run(_names_blobs(plan)):
         raise SystemExit(
             f"{blobs} has no blobs, and the database names some: is it the proof-store's folder?"

@@ -166,7 +166,6 @@ def _planned(file: Path) -> "Plan":
 
 def _backup(told: argparse.Namespace) -> None:
     from wfhub_admin import archive, backup, backups, folders
-    from wfhub_admin.database import wait
     from wfhub_admin.outlay import plan
     from wfhub_admin.settings import ProvisionSettings
 
@@ -174,7 +173,6 @@ def _backup(told: argparse.Namespace) -> None:
     secret = backup.passphrase_of(told.passphrase, settings.backup_passphrase, _no_passphrase)
     truth = folders.kept(told.state)
     made = _planned(told.plan) if told.plan else plan(truth.credentials, settings.where())
-    wait(made)  # a cluster lets a new pod through to it a moment after its start
     file = backups.new(told.file, datetime.now(UTC)) if told.keep else told.file
     done = backup.backup(file, plan=made, blobs=told.proofs, truth=truth, passphrase=secret)
     said = {**archive.said(done), "file": str(file)}
