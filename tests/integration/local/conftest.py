@@ -20,7 +20,7 @@ import pytest
 
 WFHUB = str(Path(sysconfig.get_path("scripts")) / "wfhub")
 READY_S_MAX = 100.0  # several stacks start at once on two cores; a test ends at 120
-END_S_MAX = 90.0
+END_S_MAX = 40.0
 
 T = TypeVar("T")
 

@@ -141,7 +141,9 @@ def test_two_runners_have_two_identities(started: Callable[..., Up]) -> None:
 
 
 def test_a_closed_terminal_ends_it(started: Callable[..., Up]) -> None:
-    up = started().ready()
+    up = started(
+        prefix=("env", "--default-signal=HUP")
+    ).ready()  # whoever runs the tests ignores it
     below = up.below()
     up.process.send_signal(signal.SIGHUP)
     assert up.process.wait(END_S_MAX) == 0
