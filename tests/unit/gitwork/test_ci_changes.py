@@ -175,11 +175,14 @@ def test_an_included_link_leads_on() -> None:
         assert changed(base, edited(base, path)) == [path]
 
 
+TOOLS: dict[str, Made] = {
+    "act": {"action.yaml": "runs: {steps: [{uses: ./tools/two}]}\n", "run.sh": "x"}
+}
 ACTING: dict[str, Made] = {
     ".gitea": {"workflows": {"ci.yml": "jobs: {a: {steps: [{uses: ./}, {uses: ./tools/act}]}}\n"}},
     "action.yml": "runs: {using: node20, main: dist/index.js}\n",
     "dist": {"index.js": "x", "other.js": "x"},
-    "tools": {"act": {"action.yaml": "runs: {steps: [{uses: ./tools/two}]}\n", "run.sh": "x"}},
+    "tools": TOOLS,
 }
 
 
@@ -199,7 +202,7 @@ def test_what_local_actions_run_counts(path: str, counts: bool) -> None:
 
 
 def test_an_action_that_another_uses_counts() -> None:
-    base = {**ACTING, "tools": {**ACTING["tools"], "two": {"run.sh": "x"}}}  # type: ignore[dict-item]
+    base = {**ACTING, "tools": {**TOOLS, "two": {"run.sh": "x"}}}
     assert changed(base, edited(base, "tools/two/run.sh")) == ["tools/two/run.sh"]
 
 
