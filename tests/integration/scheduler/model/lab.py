@@ -35,7 +35,7 @@ from .records import Answer
 
 STEP_S_MAX = 30.0  # a batch that takes longer hangs
 TTL_S = 86_400.0  # no lease runs out by itself
-BACKOFF_S = 3600.0  # added to every wait, so that nothing becomes due by itself
+BACKOFF_S = 3600.0  # or what a wait may be at most: longer than a step on the busiest machine
 
 Command = Callable[[Core], Awaitable[Any]]
 
@@ -119,7 +119,7 @@ class Lab:
         engine = db.make_engine(self._url, application="model")
         self._engine = engine
         broker = cast(NatsBroker, self.wire)
-        times = Timing(TTL_S, TTL_S / 3, 2.0)
+        times = Timing(TTL_S, TTL_S / 3, retry_base_s=BACKOFF_S)
         self.cores = [Core(engine, broker, times) for _ in range(2)]
         self.sweepers = {id(core): _sweeper(core) for core in self.cores}
         tables = await self.pg.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'sched'")
