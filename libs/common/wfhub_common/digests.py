@@ -14,6 +14,9 @@ from wfhub_common.errors import Rejected
 
 Digest = NewType("Digest", str)
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
@@ -39,10 +42,7 @@ def parse(value: str) -> Digest:
 def canonical_json(value: Any) -> bytes:
     """Raises: TypeError for floats and other values without one canonical form."""
     _no_floats(value)
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def _no_floats(value: Any) -> None:

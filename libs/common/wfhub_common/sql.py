@@ -10,9 +10,10 @@ Raises: sqlalchemy.exc.DBAPIError as SQLAlchemy does (`orig` has `sqlstate`); Ti
 OSError, after which the connection is not used again.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, cast
 
 import asyncpg
@@ -40,6 +41,14 @@ class Row(asyncpg.Record):  # type: ignore[misc]
             return self[name]
         except KeyError as e:
             raise AttributeError(name) from e
+
+    @classmethod
+    def knows(cls, columns: Iterable[str]) -> None:
+        """From now on these are looked up without an exception, and without Python: to find out
+        first that a row has no such attribute of its own was a twelfth of a busy scheduler."""
+        for column in columns:
+            if not hasattr(cls, column):
+                setattr(cls, column, property(itemgetter(column)))
 
 
 class Result:
@@ -164,6 +173,7 @@ class Connection:
         if len(self._prepared) >= STATEMENTS_MAX:
             del self._prepared[next(iter(self._prepared))]
         self._prepared[query] = prepared
+        Row.knows(column.name for column in prepared.get_attributes())
         return prepared
 
     async def _told(self, error: BaseException) -> BaseException:

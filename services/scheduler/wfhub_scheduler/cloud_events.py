@@ -9,6 +9,7 @@ subject becomes one.
 import json
 import re
 from datetime import datetime
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 
 from wfhub_common import subjects
@@ -42,7 +43,7 @@ def entry(
         data = json.dumps({"oversized_chars": len(data)})
     body = (
         f'{_HEAD},"id":{quoted(event_id)},"type":{quoted(type_)},"subject":{quoted(entity_id)}'
-        f',"time":"{time.isoformat()}","wfhubproject":{quoted(project_id)},"wfhubpos":{pos}'
+        f',"time":"{_spelled(time)}","wfhubproject":{quoted(project_id)},"wfhubpos":{pos}'
         f',"wfhubgeneration":{generation},"data":{data}}}'
     )
     what = type_.removeprefix(f"{kind}.")
@@ -50,6 +51,11 @@ def entry(
         project_id, kind, entity_id, what = map(_token, (project_id, kind, entity_id, what))
     subject = subjects.event(project_id, kind, entity_id, what)
     return Entry(Position(generation, pos), event_id, subject, body.encode())
+
+
+@lru_cache(maxsize=64)  # a batch's events have one time
+def _spelled(time: datetime) -> str:
+    return time.isoformat()
 
 
 def _token(text: str) -> str:

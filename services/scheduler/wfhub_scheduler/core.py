@@ -9,7 +9,7 @@ Raises: RetryLater when the database is away; whatever `work` raises.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import nats.errors
 from faststream.nats import NatsBroker
@@ -34,8 +34,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-@dataclass(frozen=True, slots=True)
-class Leased:
+class Leased(NamedTuple):
     """A unit that found its runner, `waited_s` after it was ready."""
 
     attempt_id: str
@@ -126,10 +125,13 @@ class Core:
     async def _announce(self, after: After) -> None:
         self.events.ring()
         self.metrics.after(after.noted)
+        waits_s: dict[tuple[str, str], list[float]] = {}
         for leased in after.leased:
-            self.metrics.leased(leased.pool, leased.kind, leased.waited_s)
+            waits_s.setdefault((leased.pool, leased.kind), []).append(leased.waited_s)
             if leased.traceparent:
                 _trace(leased)
+        for (pool, kind), each in waits_s.items():
+            self.metrics.leased(pool, kind, each)
         if after.seal_due:
             self.seals.ring()
         if after.workflow_due:

@@ -5,7 +5,7 @@ scrape and is the same from each scheduler: take one's word, do not add them up.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -121,14 +121,18 @@ class Metrics(metrics.Metrics):
                 case "expired", (reason,):
                     self._expired.labels(reason).inc(times)
 
-    def leased(self, pool: str, kind: str, waited_s: float) -> None:
+    def leased(self, pool: str, kind: str, waits_s: Sequence[float]) -> None:
+        """Units of one pool and kind, and how long each was ready."""
         pool = self._pool(pool)
-        self._claims.labels(pool, kind).inc()
-        self._dispatch.labels(pool, kind).observe(max(0.0, waited_s))
+        self._claims.labels(pool, kind).inc(len(waits_s))
+        dispatch = self._dispatch.labels(pool, kind)
+        for waited_s in waits_s:
+            dispatch.observe(max(0.0, waited_s))
 
-    def sealed(self, outcome: str) -> None:
-        """sealed | refused | later"""
-        self._seals.labels(outcome).inc()
+    def sealed(self, outcomes: Iterable[str]) -> None:
+        """sealed | refused | later, of each question"""
+        for outcome, times in Counter(outcomes).items():
+            self._seals.labels(outcome).inc(times)
 
     def published(self, events: int) -> None:
         self._published.inc(events)

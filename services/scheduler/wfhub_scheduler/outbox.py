@@ -7,8 +7,7 @@ task. Data is JSON; times are aware UTC.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import TextClause, text
 from wfhub_common import ids
@@ -39,8 +38,7 @@ told AS (
 _INSERT = text(f"WITH {EVENTS} SELECT FROM batch")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     type_: str
     entity_id: str
     data: dict[str, Any]

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import lru_cache
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import text
@@ -42,7 +42,7 @@ class Task:
     workflow_id: str | None
 
 
-_task_values = attrgetter(*(field.name for field in fields(Task)))
+_task_values = itemgetter(*(field.name for field in fields(Task)))
 
 
 @dataclass(slots=True)

@@ -130,8 +130,7 @@ class Sealing:
 
     async def _answered(self, questions: Sequence[_Question]) -> None:
         answers = await _answers(self._core, questions)
-        for answer in answers:
-            self._core.metrics.sealed(_outcome(answer))
+        self._core.metrics.sealed(map(_outcome, answers))
         answered = [(*each, answer) for each, answer in zip(questions, answers, strict=True)]
         settled = self._core.grouped(
             "seal", _settle_group, max_items=SEALS_AT_ONCE, size=lambda of: len(of)
@@ -179,25 +178,20 @@ async def _answers(core: Core, questions: Sequence[_Question]) -> list[_Answer]:
         except (Rejected, Corrupt, LeaseLost) as e:  # of all of them: one by one it is said whose
             log.warning("proofs refused together, asked one by one", why=str(e))
         else:
-            said = [result.sealed or _refusal(result.error) for result in many.results]
-            return list(
-                await asyncio.gather(
-                    *(
-                        _alone_if_failed(core, asked, question, answer)
-                        for (asked, question), answer in zip(questions, said, strict=True)
-                    )
-                )
-            )
+            answers = [result.sealed or _refusal(result.error) for result in many.results]
+            # What failed among others is asked once more alone: so the proof-store counts it.
+            failed = [n for n, answer in enumerate(answers) if _failed(answer)]
+            again = await asyncio.gather(*(_answer(core, *questions[n]) for n in failed))
+            alone = dict(zip(failed, again, strict=True))
+            return [
+                alone[n] if n in alone else _said(asked, answer)
+                for n, ((asked, _), answer) in enumerate(zip(questions, answers, strict=True))
+            ]
     return list(await asyncio.gather(*(_answer(core, *each) for each in questions)))
 
 
-async def _alone_if_failed(
-    core: Core, asked: _Asked, question: SealProof, answer: _Answer
-) -> _Answer:
-    """What failed among others is asked once more alone: so the proof-store counts it."""
-    if isinstance(answer, RetryLater) and answer.code == "internal":
-        return await _answer(core, asked, question)
-    return _said(asked, answer)
+def _failed(answer: _Answer) -> bool:
+    return isinstance(answer, RetryLater) and answer.code == "internal"
 
 
 async def _answer(core: Core, asked: _Asked, question: SealProof) -> _Answer:

@@ -10,6 +10,7 @@ Every transition is written in the transaction that decided it, under the task's
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from wfhub_common.messages import AttemptState, ReviewDecision, TaskState
 
@@ -54,8 +55,7 @@ class Effect(StrEnum):
     END = "end"  # the unit is dead, the task final
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What the guards look at. `tries` and `losses` are the unit's, this event included."""
 
     cancel_requested: bool = False
@@ -196,8 +196,7 @@ class AttemptEvent(StrEnum):
     RUNNER_ANEW = "runner registered anew"
 
 
-@dataclass(frozen=True)
-class AttemptFacts:
+class AttemptFacts(NamedTuple):
     held: bool  # the task's current attempt, and it is its own runner that speaks
     lease_over: bool = False
     other_process: bool = False  # its runner's process is another one by now

@@ -41,6 +41,10 @@ async def test_rows_have_names_and_numbers(engine: AsyncEngine) -> None:
         assert dict(found.all()[0]) == {"id": 1, "said": {"a": [1]}}
         with pytest.raises(AttributeError):
             _ = found.all()[0].nothing
+        (other,) = await connection.execute(text("SELECT 1 AS nothing"))
+        assert other.nothing == 1
+        with pytest.raises(LookupError):  # a column, but of others
+            _ = found.all()[0].nothing
         same = text("SELECT CAST(:n AS integer) + CAST(:n AS integer), 'a:b', '\\:n'")
         assert tuple((await connection.execute(same, {"n": 2})).one()) == (4, "a:b", ":n")
         with pytest.raises(NoResultFound):
