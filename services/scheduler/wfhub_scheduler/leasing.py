@@ -29,6 +29,7 @@ from wfhub_scheduler.core import Leased, Tx
 from wfhub_scheduler.fairness import ADVANCE, NOT_HELD, STARTED_WHILE_PAUSED, Share
 from wfhub_scheduler.heartbeats import ENDS_AT, ends
 from wfhub_scheduler.outbox import EVENTS, Event, execute_telling
+from wfhub_scheduler.rows import SAME_TIMES
 from wfhub_scheduler.states import Facts, TaskEvent, decide
 
 UNREADABLE_S = 60.0  # a task whose spec this version cannot read waits; a newer one may come
@@ -95,7 +96,7 @@ leased AS (
      WHERE u.unit_id = g.unit_id AND u.state = 'ready' RETURNING u.unit_id),
 moved AS (
     UPDATE sched.task t SET state = g.to_state, current_attempt = g.attempt_id,
-           reason = '', message = '', updated_at = now()
+           reason = '', message = '', updated_at = now(), {SAME_TIMES}
       FROM given g
      WHERE t.task_id = g.task_id AND t.state = g.from_state AND t.current_attempt IS NULL
     RETURNING t.task_id),

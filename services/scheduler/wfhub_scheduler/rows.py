@@ -37,8 +37,6 @@ class Task:
     losses: int
     retry: Retry
     verify_count: int
-    pool: str
-    priority: int
     workflow_id: str | None
 
 
@@ -77,9 +75,12 @@ TASK_COLUMNS = """
     t.spec ->> 'review_s' IS NOT NULL AS review_wanted, t.review,
     t.attempts_used AS tries, t.infra_losses AS losses,
     CAST(t.spec -> 'retry' AS text) AS retry,
-    jsonb_array_length(t.spec -> 'verify') AS verify_count, t.spec ->> 'pool' AS pool,
-    CAST(t.spec ->> 'priority' AS integer) AS priority, t.workflow_id
+    jsonb_array_length(t.spec -> 'verify') AS verify_count, t.workflow_id
 """
+# In the SET of an UPDATE of tasks `t`, many at once: it changes nothing. Where none of a table's
+# generated columns has to be made anew, Postgres parses what they are made of for each row (7 kB,
+# an eighth of what a task cost it); where one has to (this makes queue_until), once a statement.
+SAME_TIMES = "queued_at = t.queued_at"
 _LOCK_TASKS = text(f"""
 SELECT {TASK_COLUMNS} FROM sched.task t WHERE t.task_id = ANY(CAST(:ids AS text[]))
  ORDER BY t.task_id FOR UPDATE

@@ -30,6 +30,7 @@ from wfhub_scheduler import ci_review, seal_questions, stored_json, timing
 from wfhub_scheduler.core import Core, Tx, every
 from wfhub_scheduler.dead_letters import OUTAGES, SEAL, SEALING, Letter, bury, guarded, not_aside
 from wfhub_scheduler.outbox import emit
+from wfhub_scheduler.rows import SAME_TIMES
 from wfhub_scheduler.transitions import Transitions
 
 SEAL_POLL_S = 1.0
@@ -42,8 +43,9 @@ log = get_logger(__name__)
 _DUE = text(f"""
 -- Taking a seal moves its next try ahead; another scheduler skips it meanwhile.
 WITH taken AS (
-    UPDATE sched.task
-       SET seal_due_at = now() + make_interval(secs => :timeout_s), seal_tries = seal_tries + 1
+    UPDATE sched.task t
+       SET seal_due_at = now() + make_interval(secs => :timeout_s), seal_tries = seal_tries + 1,
+           {SAME_TIMES}
      WHERE task_id IN (
         SELECT task_id FROM sched.task WHERE state = 'sealing' AND seal_due_at <= now()
            AND {not_aside(SEALING, "task.task_id")}

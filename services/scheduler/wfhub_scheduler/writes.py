@@ -20,7 +20,7 @@ from wfhub_common.sql import Connection
 
 from wfhub_scheduler import stored_json
 from wfhub_scheduler.outbox import EVENTS, Event, emit_many, execute_telling
-from wfhub_scheduler.rows import Attempt
+from wfhub_scheduler.rows import SAME_TIMES, Attempt
 from wfhub_scheduler.states import REVIEW_S
 
 _CHANGE = text(f"""
@@ -75,7 +75,8 @@ tasks AS (
            reviewed_by = coalesce(c.reviewed_by, t.reviewed_by),
            branch = CASE WHEN c."to" = 'succeeded' AND t.spec ->> 'repo' NOT LIKE 'directory:%'
                          THEN 'wfhub/' || t.task_id ELSE t.branch END,
-           finished_at = CASE WHEN c.final THEN now() END, updated_at = now()
+           finished_at = CASE WHEN c.final THEN now() END, updated_at = now(),
+           {SAME_TIMES}
       FROM (SELECT * FROM jsonb_to_recordset(CAST(:tasks AS jsonb)) AS r
                (task_id text, was text, held_by text,
                "to" text, final boolean, stopping boolean, reason text, message text, cancel text,
