@@ -15,6 +15,8 @@ from sqlalchemy import text
 from wfhub_common.errors import Rejected
 from wfhub_common.sql import Connection, Row
 
+from wfhub_scheduler.fairness import RUNNING
+
 QUEUE_FULL_RETRY_S = 5.0
 
 _NEW_QUEUES = text("""
@@ -39,17 +41,15 @@ WITH wanted AS (SELECT * FROM unnest(CAST(:projects AS text[]), CAST(:counts AS 
          WHERE q.project_id = l.project_id AND l.bound + l.count <= l.queue_limit)
 SELECT project_id FROM locked WHERE bound + count <= queue_limit
 """)
-_COUNT = text("""
+_COUNT = text(f"""
 -- A statement of its own: it sees what was committed by those who held the lock before us.
 SELECT p.project_id, (SELECT count(*) FROM (
            SELECT FROM sched.task t
             WHERE t.project_id = p.project_id AND t.state IN ('ready', 'blocked')
             LIMIT p.queue_limit) counted) AS queued,
-       (SELECT count(*) FROM sched.unit u JOIN sched.pool_project m
-            ON m.pool = u.pool AND m.project_id = u.project_id
-         WHERE u.state = 'leased' AND m.project_id = p.project_id) AS at_work
+       CAST({RUNNING.format(project_id="p.project_id")} AS bigint) AS at_work
   FROM sched.project p WHERE p.project_id = ANY(CAST(:projects AS text[]))
-""")
+""")  # noqa: S608 - our own text
 _SET = text("""
 UPDATE sched.project_queue q SET bound = n.bound
   FROM unnest(CAST(:projects AS text[]), CAST(:bounds AS bigint[])) AS n (project_id, bound)

@@ -4,7 +4,8 @@ import asyncio
 from collections import Counter
 
 from scheduler_hub import SPEC, Hub, Runner, scheduler
-from wfhub_common import subjects
+from sqlalchemy import text
+from wfhub_common import db, subjects
 from wfhub_common.messages import (
     AttemptState,
     Complete,
@@ -14,6 +15,7 @@ from wfhub_common.messages import (
     SubmitTasks,
     SubmittedTasks,
 )
+from wfhub_scheduler import fairness
 
 PROJECTS = 50
 RUNNING_LIMIT = 4
@@ -107,3 +109,22 @@ async def test_what_a_heavy_project_cannot_use_goes_to_the_next_in_the_same_clai
     await submit(hub, "heavy", 1)
     both = await runner.claim(2)  # both turns are heavy's, which has one unit
     assert sorted(assignment.project for assignment in both) == ["heavy", "light"]
+
+
+async def test_pools_are_looked_up_once_a_count_however_much_runs(hub: Hub) -> None:
+    await submit(hub, "default", 30)
+    await hub.pg.execute("UPDATE sched.unit SET state = 'leased'")
+    project_id = await hub.pg.fetchval("SELECT project_id FROM sched.project")
+    lookups = text("SELECT idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'pool_project'")
+    engine = db.make_engine(hub.settings.database_url, application="test", settings=db.ONE_PLAN)
+    try:
+        async with db.transaction(engine) as connection:
+            turn = await fairness.lock_pool(connection, SPEC.pool)
+            assert turn is not None
+            before = (await connection.execute(lookups, {})).scalar_one()
+            (share,) = await fairness.shares(connection, SPEC.pool, turn, [project_id])
+            after = (await connection.execute(lookups, {})).scalar_one()
+    finally:
+        await engine.dispose()
+    assert share.room == 70
+    assert after - before <= 5
