@@ -53,6 +53,7 @@ LOCKED_S_MAX = 600.0
 ONE_PLAN = {
     "plan_cache_mode": "force_generic_plan",
     **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
+    "enable_memoize": "off",  # what is looked up is another row each time
 }
 AUTOCOMMIT = "AUTOCOMMIT"
 # Deadlock detected, serialization failure, a prepared statement that a migration made another.
