@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def up_command(
+    context: typer.Context,
     data: Annotated[
         Path | None, typer.Option(help="Where everything is kept [WFHUB_DATA].")
     ] = None,
@@ -58,7 +59,7 @@ def up_command(
     from wfhub_admin.subscribers import parsed
     from wfhub_common.messages.tasks import LABEL_PATTERN
 
-    from wfhub_local import stack, state
+    from wfhub_local import asked, stack, state
     from wfhub_local.layout import Layout
     from wfhub_local.settings import Options, default_data, is_root
 
@@ -96,7 +97,30 @@ def up_command(
     except state.Held as e:
         running = state.wait_ready(Layout(options.data))
         where = running.url if running else "a URL that it does not tell yet"
-        print(f"already running at {where} (pid {running.pid if running else e.pid})")
+        pid = running.pid if running else e.pid
+        print(f"already running at {where} (pid {pid})")
+        differ = asked.differences(
+            Layout(options.data), options, os.environ, given=_options_given(context)
+        )
+        if differ:
+            raise SystemExit(
+                f"but not as asked for now: {', '.join(differ)}; end it (Ctrl-C where it runs, or"
+                f" `kill -INT {pid}`) and repeat this, or run a second stack with another --data"
+            ) from e
+
+
+def _options_given(context: typer.Context) -> frozenset[str]:
+    """By their names, in the call or by their variables: not those that have their defaults."""
+    sources = {
+        each.opts[0]: context.get_parameter_source(each.name)
+        for each in context.command.params
+        if each.name
+    }
+    return frozenset(
+        name
+        for name, source in sources.items()
+        if source is not None and source.name in {"COMMANDLINE", "ENVIRONMENT"}
+    )
 
 
 def doctor_command(

@@ -2,6 +2,7 @@
 
 lock, users.lock     held by the running stack; shared by each `wfhub run` that uses it
 state.json           url, pid and token file of the running stack (no secret)
+asked.json           what the running stack was asked for, secrets as digests; 0600
 credentials.json     every generated secret; the stack's own, 0600
 sealing-keys.json    keys that the API seals secrets of the database with; so too
 proof-key.pub        what proofs are checked with
@@ -38,6 +39,10 @@ class Layout:
     @property
     def state(self) -> Path:
         return self.data / "state.json"
+
+    @property
+    def asked(self) -> Path:
+        return self.data / "asked.json"
 
     @property
     def credentials(self) -> Path:

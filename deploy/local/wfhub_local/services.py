@@ -92,16 +92,36 @@ def all_of(s: Setting) -> list[Process]:
     ]
 
 
+def variables(user_env: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of all that a service is given of the user's environment, or that says how to."""
+    config = user_env.get("LLM_CONFIG")
+    return (
+        *SERVICE_VARIABLES,
+        *NETWORK_VARIABLES,
+        *PROOF_STORE_VARIABLES,
+        *GATEWAY_VARIABLES,
+        *(_key_variables(Path(config)) if config else ()),
+        *API_VARIABLES,
+        *RUNNER_VARIABLES,
+        METRICS_PORT,
+        "PROOFS_ROOT",
+        "SEALING_KEY",
+    )
+
+
 def scheduler(s: Setting) -> Own:
     public_key = s.layout.public_key
     return Own(env={"PROOF_PUBLIC_KEY_FILE": str(public_key)}, visible=(public_key,))
+
+
+PROOF_STORE_VARIABLES = ("BLOB_BYTES_MAX",)
 
 
 def proof_store(s: Setting) -> Own:
     root = Path(s.user_env.get("PROOFS_ROOT") or s.layout.proofs)
     return Own(
         env={
-            **picked(s.user_env, ("BLOB_BYTES_MAX",)),
+            **picked(s.user_env, PROOF_STORE_VARIABLES),
             "PROOFS_ROOT": str(root),
             "SIGNING_KEY_FILE": str(s.layout.signing_key),
         },

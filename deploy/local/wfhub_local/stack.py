@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from wfhub_admin.folders import grown_keys
 from wfhub_admin.settings import ProvisionSettings
 
-from wfhub_local import database, ports, servers, state
+from wfhub_local import asked, database, ports, servers, state
 from wfhub_local.credentials import Credentials, load_or_create
 from wfhub_local.database import Database
 from wfhub_local.ephemeral import StackHandle, ephemeral
@@ -53,6 +53,7 @@ def run(
         at_end.enter_context(supervisor.signals())
         at_end.callback(supervisor.stop)
         at_end.callback(layout.state.unlink, missing_ok=True)
+        at_end.callback(layout.asked.unlink, missing_ok=True)
         try:
             _start(options, layout, supervisor, user_env, say, at_end)
             supervisor.run(until=until or _never, poll_s=UNTIL_POLL_S if until else 3600.0)
@@ -78,6 +79,7 @@ def _start(
     public = at_end.enter_context(ports.listening(options.port))
     url = f"http://{ports.HOST}:{ports.port_of(public)}"
     state.write(layout, State(url, os.getpid(), str(layout.admin_token)))
+    asked.keep(layout, options, user_env, port=ports.port_of(public))
     provision = ProvisionSettings.from_env(picked(user_env, ("SEALING_KEY",)))
     credentials = load_or_create(layout, options.runners, options.subscribers)
     nats_url = _nats(options, layout, credentials, supervisor)

@@ -39,6 +39,15 @@ def test_a_second_up_finds_the_first_and_leaves_it_alone(started: Callable[..., 
     )
     assert second.returncode == 0, second.stderr
     assert f"already running at {up.url} (pid {up.process.pid})" in second.stdout
+    other = subprocess.run(
+        [WFHUB, "up", "--data", str(up.data), "--slots", "5", "--runners", "1"],
+        env={**plain_environment(), "LLM_MODEL": "another"},
+        capture_output=True,
+        text=True,
+        timeout=END_S_MAX,
+    )
+    assert other.returncode == 1
+    assert "--slots 5 (2 there), LLM_MODEL (not set there); end it" in other.stderr
     assert len(before) >= 7
     assert set(psutil.Process(up.process.pid).children()) >= before
 
