@@ -29,7 +29,7 @@ CREATE TABLE sched.api_pool (pool text PRIMARY KEY, running_limit int, paused bo
   created_at timestamptz DEFAULT now(), running int DEFAULT 0);
 CREATE TABLE sched.api_runner (runner_id text PRIMARY KEY, name text, slots int, labels jsonb,
   backend text, version text, draining bool, registered_at timestamptz, seen_at timestamptz,
-  running int DEFAULT 0);
+  running int DEFAULT 0, pool text);
 CREATE VIEW sched.api_project_load AS
   SELECT project_id, 0 AS running, 0 AS queued FROM sched.api_project;
 """

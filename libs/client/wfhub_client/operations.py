@@ -148,5 +148,5 @@ def _runner(found: dict[str, Any]) -> str:
     labels = one_line(" ".join(found["labels"]), 60)
     return (
         f"{found['runner_id']}  {one_line(found['name'], 30):<16}  {found['state']:<8}"
-        f"  running {found['running']}/{found['slots']}  {labels}"
+        f"  running {found['running']}/{found['slots']}  pool {found.get('pool') or '?'}  {labels}"
     ).rstrip()

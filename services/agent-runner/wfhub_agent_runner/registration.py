@@ -35,6 +35,7 @@ async def register(
         backend=settings.sandbox_backend,
         version=version("workflow-hub"),
         holds=holds,
+        pool=settings.runner_pool,
     )
     told = ""
     while not stop.event.is_set():
@@ -43,6 +44,9 @@ async def register(
                 broker, settings.runner_id, "register", request, messages.Registered
             )
         except (RetryLater, Rejected) as e:
+            if e.code == "request-malformed" and request.pool is not None:
+                request = request.model_copy(update={"pool": None})  # the version before knows none
+                continue
             if e.code != told:
                 log.info("not registered yet, asking on", error=e.code, reason=e.message)
                 told = e.code

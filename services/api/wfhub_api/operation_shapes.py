@@ -123,6 +123,7 @@ class Runner(Shape):
     slots: int
     running: int = Field(description="attempts that it holds")
     labels: list[str]
+    pool: str | None = Field(description="whose tasks it takes; null: its version does not say")
     backend: str
     version: str
     registered_at: datetime

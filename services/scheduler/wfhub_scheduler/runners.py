@@ -29,12 +29,12 @@ RUNNER_RESTARTED = "runner-restarted"
 log = get_logger(__name__)
 
 _REGISTER = text("""
-INSERT INTO sched.runner (runner_id, incarnation, name, slots, labels, backend, version)
-VALUES (:runner_id, :incarnation, :name, :slots, CAST(:labels AS jsonb), :backend, :version)
+INSERT INTO sched.runner (runner_id, incarnation, name, slots, labels, backend, version, pool)
+VALUES (:runner_id, :incarnation, :name, :slots, CAST(:labels AS jsonb), :backend, :version, :pool)
 ON CONFLICT (runner_id) DO UPDATE
    SET incarnation = excluded.incarnation, name = excluded.name, slots = excluded.slots,
        labels = excluded.labels, backend = excluded.backend, version = excluded.version,
-       registered_at = now(), seen_at = now()
+       pool = excluded.pool, registered_at = now(), seen_at = now()
 """)
 _KEEP = text("""
 -- Finished, and on its runner's disk: from now on the new process's own. Its heartbeat renews it.
@@ -74,6 +74,7 @@ async def register(core: Core, sender: str, command: Register) -> Registered:
             "labels": stored_json.dumped(command.labels),
             "backend": stored_json.clean(command.backend),
             "version": stored_json.clean(command.version),
+            "pool": command.pool,
         }
         await tx.connection.execute(_REGISTER, {**runner, **row})
         kept: list[str] = []

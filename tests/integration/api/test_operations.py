@@ -49,9 +49,9 @@ async def cli(api: httpx.AsyncClient, *arguments: str) -> Finished:
     return Finished(process.returncode, out.decode(), err.decode())
 
 
-async def registered(nats_url: str, *labels: str) -> str:
+async def registered(nats_url: str, *labels: str, pool: str | None = None) -> str:
     runner_id = ids.new_runner_id()
-    request = Register(incarnation="i", name="one", slots=4, labels=labels)
+    request = Register(incarnation="i", name="one", slots=4, labels=labels, pool=pool)
     client = await nats.connect(nats_url)
     subject = subjects.rpc(runner_id, "register")
     reply = await client.request(subject, request.model_dump_json().encode(), timeout=10)
@@ -172,6 +172,17 @@ async def test_a_runner_is_listed_and_drained(api: httpx.AsyncClient, nats_url: 
     undone = await api.post(f"/v1/runners/{runner_id}/drain", json={"drain": False})
     assert undone.json()["state"] == "active"
     assert (await api.post("/v1/runners/nobody/drain")).status_code == 404
+
+
+async def test_a_runners_pool_is_told_unless_it_did_not_say(
+    api: httpx.AsyncClient, nats_url: str
+) -> None:
+    silent, big = await registered(nats_url), await registered(nats_url, pool="big")
+    found = {each["runner_id"]: each for each in (await api.get("/v1/runners")).json()["runners"]}
+    assert (found[silent]["pool"], found[big]["pool"]) == (None, "big")
+    lines = (await cli(api, "runner", "list")).out.splitlines()
+    assert "pool big" in next(line for line in lines if big in line)
+    assert "pool ?" in next(line for line in lines if silent in line)
 
 
 async def test_limits_of_attempts_by_command(api: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""The claim loop of a runner beside schedulers of other versions, over a real broker."""
+"""How a runner registers and claims beside schedulers of other versions, over a real broker."""
 
 import asyncio
 import contextlib
@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faststream.nats import NatsBroker
 from nats.aio.msg import Msg
 from nats_server import NatsServer
+from wfhub_agent_runner import registration
 from wfhub_agent_runner.claims import Claims
 from wfhub_agent_runner.leases import Leases
+from wfhub_agent_runner.settings import RunnerSettings
 from wfhub_common import broker as rpc
 from wfhub_common import ids, messages, subjects
 from wfhub_common.errors import Rejected, to_wire
+from wfhub_common.service import Stop
 from wfhub_common.settings import BrokerSettings
 
 WAIT_S_MAX = 20.0
@@ -38,10 +42,7 @@ def assignment(**spec: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def claimed(
-    tmp_path: Path,
-) -> AsyncIterator[Callable[[Answer, bool], Awaitable[list[messages.Assignment]]]]:
-    """Runs a loop against what answers as a scheduler, until one assignment was started."""
+async def broker(tmp_path: Path) -> AsyncIterator[NatsBroker]:
     server = NatsServer(tmp_path)
     server.start()
     broker = rpc.make_broker(BrokerSettings(nats_url=server.url), name=RUNNER_ID)
@@ -49,6 +50,14 @@ async def claimed(
         while not broker.running:
             with contextlib.suppress(OSError):
                 await broker.start()
+    yield broker
+    await rpc.stop(broker)
+    server.kill()
+
+
+@pytest.fixture
+def claimed(broker: NatsBroker) -> Callable[[Answer, bool], Awaitable[list[messages.Assignment]]]:
+    """Runs a loop against what answers as a scheduler, until one assignment was started."""
 
     async def run(answer: Answer, takes_keys: bool) -> list[messages.Assignment]:
         started: list[messages.Assignment] = []
@@ -87,9 +96,38 @@ async def claimed(
             await claims.drain()
         return started
 
-    yield run
-    await rpc.stop(broker)
-    server.kill()
+    return run
+
+
+async def test_a_scheduler_of_the_version_before_registers_a_runner_with_a_pool(
+    broker: NatsBroker, tmp_path: Path
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    async def old(message: Msg) -> None:
+        asked.append(json.loads(message.data))
+        answer: dict[str, Any] = {"ok": {"heartbeat_s": 10, "lease_ttl_s": 30}}
+        if "pool" in asked[-1]:
+            answer = {"error": to_wire(Rejected("request-malformed", "Register.pool: Extra"))}
+        await message.respond(json.dumps(answer).encode())
+
+    await broker.connection.subscribe(subjects.rpc(RUNNER_ID, "register"), cb=old)
+    settings = RunnerSettings.from_env(
+        {
+            "NATS_URL": "nats://unused",
+            "RUNNER_ID": RUNNER_ID,
+            "RUNNER_HOME": str(tmp_path),
+            "RUNNER_POOL": "big",
+            "PROOFS_URL": "http://unused",
+            "GATEWAY_URL": "http://unused",
+        }
+    )
+    async with asyncio.timeout(WAIT_S_MAX):
+        registered = await registration.register(settings, broker, "i" * 16, Stop())
+    assert registered is not None
+    assert registered.lease_ttl_s == 30
+    assert [each.get("pool") for each in asked] == ["big", None]
+    assert "pool" not in asked[-1]
 
 
 @pytest.mark.parametrize("takes_keys", [False, True])

@@ -23,6 +23,15 @@ class Register(Command):
     backend: str = "bwrap"
     version: str = ""
     holds: tuple[str, ...] = Field((), max_length=1000)
+    pool: Slug | None = None  # whose work it claims; for who looks, a claim says it itself
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_pool(self, as_it_is: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The version before refuses the field, also if nothing is in it."""
+        fields: dict[str, Any] = as_it_is(self)
+        if self.pool is None:
+            del fields["pool"]
+        return fields
 
 
 class Registered(Fact):

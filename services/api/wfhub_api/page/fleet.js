@@ -71,10 +71,11 @@ function runnerTable({ runners, next_cursor: more }) {
       el("td", {}, mark(r.state, BADGES[r.state])),
       number(r.running, r.slots),
       el("td", { class: "dim" }, time(r.seen_at)),
+      el("td", { class: "dim" }, shown(r.pool ?? "")),
       el("td", { class: "dim" }, shown(r.labels.join(", "))),
       el("td", { class: "dim" }, shown(`${r.backend} ${r.version}`)),
     ));
-  return section("Runners", table(["Runner", "", "Running", "Heard of", "Labels", "Sandbox, version"], el("tbody", {}, rows)), more && only("wfhub runner list"));
+  return section("Runners", table(["Runner", "", "Running", "Heard of", "Pool", "Labels", "Sandbox, version"], el("tbody", {}, rows)), more && only("wfhub runner list"));
 }
 
 const only = (command) => note(`The first ${SHOWN_MAX}; ${command} lists all.`);

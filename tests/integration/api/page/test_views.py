@@ -118,11 +118,11 @@ async def test_projects_pools_runners_and_workflows_are_shown(
     await hub.http.patch("/v1/pools/big", json={"running_limit": 4})
     await hub.scheduler.pool.execute(
         "INSERT INTO sched.api_runner VALUES"
-        " ('rnr_a', 'one', 4, '[\"gpu\"]', 'bwrap', '1', true, now(), now(), 2),"
-        " ('rnr_b', 'two', 4, '[]', 'bwrap', '1', false, now(), now() - interval '1 hour', 0)"
+        " ('rnr_a', 'one', 4, '[\"gpu\"]', 'bwrap', '1', true, now(), now(), 2, 'large'),"
+        " ('rnr_b', 'two', 4, '[]', 'bwrap', '1', false, now(), now() - interval '1 hour', 0, NULL)"
     )
     await go(page, "/fleet")
-    for text in ("paused", "big", "draining", "lost", "gpu"):
+    for text in ("paused", "big", "draining", "lost", "gpu", "large"):
         await page.until_text(text, "main")
     flow = (
         await hub.http.post("/v1/workflows", json={"name": "w", "tasks": {"a": {"repo": "/r"}}})
