@@ -1,5 +1,5 @@
 """Requests that do not fit, as problem documents: 422 with each field's path and a sentence
-about it, 405 with the methods that there are.
+about it, also where the body could not be read at all, and 405 with the methods that there are.
 
 The input itself is not repeated: it may hold a secret, or be huge.
 """
@@ -10,12 +10,17 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 from wfhub_common import problems
 
 ERRORS_LISTED_MAX = 20
 _ID = re.compile(r"\^([a-z]{3})_\[a-z2-7\]\{(\d+)\}\$")
+_UNREAD: dict[type[BaseException], str] = {
+    RecursionError: "its lists and objects are nested too deeply",
+    ValueError: "it has a number of more digits than can be read",  # else it were malformed JSON
+}
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -38,7 +43,15 @@ def install(app: FastAPI) -> None:
         headers = {"Allow": ", ".join(allowed)}
         return problems.problem(405, "method-not-allowed", detail, headers=headers)
 
+    async def unread(request: Request, error: Exception) -> JSONResponse:
+        # FastAPI's, of a body that its JSON reader gives up without calling it malformed.
+        assert isinstance(error, HTTPException)
+        message = _UNREAD.get(type(error.__cause__ or error), str(error.detail))
+        errors = [{"field": "body", "message": message}]
+        return problems.problem(422, "request-invalid", f"body: {message}", errors=errors)
+
     app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(400, unread)
     app.add_exception_handler(405, method_not_allowed)
 
 

@@ -138,6 +138,27 @@ async def test_a_validation_error_names_each_field_and_not_the_input(hub: Any) -
     assert "SECRET-VALUE" not in str(problem)
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"repo": "/srv/x", "priority": ' + "9" * 5000 + "}", "digits"),
+    ],
+    ids=["objects", "lists", "number"],
+)
+async def test_a_body_that_cannot_be_read_is_refused_in_words(
+    hub: Any, body: str, said: str
+) -> None:
+    json_type = {"Content-Type": "application/json"}
+    for path in ("/v1/tasks", "/v1/projects", "/v1/tasks:batch"):
+        answer = await hub.http.post(path, content=body, headers=json_type)
+        problem = assert_problem(answer, 422)
+        assert problem["code"] == "request-invalid"
+        assert said in problem["detail"]
+        assert said in problem["errors"][0]["message"]
+
+
 @pytest.mark.parametrize("field", ["prompt", "title", "repo", "base"])
 async def test_a_nul_character_is_refused_wherever_it_stands(hub: Any, field: str) -> None:
     body = {"repo": "/r", field: "a\x00b"}
