@@ -1,6 +1,7 @@
 """Service-to-service HTTP: bearer tokens of 256 bits, of which the server holds only the SHA-256.
 
-A server's `SERVICE_TOKENS_FILE` is JSON: {sender: sha256 hex}. Compared in constant time.
+A server's `SERVICE_TOKENS_FILE` is JSON: {sender: sha256 hex}. Compared in constant time. Whose
+a token is stands in SENDER_HEADER of what who asks for the public key is answered (service_token).
 """
 
 import base64
@@ -14,6 +15,7 @@ SERVICE_TOKEN_PREFIX = "wst_"
 API_TOKEN_PREFIX = "wht_"
 ATTEMPT_TOKEN_PREFIX = "wat_"
 TOKEN_BYTES = 32
+SENDER_HEADER = "Wfhub-Sender"
 
 
 def new_token(prefix: str) -> str:

@@ -98,6 +98,7 @@ class ProofStore:
 class _Told(Settings):
     proofs_url: str = ""
     service_token: str = ""
+    runner_id: str = ""
 
 
 def proof_store(told: _Told) -> ProofStore | None:
@@ -105,7 +106,7 @@ def proof_store(told: _Told) -> ProofStore | None:
     if not told.proofs_url:
         return None
     try:
-        why = service_token.asked(told.proofs_url, told.service_token)
+        why = service_token.asked(told.proofs_url, told.service_token, told.runner_id)
     except httpx.HTTPError as e:
         why = f"it does not answer ({e}): is it up, and PROOFS_URL its address from here?"
     return ProofStore(told.proofs_url, why)

@@ -187,6 +187,7 @@ async def _serve(
     proving = partial(
         service_token.insist,
         *(settings.proofs_url, settings.service_token, stop),
+        sender=settings.runner_id,
         start_wait_s=settings.start_wait_s,
     )
     await proving(wait_for_it=False)  # before a task is taken that could leave nothing behind

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
-from wfhub_common import db, log, metrics, sealed, service_token, starting, tracing
+from wfhub_common import db, log, metrics, sealed, service_token, starting, subjects, tracing
 from wfhub_common.broker import make_broker
 from wfhub_common.errors import RetryLater, WfhubError
 from wfhub_common.sealed import Unopened
@@ -62,7 +62,9 @@ async def serve(settings: ApiSettings, stop: Stop) -> None:
     looking = asyncio.create_task(_look(engine, settings, stop))
     looking.add_done_callback(lambda task: _end_with(task, stop))
     proving = service_token.insist(
-        *(settings.proofs_url, settings.service_token, stop), start_wait_s=settings.start_wait_s
+        *(settings.proofs_url, settings.service_token, stop),
+        sender=subjects.API,
+        start_wait_s=settings.start_wait_s,
     )
     asking = asyncio.create_task(proving)
     try:

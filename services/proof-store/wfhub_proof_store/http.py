@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from wfhub_common import digests, ids, problems, signing
+from wfhub_common import digests, httpauth, ids, problems, signing
 from wfhub_common.digests import Digest
 from wfhub_common.errors import Corrupt, Rejected
 from wfhub_common.log import get_logger
@@ -92,8 +92,8 @@ def make_app(
         return PlainTextResponse(await transparency.checkpoint(engine), headers=HEADERS)
 
     async def get_public_key(request: Request) -> Response:
-        sender(request)
-        return PlainTextResponse(signing.public_pem(public_key), headers=HEADERS)
+        whose = {httpauth.SENDER_HEADER: sender(request)}  # theirs to compare with who they are
+        return PlainTextResponse(signing.public_pem(public_key), headers={**HEADERS, **whose})
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})

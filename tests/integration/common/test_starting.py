@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -237,11 +238,14 @@ async def test_a_secret_that_is_given_twice_ends_it(
 
 @pytest.fixture
 async def proof_store(database_url: str, nats_url: str, tmp_path: Path) -> AsyncIterator[str]:
-    """A real one, whose only sender is `known`."""
+    """A real one, whose only senders are `known` and the API."""
     port = own_ports.free_port()
     (tmp_path / "store").mkdir()
     env = environment(tmp_path / "store", database_url, nats_url)
-    accepted = {"known": httpauth.token_sha256("wst_known")}
+    accepted = {
+        "known": httpauth.token_sha256("wst_known"),
+        "api": httpauth.token_sha256("wst_api"),
+    }
     (tmp_path / "store" / "tokens.json").write_text(json.dumps(accepted))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "wfhub_proof_store.main"),
@@ -274,8 +278,36 @@ async def test_a_token_that_the_proof_store_refuses_ends_it(
     assert "wst_" not in told
 
 
-async def test_a_runner_whose_token_is_refused_ends_before_it_takes_a_task(
-    proof_store: str, nats_url: str
+@pytest.mark.parametrize(
+    ("module", "token", "said"),
+    [
+        ("wfhub_api", "wst_known", "it is the one of known, and this is api: give each service"),
+        ("wfhub_llm_gateway", "wst_api", "it is the one of api, and this is gateway: give each"),
+    ],
+    ids=["api", "gateway"],
+)
+async def test_a_token_of_another_service_ends_it(
+    module: str,
+    token: str,
+    said: str,
+    proof_store: str,
+    database_url: str,
+    nats_url: str,
+    tmp_path: Path,
+) -> None:
+    env = environment(tmp_path, database_url, nats_url) | NO_WAIT
+    told = await last_line(module, env | {"PROOFS_URL": proof_store, "SERVICE_TOKEN": token})
+    assert told.startswith(f"bad settings: SERVICE_TOKEN: {said}")
+    assert "wst_" not in told
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [("wst_wrong", "the proof-store at PROOFS_URL refuses"), ("wst_api", "it is the one of api")],
+    ids=["wrong", "another's"],
+)
+async def test_a_runner_without_a_token_of_its_own_ends_before_it_takes_a_task(
+    proof_store: str, nats_url: str, token: str, said: str
 ) -> None:
     with gitrepos.shared_folder() as folder:
         home = folder / "home"
@@ -290,34 +322,46 @@ async def test_a_runner_whose_token_is_refused_ends_before_it_takes_a_task(
             "NATS_URL": nats_url,
             "PROOFS_URL": proof_store,
             "GATEWAY_URL": "http://127.0.0.1:1",
-            "SERVICE_TOKEN": "wst_wrong",
+            "SERVICE_TOKEN": token,
         }
-        assert (await last_line("wfhub_agent_runner", env | NO_WAIT)).startswith(REFUSED)
+        told = await last_line("wfhub_agent_runner", env | NO_WAIT)
+        assert told.startswith(f"bad settings: SERVICE_TOKEN: {said}")
 
 
 @pytest.mark.timeout(300)
-async def test_doctor_asks_the_proof_store_as_a_runner_would(proof_store: str) -> None:
-    for token, says in (("wst_wrong", REFUSED), ("wst_known", "takes our SERVICE_TOKEN")):
-        doctor = await asyncio.create_subprocess_exec(
-            *(Path(sys.executable).parent / "wfhub", "doctor"),
-            env={**os.environ, "PROOFS_URL": proof_store, "SERVICE_TOKEN": token},
-            stdout=subprocess.PIPE,
-        )
-        told, _ = await doctor.communicate()
-        assert doctor.returncode == (0 if token == "wst_known" else 1)
-        assert f"proof-store {proof_store}\n            {says}" in told.decode()
-        assert "no sandbox works" not in told.decode()
+@pytest.mark.parametrize(
+    ("token", "says"),
+    [
+        ("wst_wrong", REFUSED),
+        ("wst_api", "bad settings: SERVICE_TOKEN: it is the one of api, and this is known"),
+        ("wst_known", "takes our SERVICE_TOKEN"),
+    ],
+    ids=["wrong", "another's", "own"],
+)
+async def test_doctor_asks_the_proof_store_as_a_runner_would(
+    proof_store: str, token: str, says: str
+) -> None:
+    doctor = await asyncio.create_subprocess_exec(
+        *(Path(sys.executable).parent / "wfhub", "doctor"),
+        env=os.environ | {"PROOFS_URL": proof_store, "SERVICE_TOKEN": token, "RUNNER_ID": "known"},
+        stdout=subprocess.PIPE,
+    )
+    told, _ = await doctor.communicate()
+    assert doctor.returncode == (0 if token == "wst_known" else 1)
+    assert f"proof-store {proof_store}\n            {says}" in told.decode()
+    assert "no sandbox works" not in told.decode()
 
 
 async def test_neither_a_token_that_is_taken_nor_a_store_that_is_not_there_ends_it(
     proof_store: str,
 ) -> None:
     stop = Stop()
-    await service_token.insist(proof_store, "wst_known", stop, start_wait_s=0)
+    insist = partial(service_token.insist, sender="known", start_wait_s=0)
+    await insist(proof_store, "wst_known", stop)
     nobody = f"http://127.0.0.1:{own_ports.free_port()}"
-    await service_token.insist(nobody, "wst_known", stop, start_wait_s=0, wait_for_it=False)
+    await insist(nobody, "wst_known", stop, wait_for_it=False)
     assert not stop.event.is_set()
-    asking = asyncio.create_task(service_token.insist(nobody, "x", stop, start_wait_s=0))
+    asking = asyncio.create_task(insist(nobody, "x", stop))
     stop()
     await asking
     assert not stop.fatal
