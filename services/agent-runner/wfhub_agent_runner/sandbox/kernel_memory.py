@@ -16,12 +16,16 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from wfhub_common.log import get_logger
+
 from wfhub_agent_runner.sandbox.starter import IPC_COUNTERS, SOCKETS_COUNTER
 
 _PIDFD_GETFD = 438
+log = get_logger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _ANSWER_BYTES = 64 * 1024
+_IPC_BYTES_MAX = 16 * 1024 * 1024  # 32,000 objects, the most of a kind by default, are some 4 MiB
 _ANSWERS_MAX = 10_000  # of one question; one answer has some two hundred sockets
 _BY_FAMILY, _ERROR, _DONE = 20, 2, 3  # of nlmsg_type
 _REQUEST_DUMP = 0x301
@@ -76,7 +80,11 @@ class Counters:
             return int(_libc.syscall(_PIDFD_GETFD, process, number, 0))
 
         if (of_sockets := copied(SOCKETS_COUNTER)) >= 0:
-            self._netlink = socket.socket(fileno=of_sockets)
+            try:
+                self._netlink = socket.socket(fileno=of_sockets)
+            except OSError:  # no socket: see _rows
+                os.close(of_sockets)
+                return
         for number, path in IPC_COUNTERS.items():
             if (copy := copied(number)) >= 0:
                 self._ipc[Path(path).name] = copy
@@ -124,17 +132,29 @@ class Counters:
         semaphores = sum(number for (number,) in self._rows("sem", "nsems"))
         return segments + waiting + semaphores * _SEMAPHORE_BYTES
 
-    def _rows(self, name: str, *columns: str) -> Iterator[list[int]]:
+    def _rows(self, name: str, *columns: str) -> list[list[int]]:
         if name not in self._ipc:
-            return
-        text, at = b"", 0
-        while chunk := os.pread(self._ipc[name], _ANSWER_BYTES, at):
-            text, at = text + chunk, at + len(chunk)
-        header, *rows = text.decode("ascii").splitlines()
-        places = [header.split().index(column) for column in columns]
-        for row in rows:
-            fields = row.split()
-            yield [int(fields[place]) for place in places]
+            return []
+        try:
+            header, *rows = map(str.split, _text(self._ipc[name]).splitlines())
+            places = [header.index(column) for column in columns]
+            return [[int(row[place]) for place in places] for row in rows]
+        except (OSError, ValueError, IndexError) as e:
+            # The starter ended while it was looked for, and its number was another's by then: the
+            # run is ending too, and has nothing there any more.
+            log.warning("System V objects are not counted: the run has ended", why=repr(e))
+            os.close(self._ipc.pop(name))
+            return []
+
+
+def _text(descriptor: int) -> str:
+    """Raises: OSError, ValueError."""
+    text = b""
+    while chunk := os.pread(descriptor, _ANSWER_BYTES, len(text)):
+        text += chunk
+        if len(text) > _IPC_BYTES_MAX:
+            raise ValueError("more than the kernel lists")
+    return text.decode("ascii")
 
 
 def _memories(netlink: socket.socket, question: bytes, told: int, attribute: int) -> Iterator[int]:
