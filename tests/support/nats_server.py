@@ -11,7 +11,10 @@ import own_ports
 class NatsServer:
     """Its store stays, unless it is started `wiped`; a copy of it can be put back."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, config: str = "") -> None:
+        """`config`: text for its file of settings, beside the arguments that it is given."""
+        self._config = folder / "nats.conf"
+        self._config.write_text(config)
         self.port = own_ports.free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self._folder, self._stores = folder, 0
@@ -21,7 +24,18 @@ class NatsServer:
         self._stores += wiped
         binary = Path(sysconfig.get_path("scripts")) / "nats-server"
         self._process = subprocess.Popen(
-            [binary, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", self._store()],
+            [
+                binary,
+                "-c",
+                self._config,
+                "-a",
+                "127.0.0.1",
+                "-p",
+                str(self.port),
+                "-js",
+                "-sd",
+                self._store(),
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -6,7 +6,7 @@ when the batch commits. At most 1000 messages, at most 10 s between two of them.
 ours to bound: all of them have to be through before the answer is given up.
 The fence is that sequence, not the dedupe window: a relay that lost its lock, or bytes of an
 earlier try that were still in a buffer, are refused as a whole.
-Raises: OutOfStep (compare and replay), StreamMissing, and nats.errors of the connection.
+Raises: OutOfStep (compare and replay), NotStored, StreamMissing, and nats.errors of the connection.
 """
 
 import json
@@ -33,6 +33,8 @@ _BATCH_SEQUENCE = Header.BATCH_SEQUENCE.value
 _BATCH_COMMIT = Header.BATCH_COMMIT.value
 _EXPECTED_LAST_SEQUENCE = Header.EXPECTED_LAST_SEQUENCE.value
 _MSG_ID = Header.MSG_ID.value
+# No resources, no storage, a write that failed, and a batch of which not all was written.
+_NOT_STORED = frozenset({10023, 10047, 10077, 10176})
 
 log = get_logger(__name__)
 
@@ -43,6 +45,17 @@ class OutOfStep(Exception):
 
 class StreamMissing(Exception):
     pass
+
+
+class NotStored(Exception):
+    """NATS does not write what it is given. One whose disk was full once goes on like that, and
+    answers nothing, when there is room again."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"{why}: most likely the disk of NATS is or was full (`no space left` in its log): make"
+            " room and restart NATS"
+        )
 
 
 class Entry(NamedTuple):
@@ -73,6 +86,10 @@ async def publish(client: Client, entries: Sequence[Entry], *, last_seq: int) ->
             answer = await _send(client, entries, last_seq, with_ids=False)
     except nats.errors.NoRespondersError as e:
         raise StreamMissing from e
+    except nats.errors.TimeoutError as e:
+        raise NotStored(f"no answer to a batch within {ACK_TIMEOUT_S:.0f} s") from e
+    if _error_code(answer) in _NOT_STORED:
+        raise NotStored(str(answer["error"]))
     if "error" in answer or "seq" not in answer:
         raise OutOfStep(str(answer.get("error", "the batch was not acknowledged")))
     return int(str(answer["seq"]))

@@ -32,7 +32,7 @@ from wfhub_common.messages import CloudEvent
 from wfhub_common.sql import Connection
 
 from wfhub_scheduler import batches, ledger
-from wfhub_scheduler.batches import OutOfStep, StreamMissing
+from wfhub_scheduler.batches import NotStored, OutOfStep, StreamMissing
 from wfhub_scheduler.core import Core
 from wfhub_scheduler.floors import Floor
 from wfhub_scheduler.positions import START, NewGeneration, Position, StreamEnd, compare
@@ -113,7 +113,7 @@ class Relay:
             try:
                 if self._core.connected:
                     more = await self._carry(connection, unplaced=more)
-            except (OutOfStep, StreamMissing, nats.errors.Error) as e:
+            except (OutOfStep, NotStored, StreamMissing, nats.errors.Error) as e:
                 self._end = None
                 log.warning("events not published yet", why=repr(e))
                 await ticket.wait(FAILURE_WAIT_S)

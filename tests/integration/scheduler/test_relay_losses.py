@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
+import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import scheduler_hub
 from nats_server import NatsServer
 from scheduler_hub import SPEC, Hub, scheduler, until
 from sqlalchemy import text
+from structlog.testing import capture_logs
 from wfhub_common import db, signing, subjects
 from wfhub_common.messages import CloudEvent, SubmitTask
 from wfhub_scheduler import batches, relay
@@ -89,6 +92,55 @@ async def test_positions_are_given_while_nats_is_down_and_published_when_it_is_b
     nats_server.start(wiped=wiped)
     await reconnected(shaky_hub)
     assert positions(await shaky_hub.all_published()) == dense(5)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=True)
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+async def test_a_full_disk_of_nats_is_named_and_events_follow_when_there_is_room(
+    settings: SchedulerSettings, small_disk: Path
+) -> None:
+    # Else it offers a part of the disk, and refuses to make streams that may grow beyond it.
+    server = NatsServer(small_disk, config="jetstream { max_file_store: 100GB }")
+    server.start()
+    own = settings.model_copy(update={"nats_url": server.url})
+    key = signing.load_private_key(own.proof_public_key_file.removesuffix(".pub"))
+    try:
+        with capture_logs() as logs:
+            async with scheduler_hub.hub(own, key) as made, scheduler(own):
+                hub = await scheduler_hub.answering(made)
+                await hub.submit()
+                await hub.all_published()
+                filler = small_disk / "filler"
+                fill(filler)
+                await write_events(hub, 4)
+
+                async def named() -> bool:
+                    said = [each for each in logs if each["event"] == "events not published yet"]
+                    return any("the disk of NATS is or was full" in each["why"] for each in said)
+
+                await until(named, "the disk is named")
+                server.kill()
+                filler.unlink()
+                server.start()
+                await reconnected(hub)
+                assert positions(await hub.all_published()) == dense(5)
+    finally:
+        server.kill()
+
+
+def fill(file: Path) -> None:
+    with contextlib.suppress(OSError), file.open("wb", buffering=0) as output:
+        while True:
+            output.write(bytes(4096))
 
 
 async def test_a_stream_that_lost_its_end_gets_it_again(
