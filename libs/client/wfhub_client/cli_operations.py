@@ -1,6 +1,9 @@
 """`wfhub project | pool | runner`: options and help only; the work is in operations.py."""
 
-from typing import Annotated
+from collections.abc import Callable
+from functools import wraps
+from inspect import Signature, signature
+from typing import Annotated, Any
 
 import typer
 
@@ -74,9 +77,7 @@ Paused = Annotated[bool | None, typer.Option("--pause/--resume", help="Start not
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
-@project_app.command("create")
-def project_create(
-    name: str,
+def _project_settings(
     running_limit: RunningLimit = None,
     weight: Weight = None,
     queue_limit: QueueLimit = None,
@@ -87,12 +88,10 @@ def project_create(
     mcp: McpOption = None,
     ci_files: CiFiles = None,
     debuggers: Debuggers = None,
-    as_json: Json = False,
-) -> None:
-    """Make a project."""
+) -> dict[str, Any]:
     from wfhub_client import operations
 
-    given = operations.project_settings(
+    return operations.project_settings(
         limit=limit,
         default_limit=default_limit,
         budget=budget,
@@ -104,6 +103,31 @@ def project_create(
         ci_files=ci_files,
         debuggers=debuggers,
     )
+
+
+def _with_project_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with the options of _project_settings before its last, and called with what was
+    given of them as `given`."""
+    own, shared = signature(command).parameters, signature(_project_settings).parameters
+    *before, last = (each for name, each in own.items() if name != "given")
+    parameters = [*before, *shared.values(), last]
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        given = _project_settings(**{name: values.pop(name) for name in shared})
+        command(**values, given=given)
+
+    with_options.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options
+
+
+@project_app.command("create")
+@_with_project_settings
+def project_create(name: str, given: dict[str, Any], as_json: Json = False) -> None:
+    """Make a project."""
+    from wfhub_client import operations
+
     operations.create_project(name, given, as_json=as_json)
 
 
@@ -124,35 +148,11 @@ def project_show(project: Project, as_json: Json = False) -> None:
 
 
 @project_app.command("update")
-def project_update(
-    project: Project,
-    running_limit: RunningLimit = None,
-    weight: Weight = None,
-    queue_limit: QueueLimit = None,
-    limit: Most = None,
-    default_limit: Default = None,
-    budget: Budget = None,
-    cassette: CassetteOption = None,
-    mcp: McpOption = None,
-    ci_files: CiFiles = None,
-    debuggers: Debuggers = None,
-    as_json: Json = False,
-) -> None:
+@_with_project_settings
+def project_update(project: Project, given: dict[str, Any], as_json: Json = False) -> None:
     """Change what is given."""
     from wfhub_client import operations
 
-    given = operations.project_settings(
-        limit=limit,
-        default_limit=default_limit,
-        budget=budget,
-        cassette=cassette,
-        mcp=mcp,
-        running_limit=running_limit,
-        weight=weight,
-        queue_limit=queue_limit,
-        ci_files=ci_files,
-        debuggers=debuggers,
-    )
     operations.update_project(project, given, as_json=as_json)
 
 
