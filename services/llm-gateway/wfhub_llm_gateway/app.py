@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from wfhub_common import model_paths
-from wfhub_common.errors import Rejected, WfhubError
+from wfhub_common.errors import Rejected, RetryLater, WfhubError
 from wfhub_common.httpauth import ATTEMPT_TOKEN_PREFIX
 from wfhub_common.log import get_logger
 from wfhub_common.metrics import CONTENT_TYPE
@@ -40,9 +40,11 @@ def make_app(
     exchanger: Exchanger,
     *,
     default_model: str,
+    entered: Callable[[], bool],
     ready: Callable[[], Awaitable[str]],
 ) -> Traced:
-    """An ASGI application. `ready()` says what is not reachable, or nothing."""
+    """An ASGI application. `entered()`: database and broker were there, requests are taken;
+    `ready()` says what is not reachable, or nothing."""
 
     async def ask(request: Request, path: model_paths.ModelPath) -> ExchangeResponse | Response:
         digest, info = await exchanger.tokens.check(_authorization(request))
@@ -120,6 +122,8 @@ def make_app(
         request = Request(scope, receive, send)
         response: ExchangeResponse | Response
         try:
+            if not entered():
+                raise RetryLater("starting", "the gateway is starting: ask again")
             response = await ask(request, path)
         except WfhubError as e:
             response = await known(request, e)

@@ -1,4 +1,8 @@
-"""The gateway's process: `serve [--record FILE]` (the default) or `migrate`."""
+"""The gateway's process: `serve [--record FILE]` (the default) or `migrate`.
+
+HTTP answers from the first moment: `/healthz` that the process is up, `/readyz` what is missing.
+What is for a model is refused until the database and NATS were there once.
+"""
 
 from wfhub_common import light as light  # isort: split
 
@@ -49,6 +53,7 @@ PROGRAM = "wfhub-llm-gateway"
 SCHEMA = "gateway"
 MIGRATIONS = Path(__file__).parent / "migrations"
 START_RETRY_S_MIN, START_RETRY_S_MAX = 0.1, 5.0
+START_SAID_S = 5.0  # while one try lasts, the log says so that often
 PING_TIMEOUT_S = 2.0
 DRAIN_S = 3.0  # at a stop, open streams may end by themselves so long; serve_http waits for longer
 
@@ -169,26 +174,37 @@ async def serve(settings: GatewaySettings, stop: Stop) -> None:
     if settings.proofs_url:
         proving = service_token.insist(
             *(settings.proofs_url, settings.service_token, stop),
+            sender=subjects.GATEWAY,
             start_wait_s=settings.start_wait_s,
         )
         background.append(asyncio.create_task(proving))
+    entered = asyncio.Event()
+
+    async def enter() -> None:
+        await starting.database(
+            engine, settings, stop, PROGRAM, schema=SCHEMA, migrations=MIGRATIONS
+        )
+        await _until("nats", lambda: _connected(broker, stop))
+        await _until("database", instances.renew)
+        background.append(asyncio.create_task(instances.run()))
+        background.append(asyncio.create_task(tokens.keep_fresh()))
+        entered.set()
+        logger.info("serving", provider=provider.name, listen=settings.http_listen)
+
+    app = make_app(
+        exchanger,
+        default_model=settings.llm_model,
+        entered=entered.is_set,
+        ready=lambda: _missing(engine, broker, entered),
+    )
     try:
-        if await _until(stop, "database", lambda: _usable(engine, settings, stop)) and await _until(
-            stop, "nats", lambda: _entered(broker, stop)
-        ):
-            await instances.renew()
-            background.append(asyncio.create_task(instances.run()))
-            background.append(asyncio.create_task(tokens.keep_fresh()))
-            app = make_app(
-                exchanger,
-                default_model=settings.llm_model,
-                ready=lambda: _missing(engine, broker),
-            )
-            logger.info("serving", provider=provider.name, listen=settings.http_listen)
+        async with asyncio.TaskGroup() as tasks:
+            entering = tasks.create_task(enter())
             await asyncio.gather(
                 serve_http(app, settings.http_listen, stop, http="httptools"),
                 metrics.serve(exchanger.metrics, settings.metrics_listen, stop),
             )
+            entering.cancel()
     finally:
         if exchanger.late:
             await asyncio.wait(exchanger.late, timeout=PING_TIMEOUT_S)
@@ -209,38 +225,27 @@ async def _drain(stop: Stop, exchanger: Exchanger) -> None:
     exchanger.streams.cut_all(cuts.stopping())
 
 
-async def _until(stop: Stop, what: str, reach: Callable[[], Awaitable[Any]]) -> bool:
-    """Try until it is there; False when asked to stop meanwhile."""
+async def _until(what: str, reach: Callable[[], Awaitable[Any]]) -> None:
+    """Try until it is there."""
     pause_s = START_RETRY_S_MIN
-    stopping = asyncio.create_task(stop.wait())
-    trying = asyncio.ensure_future(reach())
-    try:
-        while True:
-            await asyncio.wait({trying, stopping}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
-            if stopping.done():
-                return False
-            if not trying.done():
+    while True:
+        trying = asyncio.ensure_future(reach())
+        try:
+            while not (await asyncio.wait({trying}, timeout=START_SAID_S))[0]:
                 logger.warning(f"waiting for {what}")
-                continue
-            error = trying.exception()
-            if error is None:
-                return True
-            if not isinstance(error, (RetryLater, OSError)):
-                raise error
-            logger.warning(f"waiting for {what}", why=str(error), retry_s=pause_s)
-            await asyncio.wait({stopping}, timeout=pause_s)
-            pause_s = min(pause_s * 2, START_RETRY_S_MAX)
-            trying = asyncio.ensure_future(reach())
-    finally:
-        stopping.cancel()
-        trying.cancel()
+        finally:
+            trying.cancel()
+        try:
+            await trying
+        except (RetryLater, OSError) as e:
+            logger.warning(f"waiting for {what}", why=str(e), retry_s=pause_s)
+        else:
+            return
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, START_RETRY_S_MAX)
 
 
-async def _usable(engine: AsyncEngine, settings: GatewaySettings, stop: Stop) -> None:
-    await starting.database(engine, settings, stop, PROGRAM, schema=SCHEMA, migrations=MIGRATIONS)
-
-
-async def _entered(broker: NatsBroker, stop: Stop) -> None:
+async def _connected(broker: NatsBroker, stop: Stop) -> None:
     async with starting.entering(stop):
         await broker.start()
 
@@ -255,7 +260,7 @@ async def _check_database(engine: AsyncEngine) -> None:
         ) from e
 
 
-async def _missing(engine: AsyncEngine, broker: NatsBroker) -> str:
+async def _missing(engine: AsyncEngine, broker: NatsBroker, entered: asyncio.Event) -> str:
     missing = []
     try:
         await _check_database(engine)
@@ -263,6 +268,8 @@ async def _missing(engine: AsyncEngine, broker: NatsBroker) -> str:
         missing.append(f"database: {e.message}\n")
     if not await broker.ping(timeout=PING_TIMEOUT_S):
         missing.append("nats: not connected\n")
+    if not missing and not entered.is_set():
+        missing.append("the start has not ended; see the log\n")
     return "".join(missing)
 
 

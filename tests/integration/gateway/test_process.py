@@ -22,10 +22,19 @@ async def test_it_migrates_serves_and_stops_when_told_to(start_process, upstream
     assert b'"event": "stopped"' in log
 
 
-async def test_it_waits_for_its_migration_and_can_be_stopped_meanwhile(start_process, upstream):
-    process, _ = await start_process(LLM_BASE_URL=upstream.url("ok"))
+async def test_it_waits_for_its_migration_and_can_be_stopped_meanwhile(
+    start_process, upstream, wait_until
+):
+    process, url = await start_process(LLM_BASE_URL=upstream.url("ok"))
     while b"wfhub-llm-gateway migrate" not in (line := await process.stderr.readline()):
         assert line, "the process ended"
+    await wait_until(lambda: alive(url))
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        missing = await client.get("/readyz")
+        refused = await client.post("/v1/chat/completions", json={})
+    assert missing.status_code == 503
+    assert "database: no table gateway.exchange: run `wfhub-llm-gateway migrate`" in missing.text
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "starting")
     process.send_signal(signal.SIGTERM)
     _, log = await asyncio.wait_for(process.communicate(), 15)
     assert process.returncode == 0
@@ -113,6 +122,26 @@ async def test_it_waits_for_nats_says_when_it_is_gone_and_stops_without_it(
     assert process.returncode == 0
 
 
+async def test_it_is_alive_before_anything_else_is_and_says_what_it_waits_for(
+    start_process, upstream, wait_until, free_port
+):
+    nobody = free_port()
+    process, url = await start_process(
+        LLM_BASE_URL=upstream.url("ok"),
+        DATABASE_URL=f"postgresql://x@127.0.0.1:{nobody}/x",
+        NATS_URL=f"nats://127.0.0.1:{nobody}",
+    )
+    await wait_until(lambda: alive(url))
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        missing = await client.get("/readyz")
+    assert missing.status_code == 503
+    assert "database: " in missing.text
+    assert "nats: not connected" in missing.text
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode == 0
+
+
 async def test_a_stop_ends_an_open_stream_with_an_error_event_and_settles_it(
     start_process, scheduler, upstream, wait_until, database_url, opened
 ):
@@ -179,8 +208,16 @@ async def refuses(url: str) -> bool:
 
 
 async def ready(url: str) -> bool:
+    return await answers(f"{url}/readyz")
+
+
+async def alive(url: str) -> bool:
+    return await answers(f"{url}/healthz")
+
+
+async def answers(url: str) -> bool:
     async with httpx.AsyncClient() as client:
         try:
-            return (await client.get(f"{url}/readyz")).status_code == 200
+            return (await client.get(url)).status_code == 200
         except httpx.TransportError:
             return False
