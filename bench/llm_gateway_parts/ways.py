@@ -27,6 +27,7 @@ from wfhub_common.messages import Introspect, IntrospectMany, TokenInfo, TokenIn
 from wfhub_common.settings import BrokerSettings
 from wfhub_llm_gateway import main as gateway_main
 from wfhub_local import ports
+from wfhub_local.services import answers_ready
 
 from llm_gateway_parts.client import Way
 
@@ -96,7 +97,7 @@ async def gateway(family: Family, pg: Postgres, upstream: int) -> AsyncIterator[
         "LOG_LEVEL": "WARNING",
     }
     child = family.start("gateway", python("wfhub_llm_gateway.main"), env=env)
-    await asyncio.to_thread(until, lambda: is_listening(port), "the gateway listens", child=child)
+    await asyncio.to_thread(until, lambda: answers_ready(port), "the gateway is ready", child=child)
     try:
         yield Way("gateway", port, keys=tokens), child
     finally:
