@@ -22,6 +22,7 @@ __all__ = ["argv", "binaries", "clear_old", "initdb_argv", "is_made", "is_up", "
 
 NEW, PASSWORD = "data.new", "password"
 OLD_SERVER_S_MAX = 30.0
+POLL_S = 0.1
 READY_LINE = 7  # of postmaster.pid: "ready" once it takes connections
 SETTINGS = {
     **postgres.SETTINGS,
@@ -71,7 +72,7 @@ def clear_old(root: Path) -> None:
                 f"an earlier Postgres (pid {pid}) still runs on {root}; end it and start again"
             )
         os.kill(pid, signal.SIGQUIT)
-        time.sleep(0.1)
+        time.sleep(POLL_S)
     # Nobody else starts servers here: the stack's lock is ours.
     pid_file.unlink(missing_ok=True)
 

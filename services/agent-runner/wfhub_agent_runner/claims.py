@@ -21,6 +21,7 @@ from wfhub_common.messages.base import Fact
 from wfhub_agent_runner.leases import Leases
 
 BACKOFF_S_MAX = 5.0
+PAUSED_POLL_S = 1.0
 CLAIM_SLOTS_MAX = 100  # that one Claim may ask for; the next asks for the others
 
 log = get_logger(__name__)
@@ -67,7 +68,7 @@ class Claims:
         while True:
             await self._slot_free.wait()
             if self.paused.is_set():
-                await asyncio.sleep(1)
+                await asyncio.sleep(PAUSED_POLL_S)
                 continue
             try:
                 claimed = await self._claim(claim_id)

@@ -45,6 +45,7 @@ PROGRAM = "wfhub-proof-store"
 SCHEMA = "proofs"
 MIGRATIONS = Path(__file__).parent / "migrations"
 USAGE = "usage: wfhub-proof-store [serve | migrate]"
+PING_TIMEOUT_S = 0.5
 ASKED_TO_STOP = "signal "  # how service.run words it
 # Waits for receipts, of all runners; whoever comes then waits until one of these is answered.
 RECEIPTS_WAITING_MAX = 2048
@@ -176,7 +177,7 @@ def _opened(settings: ProofStoreSettings) -> tuple[signing.PrivateKey, dict[str,
 async def _missing(engine: AsyncEngine, broker: NatsBroker, consuming: asyncio.Event) -> str:
     if not consuming.is_set():
         return "the database, the broker or the ingest stream is not there yet; see the log"
-    if not await broker.ping(timeout=0.5):
+    if not await broker.ping(timeout=PING_TIMEOUT_S):
         return "the broker connection is down"
     with contextlib.suppress(RetryLater):
         async with db.transaction(engine) as connection:

@@ -19,6 +19,7 @@ CONTEXT_TOKENS = 16_384
 ANSWER_TOKENS_MAX = 256  # a base model does not know where to end
 START_S_MAX = 60.0
 POLL_S = 0.1
+ANSWER_S_MAX = 5.0  # to whether it is there
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def _wait_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 def _healthy(port: int) -> bool:
     try:
-        connection = http.client.HTTPConnection(ports.HOST, port, timeout=5)
+        connection = http.client.HTTPConnection(ports.HOST, port, timeout=ANSWER_S_MAX)
         connection.request("GET", "/health")
         return connection.getresponse().status == 200
     except OSError:
