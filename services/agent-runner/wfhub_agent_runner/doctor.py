@@ -4,7 +4,8 @@
 {"backends": [{"name", "works", "why", "do", "facts"}], "shares": [{"at", "type", "device",
 "layers", "dangers"}], "proof_store": {"at", "why"} or null, "ready"}. As root it becomes `uid`
 first, as the runner would; it runs the escape probes through the real backend. With a runner's
-PROOFS_URL it asks there whether SERVICE_TOKEN is taken. Exit code 0 when a runner could work here.
+PROOFS_URL and SERVICE_TOKEN it asks there whether that is taken. Exit code 0 when a runner could
+work here.
 """
 
 import argparse
@@ -102,8 +103,9 @@ class _Told(Settings):
 
 
 def proof_store(told: _Told) -> ProofStore | None:
-    """None: nothing was said of one."""
-    if not told.proofs_url:
+    """None: nothing was said of one, or no token, as beside a runner that took its identity later
+    than the container its environment."""
+    if not told.proofs_url or not told.service_token:
         return None
     try:
         why = service_token.asked(told.proofs_url, told.service_token, told.runner_id)

@@ -352,6 +352,22 @@ async def test_doctor_asks_the_proof_store_as_a_runner_would(
     assert "no sandbox works" not in told.decode()
 
 
+@pytest.mark.timeout(300)
+async def test_doctor_beside_a_runner_that_was_handed_its_token_does_not_call_it_refused(
+    proof_store: str,
+) -> None:
+    """`docker compose exec agent-runner wfhub doctor`: its environment has no token."""
+    env = {name: value for name, value in os.environ.items() if "SERVICE_TOKEN" not in name}
+    doctor = await asyncio.create_subprocess_exec(
+        *(Path(sys.executable).parent / "wfhub", "doctor"),
+        env={**env, "PROOFS_URL": proof_store},
+        stdout=subprocess.PIPE,
+    )
+    told, _ = await doctor.communicate()
+    assert doctor.returncode == 0, told.decode()
+    assert REFUSED not in told.decode()
+
+
 async def test_neither_a_token_that_is_taken_nor_a_store_that_is_not_there_ends_it(
     proof_store: str,
 ) -> None:
