@@ -79,10 +79,12 @@ class Daemon:
 
 
 @contextmanager
-def daemon(folder: Path, *, own_network: bool) -> Iterator[Daemon]:
+def daemon(folder: Path, *, own_network: bool, data: Path | None = None) -> Iterator[Daemon]:
+    """`data`: where its images and volumes stay, instead of nowhere."""
     folder.mkdir(parents=True)
+    data = data or folder / "data"
     argv = [
-        *("dockerd", "-H", f"unix://{folder}/docker.sock", "--data-root", f"{folder}/data"),
+        *("dockerd", "-H", f"unix://{folder}/docker.sock", "--data-root", str(data)),
         *("--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"),
     ]
     if own_network:

@@ -37,6 +37,7 @@ PACKAGES = (
         "ca-certificates",
     ),
     *("nfs-kernel-server", "nfs-common", "nfs-ganesha", "nfs-ganesha-vfs", "samba", "cifs-utils"),
+    *("docker.io", "iptables"),
     # What a Python that was built on such a Debian may be linked with.
     *("libssl3", "libffi8", "libsqlite3-0", "libbz2-1.0", "liblzma5", "libreadline8", "libexpat1"),
 )

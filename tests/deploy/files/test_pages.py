@@ -1,6 +1,7 @@
 """What README and pages tell to type is there: each program, subcommand, option, file and variable.
 
-It is not run here; `tests/deploy/live` runs the compose page's backup, `make demo` the README's.
+It is not run here; `tests/deploy/live` types the compose page's backup and the pages of the options
+for network storage and git hosts, `make demo` the README's.
 """
 
 import json
@@ -187,7 +188,7 @@ def _docker(command: Command) -> Iterator[str]:
                 yield f"no file {file}"
             elif f" AS {target}" not in file.read_text() and "$" not in target:
                 yield f"no target {target}"
-        case "run" | "push" | "network":
+        case "run" | "push" | "network" | "volume":
             return
         case other:
             yield f"docker {other} is not known to this test"
