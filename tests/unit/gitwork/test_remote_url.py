@@ -1,11 +1,13 @@
 """Remote addresses: what they mean, what is refused, and one text for each repository."""
 
+import socket
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wfhub_agent_runner.gitwork.remote import hosts, url
 from wfhub_common import addresses
-from wfhub_common.errors import Rejected
+from wfhub_common.errors import Rejected, RetryLater
 
 
 @pytest.mark.parametrize(
@@ -139,3 +141,35 @@ def test_public_addresses_are_allowed(address: str) -> None:
 
 def test_a_named_private_host_is_allowed() -> None:
     assert addresses.refused("10.0.0.5", private_allowed=True) is None
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, *answers: int) -> list[float]:
+    """A resolver that gives these errors (0: an address), and how long was waited before each."""
+    left, waits = list(answers), [0.0]
+
+    def getaddrinfo(*_: object, **__: object) -> list[object]:
+        if error := left.pop(0):
+            raise socket.gaierror(error, "told by the test")
+        return [(2, 1, 6, "", ("203.0.113.7", 443))]
+
+    monkeypatch.setattr(hosts.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(hosts.time, "sleep", waits.append)
+    return waits
+
+
+def test_name_servers_that_do_not_answer_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a cluster are, for the minute in which it finds out that their node is gone."""
+    remote = url.parse("https://git.example.org/a")
+    assert remote is not None
+    waits = answering(monkeypatch, socket.EAI_AGAIN, socket.EAI_AGAIN, 0)
+    assert hosts.resolved(remote, ("git.example.org",)) == [("203.0.113.7", 443)]
+    assert waits == [0.0, hosts.NAME_RETRY_S, hosts.NAME_RETRY_S]
+
+
+def test_a_name_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = url.parse("https://git.example.org/a")
+    assert remote is not None
+    waits = answering(monkeypatch, socket.EAI_NONAME)
+    with pytest.raises(RetryLater, match="cannot be resolved"):
+        hosts.resolved(remote, ())
+    assert waits == [0.0]

@@ -8,6 +8,7 @@ Raises: Rejected (`repo-forbidden`), RetryLater (`repo-unreachable`).
 
 import re
 import socket
+import time
 from collections.abc import Sequence
 
 from wfhub_common import addresses
@@ -17,6 +18,9 @@ from wfhub_agent_runner.gitwork.remote.url import PORTS, Remote
 
 CONNECT_S_MAX = 15.0
 SILENCE_S_MAX = 120.0  # between two bytes of the host
+# For no answer from the name servers. A cluster that lost a node asks those that were on it for
+# about a minute, and that is when tasks of that node begin again.
+NAME_S_MAX, NAME_RETRY_S = 60.0, 1.0
 _ENTRY = re.compile(r"(\[[^\]]+\]|[^:\[\]]+)(?::(\d{1,5}))?\Z")  # else a bare IPv6 address
 
 
@@ -47,13 +51,7 @@ def resolved(remote: Remote, hosts: Sequence[str]) -> list[tuple[str, int]]:
     """Checked (address, port) pairs, as the resolver ordered them. All must be allowed: a name
     that leads to one forbidden address leads there whenever it likes."""
     check(remote, hosts)
-    try:
-        found = socket.getaddrinfo(remote.host, remote.port, type=socket.SOCK_STREAM)
-    except OSError as e:
-        raise RetryLater(
-            "repo-unreachable", f"the name {remote.host} cannot be resolved ({e}); check the URL"
-        ) from e
-    pairs = list(dict.fromkeys((str(at[4][0]), remote.port) for at in found))
+    pairs = [(address, remote.port) for address in _addresses(remote)]
     named = bool(hosts) and _named(remote, hosts)
     for address, _ in pairs:
         if why := addresses.refused(address, private_allowed=named):
@@ -64,6 +62,22 @@ def resolved(remote: Remote, hosts: Sequence[str]) -> list[tuple[str, int]]:
                 host=remote.host,
             )
     return pairs
+
+
+def _addresses(remote: Remote) -> list[str]:
+    deadline = time.monotonic() + NAME_S_MAX
+    while True:
+        try:
+            found = socket.getaddrinfo(remote.host, remote.port, type=socket.SOCK_STREAM)
+            return list(dict.fromkeys(str(at[4][0]) for at in found))
+        except OSError as e:
+            unanswered = isinstance(e, socket.gaierror) and e.errno == socket.EAI_AGAIN
+            if not unanswered or time.monotonic() >= deadline:
+                raise RetryLater(
+                    "repo-unreachable",
+                    f"the name {remote.host} cannot be resolved ({e}); check the URL",
+                ) from e
+        time.sleep(NAME_RETRY_S)
 
 
 def connect(pairs: Sequence[tuple[str, int]]) -> socket.socket:
