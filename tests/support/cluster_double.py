@@ -75,6 +75,7 @@ class ClusterDouble(httpx.AsyncBaseTransport):
     cut_log_at: int = 0  # bytes after which a follow breaks, once
     outage: int = 0  # how many requests are answered 503, once a pod runs
     killed_for: str = ""  # what the kubelet gives as the reason of the end
+    taken_for: str = ""  # why the cluster takes a pod away once it runs; it never ends by itself
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert request.headers["authorization"] == "Bearer service-account"
@@ -143,9 +144,14 @@ class ClusterDouble(httpx.AsyncBaseTransport):
                 reason = self.killed_for or ("Completed" if code == 0 else "Error")
                 state = {"terminated": {"exitCode": code, "reason": reason, "message": message}}
         statuses = [{"name": "agent", "state": state}]
+        taken = {"type": "DisruptionTarget", "status": "True", "reason": self.taken_for}
         return {
             "metadata": {"name": f"{job}-pod"},
-            "status": {"phase": "Running", "containerStatuses": statuses},
+            "status": {
+                "phase": "Running",
+                "containerStatuses": statuses,
+                "conditions": [taken] if self.taken_for else [],
+            },
         }
 
     async def _follow(self, pod: Pod) -> AsyncIterator[bytes]:

@@ -282,6 +282,7 @@ class AgentAttempt:
             )
             async with self._held.inbox.open(plan.entry, self._held.cancel) as stop:
                 ran = await parts.sandbox.run(sandbox_spec, on_output=agent_log.write, cancel=stop)
+        port.refuse_taken_away(ran.outcome)
         inbox, artifacts = self._held.inbox, self._evidence.artifacts
         self._evidence.told = len(inbox.messages)
         self._evidence.handed_in = inbox.hand_in.is_set() and not self._held.cancel.is_set()

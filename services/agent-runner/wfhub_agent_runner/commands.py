@@ -63,6 +63,7 @@ async def run_all(
             debuggers=within.debuggers,
         )
         ran = await within.sandbox.run(spec, on_output=log.write, cancel=cancel)
+        port.refuse_taken_away(ran.outcome)
         result = _result(command, ran, log_name)
         await log.line(f"[{result.outcome}, exit code {result.exit_code}]")
         results.append(result)

@@ -155,6 +155,7 @@ class PodsSettings(Settings):
     sandbox_namespace: str = Field(min_length=1)
     sandbox_instance: str = ""  # a label, which network policies go by
     sandbox_runtime_class: str = ""
+    sandbox_user_namespace: bool = True  # of each pod's own; a claim on NFS or SMB cannot have it
     sandbox_cpu: str = "1"
     sandbox_pull_secret: str = ""
     sandbox_bridge_port: int = Field(8070, ge=0, le=65535)
@@ -173,6 +174,7 @@ class PodsSettings(Settings):
             runner=runner_id,
             instance=self.sandbox_instance,
             runtime_class=self.sandbox_runtime_class,
+            user_namespace=self.sandbox_user_namespace,
             cpu=self.sandbox_cpu,
             pull_secret=self.sandbox_pull_secret,
         )

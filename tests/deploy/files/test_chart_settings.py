@@ -79,3 +79,10 @@ def test_a_runner_keeps_less_than_what_its_pod_is_evicted_for(size: str, kept_by
     """Above it the kubelet ends the pod; the runner would see no full disk."""
     pod = pod_of("agent-runner", "--set", f"runner.home.size={size}")
     assert int(environment(pod)["CACHE_BYTES_MAX"]) == kept_bytes
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_agents_pods_have_a_user_namespace_unless_the_claim_cannot(value: str) -> None:
+    pods = ("--set", "runner.backend=kubernetes", "--set", "runner.pods.image=agents:1.0.0")
+    pod = pod_of("agent-runner", *pods, "--set", f"runner.pods.userNamespace={value}")
+    assert environment(pod)["SANDBOX_USER_NAMESPACE"] == value

@@ -13,7 +13,7 @@ from wfhub_common.messages import Limits
 ROOT = Path("/var/lib/wfhub")
 
 
-def made(*, bridge: bool = True) -> dict[str, Any]:
+def made(*, bridge: bool = True, user_namespace: bool = True) -> dict[str, Any]:
     pods = Pods(
         namespace="hub",
         image="agents/python:3.11.1",
@@ -24,6 +24,7 @@ def made(*, bridge: bool = True) -> dict[str, Any]:
         runner="rnr_01",
         instance="hub",
         runtime_class="gvisor",
+        user_namespace=user_namespace,
         pull_secret="registry",
     )
     folders = Folders(ROOT / "a/copy", ROOT / "a/files", ROOT / "a/bridge" if bridge else None)
@@ -62,6 +63,22 @@ def test_the_pod_is_restricted_in_a_user_namespace_of_its_own_and_holds_no_crede
     assert {kind for v in pod["volumes"] for kind in v if kind != "name"} == {
         "persistentVolumeClaim",
         "emptyDir",
+    }
+
+
+def test_a_claim_without_idmapped_mounts_is_told_of_and_nothing_else_is_given_up() -> None:
+    """NFS: the kubelet cannot mount it into a user namespace, so that no pod would start."""
+    usual, without = (
+        made(user_namespace=each)["spec"]["template"]["spec"] for each in (True, False)
+    )
+    assert without == {**usual, "hostUsers": True}
+
+
+def test_a_node_that_does_not_answer_is_given_up_in_half_a_minute() -> None:
+    told = made()["spec"]["template"]["spec"]["tolerations"]
+    assert {each["key"]: each["tolerationSeconds"] for each in told} == {
+        "node.kubernetes.io/not-ready": 30,
+        "node.kubernetes.io/unreachable": 30,
     }
 
 

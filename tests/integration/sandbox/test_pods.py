@@ -21,6 +21,7 @@ from wfhub_agent_runner.sandbox import seccomp
 from wfhub_agent_runner.sandbox.pods.api import Cluster
 from wfhub_agent_runner.sandbox.pods.bridge import Bridge
 from wfhub_agent_runner.sandbox.pods.manifest import RUNNER, Pods
+from wfhub_agent_runner.sandbox.pods.outcome import ended
 from wfhub_agent_runner.sandbox.pods.sandbox import KubernetesSandbox, end_leftovers
 from wfhub_agent_runner.sandbox.port import (
     FILES,
@@ -33,8 +34,11 @@ from wfhub_agent_runner.sandbox.port import (
     SandboxResult,
     SandboxSpec,
     Signalled,
+    TakenAway,
     TimedOut,
+    refuse_taken_away,
 )
+from wfhub_common.errors import LeaseLost
 from wfhub_common.messages import Limits
 
 Work = Callable[["Lab"], Awaitable[Any]]
@@ -251,6 +255,30 @@ def test_a_pod_that_is_out_of_memory_exceeded_its_limit(tmp_path: Path) -> None:
 
     outcome = within(tmp_path, work, killed_for="OOMKilled").outcome
     assert outcome == LimitExceeded("memory", 64 * 1024**2)
+
+
+def test_a_pod_that_goes_with_its_node_is_lost_and_no_end_of_the_commands(tmp_path: Path) -> None:
+    """The kubelet of such a node says nothing any more: its pod runs, for all that is known."""
+
+    async def work(lab: Lab) -> SandboxResult:
+        return await lab.shell("sleep 60")
+
+    outcome = within(tmp_path, work, taken_for="DeletionByTaintManager").outcome
+    assert outcome == TakenAway("the pod was taken away: DeletionByTaintManager: ")
+    with pytest.raises(LeaseLost):
+        refuse_taken_away(outcome)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("The node was low on resource: ephemeral-storage.", TakenAway),
+        ('Usage of EmptyDir volume "tmp" exceeds the limit "32Mi".', LimitExceeded),
+    ],
+)
+def test_what_a_node_lacks_is_not_a_limit_of_the_commands(message: str, expected: type) -> None:
+    pod = {"status": {"phase": "Failed", "reason": "Evicted", "message": message}}
+    assert isinstance(ended(pod, Limits()), expected)
 
 
 def test_a_folder_of_the_runners_machine_is_refused_by_name(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, assert_never
 
+from wfhub_common.errors import LeaseLost
 from wfhub_common.messages import Limits
 
 WORKSPACE = "/workspace"
@@ -106,6 +107,11 @@ class CannotStart:
     message: str
 
 
+@dataclass(frozen=True)
+class TakenAway(CannotStart):
+    """What it ran on went, with it: how the command would have ended is not known."""
+
+
 Outcome = Exited | Signalled | TimedOut | LimitExceeded | Cancelled | CannotStart
 
 
@@ -128,6 +134,13 @@ class SandboxResult:
     duration_ms: int
     output_bytes: int
     truncated: bool
+
+
+def refuse_taken_away(outcome: Outcome) -> None:
+    """Raises: LeaseLost. Such an attempt is lost with its machine, which is not the task's to
+    answer for: its lease runs out, and another begins."""
+    if isinstance(outcome, TakenAway):
+        raise LeaseLost("sandbox-lost", outcome.message)
 
 
 OnOutput = Callable[[bytes], Awaitable[None]]

@@ -1,9 +1,9 @@
 """The Job of one run: pure, so that the whole policy can be read and validated here.
 
-The pod is Pod Security `restricted`: nobody in particular, in a user namespace of its own,
-read-only root, no service-account token, no DNS, limits. What the task says (its argv,
-environment and files) is on the claim, which this pod mounts in parts, and never in the API
-server, where more people read.
+The pod is Pod Security `restricted`: nobody in particular, in a user namespace of its own (unless
+the claim's file system cannot have that), read-only root, no service-account token, no DNS, limits.
+What the task says (its argv, environment and files) is on the claim, which this pod mounts in
+parts, and never in the API server, where more people read.
 Beside the agent runs a sidecar that passes its sockets on to the runner (sidecar, bridge).
 """
 
@@ -25,6 +25,8 @@ MIB = 1024 * 1024
 SIDECAR_SECRET = "/run/bridge"
 SOCKETS = "/run/sockets"  # made by the sidecar, for the agent to connect to and no more
 RUNNER = "workflow-hub.dev/runner"  # whose run it is
+# Of a node that does not answer: a cluster's own default is 300 s more than it takes to notice.
+_TOLERATED = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
 _CONFINED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -45,6 +47,9 @@ class Pods:
     runner: str  # its id, a label: what is left of an earlier process of it is found by that
     instance: str = ""  # of the installation, a label
     runtime_class: str = ""
+    user_namespace: bool = (
+        True  # of each pod's own: the claim's file system has to know idmapped mounts
+    )
     cpu: str = "1"
     pull_secret: str = ""
 
@@ -99,7 +104,11 @@ def _pod(pods: Pods, folders: Folders, limits: Limits) -> dict[str, Any]:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "hostUsers": False,
+        "hostUsers": not pods.user_namespace,
+        "tolerations": [
+            {"key": f"node.kubernetes.io/{why}", **_TOLERATED}
+            for why in ("not-ready", "unreachable")
+        ],
         "hostname": "sandbox",
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": ["127.0.0.1"]},

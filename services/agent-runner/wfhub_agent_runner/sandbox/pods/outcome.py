@@ -3,7 +3,8 @@
 The command's own end is the exit code of start.py, which the kubelet saw; how that is meant,
 start.py wrote into the termination message. The agent can write there too, and is believed nothing
 that the code does not say. Anything else is told by the kubelet: out of memory, evicted for its
-disk, past its deadline.
+disk, past its deadline. What the cluster took away (a node that is drained, low on something or not
+reachable) ended by nothing of the command's, whatever its container says.
 """
 
 import signal
@@ -19,6 +20,7 @@ from wfhub_agent_runner.sandbox.port import (
     LimitExceeded,
     Outcome,
     Signalled,
+    TakenAway,
     TimedOut,
 )
 
@@ -46,9 +48,23 @@ def cannot_start(pod: dict[str, Any]) -> str:
     return ""
 
 
+def taken_away(pod: dict[str, Any]) -> str:
+    """By whom and why; empty: nobody did. Evicted for more than its own is the pod's doing."""
+    status = pod.get("status", {})
+    if status.get("reason") == "Evicted":
+        message = str(status.get("message", ""))
+        return message if "low on resource" in message else ""
+    for each in status.get("conditions") or []:
+        if each.get("type") == "DisruptionTarget" and each.get("status") == "True":
+            return f"{each.get('reason', '')}: {each.get('message', '')}"
+    return ""
+
+
 def ended(pod: dict[str, Any], limits: Limits) -> Outcome | None:
     """None while it runs."""
     status = pod.get("status", {})
+    if why := taken_away(pod):
+        return TakenAway(f"the pod was taken away: {why}")
     reason, message = status.get("reason", ""), status.get("message", "")
     for each in status.get("containerStatuses") or []:
         found = each.get("state", {}).get("terminated")
@@ -56,7 +72,7 @@ def ended(pod: dict[str, Any], limits: Limits) -> Outcome | None:
             return _terminated(found, limits)
     if reason == "DeadlineExceeded":
         return TimedOut(float(pod.get("spec", {}).get("activeDeadlineSeconds") or 0))
-    if reason == "Evicted" and ("ephemeral" in message or "emptyDir" in message.replace(" ", "")):
+    if reason == "Evicted" and ("ephemeral" in message or "EmptyDir" in message):
         return LimitExceeded("disk", limits.disk_bytes)
     if status.get("phase") == "Failed":
         return CannotStart(f"the pod failed: {reason} {message}".strip())

@@ -41,6 +41,7 @@ from wfhub_agent_runner.sandbox.port import (
     Outcome,
     SandboxResult,
     SandboxSpec,
+    TakenAway,
     TimedOut,
     is_told,
 )
@@ -50,6 +51,7 @@ POLL_S = 0.5
 DISK_POLL_S = 5.0  # the claim may be a network's: counting is slow there
 START_S_MAX = 600.0  # scheduling, and an image that has to be fetched
 GONE_S_MAX = 300.0
+AWAY_S_MAX = 5.0  # of a pod that was taken away: on a node that is gone it never ends
 OUTAGE_S_MAX = 60.0  # of the API server, in a run
 TOLD_S_MAX = 3.0  # beyond the grace, until the end of a log is here
 OWN = "own"
@@ -84,6 +86,7 @@ class KubernetesSandbox:
             "layer": LayerKind.COPY.value,
             "limits": {**limits_held(None), "memory": "pod", "cpu": "pod"},
             "runtime_class": self.pods.runtime_class,
+            "user_namespace": self.pods.user_namespace,
             "nosuid": False,  # no pod can ask for it
             "seccomp": "RuntimeDefault, and ours for the pod's machine",
         }
@@ -186,15 +189,20 @@ class KubernetesSandbox:
             asyncio.create_task(_idle(running, spec, output)),
             asyncio.create_task(_disk(running, spec, layer)),
         ]
+        gone_s_max = GONE_S_MAX
         try:
             done, _ = await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
             # Of two at once the command's own end is the truth.
             outcome = next(task for task in reasons if task in done).result()
             if is_told(outcome) and (grace_s := spec.grace_s()) > 0:
                 await self._told(name, reasons[0], grace_s)
+            if isinstance(outcome, TakenAway):
+                gone_s_max = AWAY_S_MAX
         finally:
-            gone = await asyncio.shield(self._removed(name, reasons))
-        return outcome if gone else CannotStart(f"the pod of {name} could not be ended")
+            gone = await asyncio.shield(self._removed(name, reasons, gone_s_max))
+        if gone or isinstance(outcome, TakenAway):
+            return outcome
+        return CannotStart(f"the pod of {name} could not be ended")
 
     async def _life(
         self,
@@ -217,6 +225,8 @@ class KubernetesSandbox:
                 if pod is not None:
                     if why := cannot_start(pod):
                         return CannotStart(why)
+                    if isinstance(away := ended(pod, spec.limits), TakenAway):
+                        return away
                     if ended(pod, spec.limits) is None and _is_running(pod):
                         running.set()
                     if running.is_set() or ended(pod, spec.limits) is not None:
@@ -228,7 +238,7 @@ class KubernetesSandbox:
                         if outcome is not None:
                             return outcome
                 elif running.is_set():
-                    return CannotStart("the pod was taken away, as by a drained node")
+                    return TakenAway("the pod was taken away, as by a drained node")
             except CannotAsk as e:
                 silent_since = silent_since or time.monotonic()
                 if time.monotonic() - silent_since > OUTAGE_S_MAX:
@@ -254,11 +264,13 @@ class KubernetesSandbox:
         if life.done():
             life.result()  # an error of `on_output` is the caller's
 
-    async def _removed(self, name: str, tasks: list[asyncio.Task[Outcome]]) -> bool:
+    async def _removed(
+        self, name: str, tasks: list[asyncio.Task[Outcome]], gone_s_max: float
+    ) -> bool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        deadline = time.monotonic() + GONE_S_MAX
+        deadline = time.monotonic() + gone_s_max
         while time.monotonic() < deadline:
             with contextlib.suppress(CannotAsk):
                 await self.cluster.delete_job(name)
