@@ -29,6 +29,7 @@ from typing import IO, Any
 
 from wfhub_admin import sealing
 from wfhub_admin.credentials import Credentials
+from wfhub_admin.files import as_owner
 from wfhub_admin.outlay import Truth
 
 FORMAT, PLAIN_DUMP_FORMAT = 2, 1
@@ -85,9 +86,10 @@ def write(path: Path, *, dump: Path, blobs: Path, truth: Truth, passphrase: str)
         for name, content in documents.items():
             _add(tar, name, content)
         tar.add(dump, DUMP, filter=_anonymous)
-        for name, file_path in _blobs_below(blobs):
-            tar.add(file_path, name, filter=_anonymous)
-            count, size = count + 1, size + file_path.stat().st_size
+        with as_owner(blobs):
+            for name, file_path in _blobs_below(blobs):
+                tar.add(file_path, name, filter=_anonymous)
+                count, size = count + 1, size + file_path.stat().st_size
         end = {"sha256": digests, "blobs": count, "blob_bytes": size}
         digests_document = json.dumps(end).encode()
         _add(tar, DIGESTS, digests_document)
@@ -227,7 +229,14 @@ def _about(path: Path, documents: dict[str, bytes]) -> About:
 
 
 def _blobs_below(root: Path) -> Iterator[tuple[str, Path]]:
-    for folder, folders, files in os.walk(root / "sha256"):
+    """None where there is no such folder. Raises: SystemExit for one that cannot be read, since a
+    backup without what is in it would look whole."""
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise SystemExit(f"cannot read {error.filename}: {error.strerror}") from error
+
+    for folder, folders, files in os.walk(root / "sha256", onerror=unreadable):
         folders.sort()
         for name in sorted(files):
             path = Path(folder) / name
@@ -237,7 +246,8 @@ def _blobs_below(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def has_blobs(root: Path) -> bool:
-    return next(_blobs_below(root), None) is not None
+    with as_owner(root):
+        return next(_blobs_below(root), None) is not None
 
 
 def _digest(content: IO[bytes]) -> str:

@@ -23,6 +23,7 @@ from wfhub_common import sealed
 from wfhub_admin import archive, rest, restoring
 from wfhub_admin.archive import BLOB, Contents
 from wfhub_admin.database import DATABASE, Plan, carry_out, make_roles, wait
+from wfhub_admin.files import as_owner
 from wfhub_admin.outlay import Truth
 from wfhub_admin.postgres import binaries
 
@@ -93,8 +94,14 @@ def _restore_database(path: Path, contents: Contents, plan: Plan) -> None:
 def _restore_blobs(path: Path, root: Path, *, uid: int) -> None:
     """Each checked by `archive.check` before, each whole or not there."""
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _own(root, uid)  # a new volume belongs to root
-    with archive.members(path) as each:
+    try:
+        _own(root, uid)  # a new volume belongs to root
+    except PermissionError as e:
+        raise SystemExit(
+            f"{root} cannot be given to uid {uid}: where it is a share, give it to that on its"
+            " server, and restore again"
+        ) from e
+    with archive.members(path) as each, as_owner(root):
         for member, content in each:
             if BLOB.fullmatch(member.name) is not None:
                 _put(content, root / Path(member.name).relative_to("blobs"), root, uid)
@@ -131,7 +138,7 @@ def _own_folders(folder: Path, root: Path, uid: int) -> None:
 
 
 def _own(path: Path, uid: int) -> None:
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and path.stat().st_uid != uid:
         os.chown(path, uid, uid)
 
 

@@ -1,7 +1,33 @@
 """Files and folders that belong to one uid and that no other may read."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def as_owner(folder: Path) -> Iterator[None]:
+    """Where root may not write in `folder` (a share whose server takes it for nobody), it is the
+    folder's owner meanwhile, in all of the process. Raises: SystemExit when it may not be that."""
+    if os.geteuid() != 0 or not folder.exists() or os.access(folder, os.W_OK | os.X_OK):
+        yield
+        return
+    owner, group = folder.stat(), os.getegid()
+    try:
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+    except PermissionError as e:
+        os.setegid(group)
+        raise SystemExit(
+            f"root may not write in {folder}, nor become its owner (uid {owner.st_uid}): run this"
+            " as that uid, or with the capabilities SETUID and SETGID"
+        ) from e
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
 
 
 def private_folder(path: Path, uid: int) -> Path:

@@ -9,6 +9,8 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,14 +30,21 @@ LATE_S = 3.0  # by then it has tried; if not, nothing is shown, and nothing fail
 NOWHERE = "postgresql://postgres@127.0.0.1:9/none"
 
 
+# Root without its rights over files of others, as on a share whose server squashes it.
+SQUASHED = ("setpriv", "--bounding-set", "-chown,-dac_override,-dac_read_search,-fowner")
+NO_OTHER = ("setpriv", "--bounding-set", "-setuid,-setgid,-dac_override,-dac_read_search")
+PROOFS_UID = ProvisionSettings.from_env({}).uids()[PROOF_STORE]
+
+
 def admin(
-    command: str, file: Path, at: Path, url: str, *more: str
+    command: str, file: Path, at: Path, url: str, *more: str, by: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """With the volumes below `at`."""
-    words = [command, str(file), "--state", str(at / "state"), "--proofs", str(at / "proofs")]
+    proofs = (at / "proofs").resolve()
+    words = [command, str(file), "--state", str(at / "state"), "--proofs", str(proofs)]
     return subprocess.run(
         [
-            *(sys.executable, "-m", "wfhub_admin.cli", *words, *more),
+            *(*by, sys.executable, "-m", "wfhub_admin.cli", *words, *more),
             *("--passphrase", str(file.parent / "passphrase")),
         ],
         env={"PATH": os.environ["PATH"], "DATABASE_URL": url},
@@ -123,9 +132,8 @@ async def test_keys_first_then_the_rest_into_empty_volumes(
     assert folders.kept(at / "state") == more
     assert (at / "proofs" / PLACE).read_bytes() == BLOB
     if os.geteuid() == 0:  # a volume is root's until it is given to its service
-        uid = ProvisionSettings.from_env({}).uids()[PROOF_STORE]
         given = (at / "proofs", at / "proofs" / PLACE)
-        assert [path.stat().st_uid for path in given] == [uid, uid]
+        assert [path.stat().st_uid for path in given] == [PROOFS_UID, PROOFS_UID]
     pg = await asyncpg.connect(empty_database)
     assert await pg.fetchval("SELECT name FROM sched.project WHERE project_id = 'prj_kept'")
     await pg.close()
@@ -243,3 +251,40 @@ async def test_what_is_sealed_is_not_kept_without_its_key_and_a_short_passphrase
     short = await asyncio.to_thread(admin, "backup", tmp_path / "short.wfhub", first, NOWHERE)
     assert short.returncode == 1
     assert "at least" in short.stderr, "it is said before the database is asked for anything"
+
+
+@pytest.fixture
+def proofs_of_another() -> Iterator[Path]:
+    """A folder that its owner alone may look into, and where others may pass to it."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        (proofs := Path(name) / "proofs").mkdir(mode=0o700)
+        os.chown(proofs, PROOFS_UID, PROOFS_UID)
+        yield proofs
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can be nobody somewhere")
+@pytest.mark.timeout(600)
+async def test_proofs_on_a_share_where_root_is_nobody_are_restored_and_backed_up(
+    kept: Path, tmp_path: Path, empty_database: str, proofs_of_another: Path
+) -> None:
+    at = tmp_path / "share"
+    at.mkdir()
+    (at / "proofs").symlink_to(proofs_of_another)
+    keys = await asyncio.to_thread(admin, "restore", kept, at, NOWHERE, "--keys-only")
+    assert keys.returncode == 0, keys.stderr
+    then = await asyncio.to_thread(admin, "restore", kept, at, empty_database, by=SQUASHED)
+    assert then.returncode == 0, then.stderr
+    assert (proofs_of_another / PLACE).read_bytes() == BLOB
+    owners = {os.stat(path).st_uid for path, *_ in os.walk(proofs_of_another)}
+    assert owners == {PROOFS_UID}
+
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "passphrase").write_text(f"{PASSPHRASE}\n")
+    again = tmp_path / "again" / "hub.wfhub"
+    refused = await asyncio.to_thread(admin, "backup", again, at, empty_database, by=NO_OTHER)
+    assert refused.returncode != 0
+    assert "run this as that uid" in refused.stderr
+    made = await asyncio.to_thread(admin, "backup", again, at, empty_database, by=SQUASHED)
+    assert made.returncode == 0, made.stderr
+    assert archive.check(again, PASSPHRASE).blobs == 1
