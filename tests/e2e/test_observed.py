@@ -3,15 +3,14 @@
 import base64
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import one_edit_model
 import own_ports
 import pytest
 from collector_double import Collector, Seen, collecting
@@ -22,7 +21,6 @@ from .conftest import Stack, eventually, start
 READY_S_MAX = 240  # it shares a machine with other suites
 pytestmark = pytest.mark.timeout(READY_S_MAX + 120)
 ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "tests" / "deploy" / "live" / "one_edit_model.py"
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SERVICES = ("scheduler", "proof-store", "gateway", "api", "runner-1")
 WORDS = {"gateway": "gateway", "runner-1": "runner", "proof-store": "proof_store"}
@@ -56,24 +54,11 @@ class Observed:
         return found
 
 
-@contextmanager
-def one_edit_model(port: int) -> Iterator[None]:
-    """Ended also when what is to use it never starts."""
-    argv = [sys.executable, str(MODEL), str(port)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as model:
-        try:
-            assert model.stdout is not None
-            assert model.stdout.readline() == "ready\n"
-            yield
-        finally:
-            model.kill()
-
-
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     first = own_ports.free_ports(len(SERVICES) + 1)
     model_port = first + len(SERVICES)
-    with one_edit_model(model_port), collecting() as collector:
+    with one_edit_model.serving(model_port), collecting() as collector:
         running = start(
             tmp_path_factory.mktemp("observed") / "data",
             LLM_PROVIDER="openai",

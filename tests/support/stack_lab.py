@@ -52,14 +52,14 @@ def start(data: Path, *more: str, ready_s: float = READY_S_MAX, **env: str) -> S
         text=True,
     )
     try:
-        return Stack(data, process, _ready_url(process, ready_s))
+        return Stack(data, process, ready_url(process, ready_s))
     except BaseException:
         process.kill()  # whatever it started ends with it
         process.wait()
         raise
 
 
-def _ready_url(process: "subprocess.Popen[str]", within_s: float) -> str:
+def ready_url(process: "subprocess.Popen[str]", within_s: float) -> str:
     assert process.stdout is not None
     seen: list[str] = []
     deadline = time.monotonic() + within_s

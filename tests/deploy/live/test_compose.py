@@ -3,9 +3,9 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from deploy_tools import ROOT
 from docker_lab import Daemon, Site, build, git
 from wfhub_client.webhooks import verify
 
@@ -24,7 +24,7 @@ server = http.server.ThreadingHTTPServer(("", 0), Handler)
 print(server.server_address[1])
 server.serve_forever()
 """
-ONE_EDIT = Path(__file__).with_name("one_edit_model.py")
+ONE_EDIT = ROOT / "tests" / "support" / "one_edit_model.py"
 
 
 def test_every_container_is_healthy_and_nobody_in_particular(site: Site) -> None:
