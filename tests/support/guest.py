@@ -9,6 +9,7 @@ has one core. Needs root (for the owners of files) and debootstrap. DEPLOY_GUEST
 keeps the Debian for the next time.
 """
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -78,6 +79,7 @@ def tree() -> Iterator[Path]:
     """A Debian with file servers and a kernel that is a program."""
     kept = _kept()
     if kept and (kept / "wfhub/init").exists():
+        assert _made_of(kept).exists(), f"{kept} was made of other packages: remove it"
         yield kept
         return
     made = kept or Path(tempfile.mkdtemp(prefix="wfhub-guest-"))
@@ -87,6 +89,11 @@ def tree() -> Iterator[Path]:
     finally:
         if kept is None:
             shutil.rmtree(made, ignore_errors=True)
+
+
+def _made_of(root: Path) -> Path:
+    """A file that is there when it was made of just these packages."""
+    return root / "wfhub" / hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()
 
 
 def _make(root: Path) -> None:
@@ -111,6 +118,7 @@ def _make(root: Path) -> None:
         (root / "lib/modules" / version.name).symlink_to(f"/{MODULES}/{version.name}")
     for name in ("wfhub", "disk", "host", "out"):
         (root / name).mkdir()
+    _made_of(root).touch()
     (root / "wfhub/init").write_text(_FIRST)
     (root / "wfhub/init").chmod(0o755)
 

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import guest
@@ -34,12 +34,6 @@ pytestmark = [
     pytest.mark.skipif(bool(guest.missing()), reason=guest.missing()),
     pytest.mark.timeout(GUEST_S_MAX + 600),
 ]
-
-
-@pytest.fixture(scope="session")
-def debian() -> Iterator[Path]:
-    with guest.tree() as root:
-        yield root
 
 
 def test_what_holds_on_this_machines_cgroups_holds_on_v2(debian: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def mounted(image: Path, at: Path) -> Iterator[Path]:
 
 
 def test_the_page_of_the_network_storage_option(
-    builder: Daemon, folder: Path, tmp_path: Path
+    builder: Daemon, folder: Path, debian: Path, tmp_path: Path
 ) -> None:
     image = guest.disk(tmp_path / "disk.img")
     with (
@@ -40,12 +40,9 @@ def test_the_page_of_the_network_storage_option(
         hand_on(builder, loader, [f"workflow-hub/{target}:0.1.0" for target in TARGETS])
     lab = [sys.executable, "tests/support/share_lab.py", "squashed"]
     argv = [*lab, *guest.PYTEST, "tests/deploy/storage/shares/test_page.py"]
-    with (
-        guest.tree() as debian,
-        guest.booted(
-            debian, argv, folder=tmp_path / "guest", image=image, env=guest.ENV
-        ) as running,
-    ):
+    with guest.booted(
+        debian, argv, folder=tmp_path / "guest", image=image, env=guest.ENV
+    ) as running:
         code = running.ended(GUEST_S_MAX)
     said = running.tail()
     print(said[said.find(guest.READY) :], file=sys.stderr)

@@ -6,7 +6,6 @@ some minutes for each kind.
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import guest
@@ -23,12 +22,6 @@ pytestmark = [
     pytest.mark.skipif(bool(guest.missing()), reason=guest.missing()),
     pytest.mark.timeout(GUEST_S_MAX + 600),
 ]
-
-
-@pytest.fixture(scope="session")
-def debian() -> Iterator[Path]:
-    with guest.tree() as root:
-        yield root
 
 
 def passes(debian: Path, folder: Path, kind: str, name: str) -> None:
