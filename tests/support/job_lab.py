@@ -141,23 +141,23 @@ class Job:
         for path in (root, password):
             os.chown(path, uid, uid)
         data = root / "data"
-        self._as(uid, postgres.initdb_argv(data, password), root)
+        maker = self._as(uid, postgres.initdb_argv(data, password), root)
+        subprocess.run(maker, check=True, cwd="/", stdout=subprocess.DEVNULL)
         settings = {"listen_addresses": ADDRESS, "port": 5432, "unix_socket_directories": ""}
         words = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         argv = [str(postgres.binaries() / "postgres"), "-D", str(data), *words]
         with (self.folder / "postgres.log").open("wb") as log:
-            server = subprocess.Popen(
-                privileges.launcher(uid, argv, keep_writable=(root,)), stderr=log, cwd="/"
-            )
+            server = subprocess.Popen(self._as(uid, argv, root), stderr=log, cwd="/")
         try:
             yield
         finally:
             server.send_signal(signal.SIGINT)  # fast
             server.wait(60)
 
-    def _as(self, uid: int, argv: list[str], writable: Path) -> None:
-        argv = privileges.launcher(uid, argv, keep_writable=(writable,))
-        subprocess.run(argv, check=True, cwd="/", stdout=subprocess.DEVNULL)
+    def _as(self, uid: int, argv: list[str], writable: Path) -> list[str]:
+        """Wherever this tree lies, below a home that is its owner's alone too."""
+        visible = privileges.code_paths()
+        return privileges.launcher(uid, argv, keep_visible=visible, keep_writable=(writable,))
 
     def data_directory(self) -> Path:
         """What the embedded stack begins with: the Secret `state`, and the claim of the proofs."""
