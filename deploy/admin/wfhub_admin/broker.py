@@ -49,6 +49,8 @@ def configuration(
             "max_payload": limits.BROKER_PAYLOAD_BYTES_MAX,
             "max_pending": limits.BROKER_PENDING_BYTES_MAX,
             "write_deadline": f"{limits.BROKER_WRITE_S_MAX}s",
+            "ping_interval": f"{limits.BROKER_PING_S}s",
+            "ping_max": limits.BROKER_PINGS_MAX,
             "jetstream": jetstream,
             **({"accounts": _accounts(passwords, subscribers or {})} if passwords else {}),
             **(more or {}),

@@ -35,6 +35,10 @@ OBSERVED_BYTES_MAX = 512 * 1024  # of what a runner saw of an attempt, as JSON
 # Of a connection that does not read: then the broker closes it, and holds nothing for it any more.
 BROKER_PENDING_BYTES_MAX = 64 * 1024 * 1024
 BROKER_WRITE_S_MAX = 10
+# Of one that does not answer, as all of a machine without power: what is handed to it is lost,
+# so it is let go (after 15 s) while a heartbeat is left of a lease. Unsaid, it is minutes.
+BROKER_PING_S = 5
+BROKER_PINGS_MAX = 2  # unanswered ones
 
 ARTIFACTS_MAX = 256  # artifacts of one attempt
 ARTIFACT_NAME_CHARS_MAX = 200

@@ -1,6 +1,7 @@
 """Three servers, configured as the chart configures its own, one service or runner at each."""
 
 import asyncio
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,10 +23,19 @@ from wfhub_local import nats_server
 SERVERS = 3
 UP_S_MAX = 60.0
 ANSWER_S_MAX = 20.0
+SILENT_S_MAX = 45.0  # 15 to 20 as configured; 60 to 90 by the server's own defaults
 
 
 @pytest.fixture
-async def clients(tmp_path: Path) -> AsyncIterator[dict[str, Client]]:
+def servers() -> list[subprocess.Popen[bytes]]:
+    """Those of `clients`, in the order of its users."""
+    return []
+
+
+@pytest.fixture
+async def clients(
+    tmp_path: Path, servers: list[subprocess.Popen[bytes]]
+) -> AsyncIterator[dict[str, Client]]:
     """By user: the scheduler's, a runner's and a subscriber's, each at another server."""
     runner = str(ids.new_runner_id())
     passwords = {user: f"of-{user}" for user in (*identities.SERVICES, runner)}
@@ -51,6 +61,7 @@ async def clients(tmp_path: Path) -> AsyncIterator[dict[str, Client]]:
                 server = subprocess.Popen(  # noqa: ASYNC220 - returns at once
                     [nats_server.binary(), "-c", config], stderr=log
                 )
+            servers.append(server)
             stack.callback(server.wait, 10)
             stack.callback(server.kill)
         deadline = time.monotonic() + UP_S_MAX
@@ -110,6 +121,37 @@ async def test_what_passes_between_accounts_passes_between_servers(
     assert (await _heard(told, lambda: js.publish(event, b"{}"))).subject == event
     wake = await _heard(woken, lambda: scheduler.publish(subjects.WAKE, b""))
     assert wake.subject == subjects.WAKE
+
+
+async def test_who_is_behind_a_silent_server_is_asked_nothing_any_more(
+    clients: dict[str, Client], servers: list[subprocess.Popen[bytes]]
+) -> None:
+    scheduler = clients[subjects.SCHEDULER]
+    (runner_id,) = clients.keys() - {subjects.SCHEDULER, "ci"}
+    runner = clients[runner_id]
+
+    async def answer(message: Msg) -> None:
+        await message.respond(b"yes")
+
+    await scheduler.subscribe(subjects.rpc_filter("claim"), cb=answer)
+    claim = subjects.rpc(runner_id, "claim")
+    assert (await _answered(runner, claim)).data == b"yes"
+    servers[0].send_signal(signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(SILENT_S_MAX):
+            await _nobody_answers(runner, claim)
+    finally:
+        servers[0].send_signal(signal.SIGCONT)
+
+
+async def _nobody_answers(client: Client, subject: str) -> None:
+    while True:
+        try:
+            await client.request(subject, b"{}", timeout=1)
+        except NoRespondersError:
+            return
+        except TimeoutError:
+            continue
 
 
 async def _heard(subscription: Subscription, say: Callable[[], Awaitable[object]]) -> Msg:
