@@ -269,6 +269,19 @@ def test_a_pod_that_goes_with_its_node_is_lost_and_no_end_of_the_commands(tmp_pa
         refuse_taken_away(outcome)
 
 
+def test_a_pod_that_goes_while_its_log_is_read_is_lost(tmp_path: Path) -> None:
+    """The log of a node without power neither goes on nor ends."""
+
+    async def work(lab: Lab) -> SandboxResult:
+        run = asyncio.create_task(lab.shell("echo begun; sleep 60"))
+        await asyncio.wait_for(lab.first_output.wait(), 60)
+        lab.cluster.taken_for = "DeletionByTaintManager"
+        return await run
+
+    outcome = within(tmp_path, work).outcome
+    assert outcome == TakenAway("the pod was taken away: DeletionByTaintManager: ")
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [

@@ -31,7 +31,7 @@ from wfhub_agent_runner.sandbox.pods import start
 from wfhub_agent_runner.sandbox.pods.api import ACCOUNT, TIMEOUT_S, CannotAsk, Cluster
 from wfhub_agent_runner.sandbox.pods.bridge import Bridge
 from wfhub_agent_runner.sandbox.pods.manifest import AGENT, RUNNER, SOCKETS, Folders, Pods, job
-from wfhub_agent_runner.sandbox.pods.outcome import cannot_start, ended
+from wfhub_agent_runner.sandbox.pods.outcome import cannot_start, ended, taken_away
 from wfhub_agent_runner.sandbox.port import (
     FILES,
     Cancelled,
@@ -51,6 +51,7 @@ POLL_S = 0.5
 DISK_POLL_S = 5.0  # the claim may be a network's: counting is slow there
 START_S_MAX = 600.0  # scheduling, and an image that has to be fetched
 GONE_S_MAX = 300.0
+AWAY_POLL_S = 5.0
 AWAY_S_MAX = 5.0  # of a pod that was taken away: on a node that is gone it never ends
 OUTAGE_S_MAX = 60.0  # of the API server, in a run
 TOLD_S_MAX = 3.0  # beyond the grace, until the end of a log is here
@@ -184,6 +185,7 @@ class KubernetesSandbox:
         running = asyncio.Event()
         reasons = [
             asyncio.create_task(self._life(name, manifest, spec, output, running)),
+            asyncio.create_task(self._away(name, running)),
             asyncio.create_task(_late(running, spec.wall_s)),
             asyncio.create_task(_asked(cancel)),
             asyncio.create_task(_idle(running, spec, output)),
@@ -246,6 +248,16 @@ class KubernetesSandbox:
             if not running.is_set() and time.monotonic() > deadline:
                 return CannotStart(f"no node ran the pod within {START_S_MAX:.0f} s")
             await asyncio.sleep(self.poll_s)
+
+    async def _away(self, name: str, running: asyncio.Event) -> Outcome:
+        """Beside the log, which neither says more nor ends when the pod's node has no power."""
+        await running.wait()
+        while True:
+            with contextlib.suppress(CannotAsk):
+                pod = await self.cluster.pod_of(name)
+                if pod is not None and (why := taken_away(pod)):
+                    return TakenAway(f"the pod was taken away: {why}")
+            await asyncio.sleep(AWAY_POLL_S)
 
     async def _follow(self, pod: dict[str, Any], output: "_Output") -> None:
         """The log from its beginning, past what was passed on: a follow may break at any time."""
