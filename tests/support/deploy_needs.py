@@ -18,7 +18,7 @@ DOCKER = {
 }
 GUEST = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs"}
 CONTAINERS = {"podman": "podman", "crun": "crun"}
-OTHERS = {"git": "git", "ip": "iproute2", "promtool": "prometheus"}
+OTHERS = {"curl": "curl", "git": "git", "ip": "iproute2", "promtool": "prometheus"}
 ROOM_BYTES = 12 * 1024**3  # of images twice, a guest's Debian and its disk
 
 
