@@ -159,7 +159,7 @@ def test_filling_a_tmpfs_is_bounded(tmp_path: Path, folder: str) -> None:
 
 
 def test_many_small_files_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("watchdog", "pods.sandbox"):
+    for module in ("watchdog", "pods.watches"):
         monkeypatch.setattr(f"wfhub_agent_runner.sandbox.{module}.INODES_MAX", 2000)
     code = "import os, time\nfor n in range(3000): os.mkdir(f'/workspace/{n}')\ntime.sleep(60)"
     ran = inside(tmp_path, code, limits=Limits())

@@ -27,14 +27,14 @@ from wfhub_common.log import get_logger
 from wfhub_agent_runner.sandbox import arguments, forwarder, layers, leftovers, seccomp
 from wfhub_agent_runner.sandbox.bwrap import limits_held
 from wfhub_agent_runner.sandbox.layers import Layer, LayerKind
-from wfhub_agent_runner.sandbox.pods import start
+from wfhub_agent_runner.sandbox.pods import start, watches
 from wfhub_agent_runner.sandbox.pods.api import ACCOUNT, TIMEOUT_S, CannotAsk, Cluster
 from wfhub_agent_runner.sandbox.pods.bridge import Bridge
 from wfhub_agent_runner.sandbox.pods.manifest import AGENT, RUNNER, SOCKETS, Folders, Pods, job
-from wfhub_agent_runner.sandbox.pods.outcome import cannot_start, ended, taken_away
+from wfhub_agent_runner.sandbox.pods.outcome import cannot_start, ended
+from wfhub_agent_runner.sandbox.pods.watches import Output
 from wfhub_agent_runner.sandbox.port import (
     FILES,
-    Cancelled,
     CannotStart,
     LimitExceeded,
     OnOutput,
@@ -42,16 +42,12 @@ from wfhub_agent_runner.sandbox.port import (
     SandboxResult,
     SandboxSpec,
     TakenAway,
-    TimedOut,
     is_told,
 )
-from wfhub_agent_runner.sandbox.watchdog import INODES_MAX
 
 POLL_S = 0.5
-DISK_POLL_S = 5.0  # the claim may be a network's: counting is slow there
 START_S_MAX = 600.0  # scheduling, and an image that has to be fetched
 GONE_S_MAX = 300.0
-AWAY_POLL_S = 5.0
 AWAY_S_MAX = 5.0  # of a pod that was taken away: on a node that is gone it never ends
 OUTAGE_S_MAX = 60.0  # of the API server, in a run
 TOLD_S_MAX = 3.0  # beyond the grace, until the end of a log is here
@@ -96,7 +92,7 @@ class KubernetesSandbox:
         self, spec: SandboxSpec, *, on_output: OnOutput, cancel: asyncio.Event
     ) -> SandboxResult:
         began = time.monotonic()
-        output = _Output(on_output, spec.limits.output_bytes)
+        output = Output(on_output, spec.limits.output_bytes)
         async with contextlib.AsyncExitStack() as stack:
             try:
                 layer, folders = await stack.enter_async_context(self._prepared(spec))
@@ -172,7 +168,7 @@ class KubernetesSandbox:
         spec: SandboxSpec,
         layer: Layer,
         folders: Folders,
-        output: "_Output",
+        output: Output,
         cancel: asyncio.Event,
     ) -> Outcome:
         name = f"wfhub-run-{secrets.token_hex(8)}"
@@ -185,11 +181,11 @@ class KubernetesSandbox:
         running = asyncio.Event()
         reasons = [
             asyncio.create_task(self._life(name, manifest, spec, output, running)),
-            asyncio.create_task(self._away(name, running)),
-            asyncio.create_task(_late(running, spec.wall_s)),
-            asyncio.create_task(_asked(cancel)),
-            asyncio.create_task(_idle(running, spec, output)),
-            asyncio.create_task(_disk(running, spec, layer)),
+            asyncio.create_task(watches.away(self.cluster, name, running)),
+            asyncio.create_task(watches.late(running, spec.wall_s)),
+            asyncio.create_task(watches.asked(cancel)),
+            asyncio.create_task(watches.idle(running, spec, output)),
+            asyncio.create_task(watches.disk(running, spec, layer)),
         ]
         gone_s_max = GONE_S_MAX
         try:
@@ -211,7 +207,7 @@ class KubernetesSandbox:
         name: str,
         manifest: dict[str, Any],
         spec: SandboxSpec,
-        output: "_Output",
+        output: Output,
         running: asyncio.Event,
     ) -> Outcome:
         try:
@@ -227,11 +223,12 @@ class KubernetesSandbox:
                 if pod is not None:
                     if why := cannot_start(pod):
                         return CannotStart(why)
-                    if isinstance(away := ended(pod, spec.limits), TakenAway):
-                        return away
-                    if ended(pod, spec.limits) is None and _is_running(pod):
+                    outcome = ended(pod, spec.limits)
+                    if isinstance(outcome, TakenAway):
+                        return outcome
+                    if outcome is None and _is_running(pod):
                         running.set()
-                    if running.is_set() or ended(pod, spec.limits) is not None:
+                    if running.is_set() or outcome is not None:
                         await self._follow(pod, output)
                         if output.truncated:
                             return LimitExceeded("output", spec.limits.output_bytes)
@@ -249,17 +246,7 @@ class KubernetesSandbox:
                 return CannotStart(f"no node ran the pod within {START_S_MAX:.0f} s")
             await asyncio.sleep(self.poll_s)
 
-    async def _away(self, name: str, running: asyncio.Event) -> Outcome:
-        """Beside the log, which neither says more nor ends when the pod's node has no power."""
-        await running.wait()
-        while True:
-            with contextlib.suppress(CannotAsk):
-                pod = await self.cluster.pod_of(name)
-                if pod is not None and (why := taken_away(pod)):
-                    return TakenAway(f"the pod was taken away: {why}")
-            await asyncio.sleep(AWAY_POLL_S)
-
-    async def _follow(self, pod: dict[str, Any], output: "_Output") -> None:
+    async def _follow(self, pod: dict[str, Any], output: Output) -> None:
         """The log from its beginning, past what was passed on: a follow may break at any time."""
         skip = output.seen
         async with self.cluster.log(pod["metadata"]["name"], AGENT) as chunks:
@@ -301,61 +288,9 @@ def _sockets(spec: SandboxSpec) -> list[tuple[int, str, Path]]:
     ]
 
 
-class _Output:
-    def __init__(self, on_output: OnOutput, limit: int) -> None:
-        self._on_output, self._limit = on_output, limit
-        self.passed = self.seen = 0
-        self.last_at = time.monotonic()
-        self.truncated = False
-
-    async def take(self, chunk: bytes) -> bool:
-        """False when it was too much."""
-        self.seen += len(chunk)
-        room = self._limit - self.passed
-        self.truncated = len(chunk) > room
-        self.passed += len(chunk[:room])
-        if chunk[:room]:
-            await self._on_output(chunk[:room])
-        self.last_at = time.monotonic()
-        return not self.truncated
-
-
 def _is_running(pod: dict[str, Any]) -> bool:
     states = pod.get("status", {}).get("containerStatuses") or []
     return any("running" in each.get("state", {}) for each in states if each["name"] == AGENT)
-
-
-async def _late(running: asyncio.Event, wall_s: float) -> Outcome:
-    await running.wait()
-    await asyncio.sleep(wall_s)
-    return TimedOut(wall_s)
-
-
-async def _asked(cancel: asyncio.Event) -> Outcome:
-    await cancel.wait()
-    return Cancelled()
-
-
-async def _idle(running: asyncio.Event, spec: SandboxSpec, output: _Output) -> Outcome:
-    await running.wait()
-    began = time.monotonic()
-    while spec.idle_s is not None:
-        idle_s = time.monotonic() - max(began, output.last_at, spec.signs())
-        if idle_s >= spec.idle_s:
-            return LimitExceeded("idle", int(idle_s))
-        await asyncio.sleep(spec.idle_s - idle_s)
-    return await asyncio.Future()
-
-
-async def _disk(running: asyncio.Event, spec: SandboxSpec, layer: Layer) -> Outcome:
-    await running.wait()
-    while True:
-        used = await asyncio.to_thread(layer.used)
-        if used.bytes > spec.limits.disk_bytes:
-            return LimitExceeded("disk", used.bytes)
-        if used.inodes > INODES_MAX:
-            return LimitExceeded("inodes", used.inodes)
-        await asyncio.sleep(DISK_POLL_S)
 
 
 async def end_leftovers(cluster: Cluster, runner: str, poll_s: float = POLL_S) -> None:
